@@ -1,0 +1,1 @@
+"""One file per public data set: its layout to the raw layout."""

@@ -1,0 +1,1 @@
+"""One file per console script; the only place that wires rooms together."""

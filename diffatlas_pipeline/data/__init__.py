@@ -1,0 +1,1 @@
+"""Patches from stored cases, augmentation, loaders."""

@@ -1,0 +1,1 @@
+"""Noise levels, denoiser contract (parametrisation), solvers, guidance."""

@@ -1,0 +1,23 @@
+"""What a user can be told is wrong, and how to mend it.
+
+A :class:`UserError` is the user's to mend: the commands print its one line and exit with code 2, without a traceback.
+Every other exception is ours: its full traceback is shown.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used. The message names what, what was found, what is allowed, how to mend it."""
+
+
+class DatasetError(UserError):
+    """The raw data set is missing, incomplete or inconsistent."""
+
+
+class ImageError(UserError):
+    """An image or label file cannot be read, written or used."""
+
+
+class ModelError(UserError):
+    """A trained model is missing, damaged or does not fit what was asked of it."""

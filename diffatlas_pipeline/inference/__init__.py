@@ -1,0 +1,1 @@
+"""Tiling, stitched sampling, predictor, export to native space."""

@@ -1,0 +1,1 @@
+"""Raw-data checks, fingerprint, planner, network topology, choice of diffusion steps."""

@@ -1,0 +1,1 @@
+"""Normalisation, labels to and from signed distance maps, stored cases."""

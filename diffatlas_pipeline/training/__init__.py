@@ -1,0 +1,1 @@
+"""Loop, EMA, checkpoints, logging."""

@@ -1,0 +1,1 @@
+"""Read, write, orient, crop and resample volumes; every step has its inverse beside it."""

@@ -1,0 +1,59 @@
+"""Packaging and console scripts."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffatlas_pipeline/__init__.py").read_text()).group(1)
+
+COMMANDS = {
+    "DiffAtlas_plan_and_preprocess": "plan_and_preprocess",
+    "DiffAtlas_train": "train",
+    "DiffAtlas_predict": "predict",
+    "DiffAtlas_evaluate": "evaluate",
+    "DiffAtlas_quickstart": "quickstart",
+    "DiffAtlas_convert": "convert",
+}
+
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"]
+
+setup(
+    name="diffatlas-pipeline",
+    version=VERSION,
+    description="Self-configuring medical image segmentation with a generative atlas (joint image-mask diffusion)",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["diffatlas_pipeline", "diffatlas_pipeline.*", "dataset_conversion"]),
+    install_requires=[
+        "torch>=2.4",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "scikit-image>=0.22",
+        "nibabel>=5.2",
+        "SimpleITK>=2.3",
+        "batchgenerators>=0.25",
+        "batchgeneratorsv2>=0.3",
+        "acvl-utils>=0.2.3",
+        "blosc2>=3.0",
+        "pandas>=2.1",
+        "safetensors>=0.4",
+        "matplotlib>=3.8",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.12", "mypy>=1.15"],
+        "tensorboard": ["tensorboard>=2.15"],
+    },
+    entry_points={
+        "console_scripts": [f"{name}=diffatlas_pipeline.commands.{module}:main" for name, module in COMMANDS.items()]
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)
