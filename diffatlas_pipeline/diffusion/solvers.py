@@ -1,0 +1,117 @@
+"""Solvers: walk a noisy state down a list of levels to clean data, asking nothing but a denoiser.
+
+A denoiser maps (noisy state, noise level) to clean data. A solver is a step rule made by a factory, so that a rule with memory
+starts afresh for each sample; :func:`sample` walks it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, float], Tensor]
+"""(noisy state, noise level in [0, 1]) -> clean state of the same shape."""
+
+Step = Callable[[Tensor, Tensor, float, float, Callable[[Tensor], Tensor]], Tensor]
+"""(state, clean prediction, level now, lower level next, noise source) -> state at the next level."""
+
+Progress = Callable[[int, int], None]
+
+
+def _signal(level: float) -> float:
+    return math.cos(level * math.pi / 2)
+
+
+def _noise(level: float) -> float:
+    return math.sin(level * math.pi / 2)
+
+
+def ddim(eta: float = 0.0) -> Step:
+    """DDIM (Song et al. 2021, Eq. 12 and 16): deterministic at eta = 0, the ancestral sampler at eta = 1."""
+
+    def step(state: Tensor, clean: Tensor, level: float, following: float, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        signal_now, noise_now = _signal(level), _noise(level)
+        signal_next, noise_next = _signal(following), _noise(following)
+        eps = (state - signal_now * clean) / noise_now
+        deviation = eta * noise_next / noise_now * math.sqrt(max(0.0, 1 - (signal_now / signal_next) ** 2))
+        result = signal_next * clean + math.sqrt(max(0.0, noise_next**2 - deviation**2)) * eps
+        return result + deviation * draw(state) if deviation > 0 else result
+
+    return step
+
+
+def ddpm(eta: float = 1.0) -> Step:
+    """Ancestral sampling (Ho et al. 2020, Eq. 6 and 7, posterior variance beta-tilde), the paper's; equal to DDIM with eta = 1."""
+    return ddim(1.0)
+
+
+def dpmpp_2m(eta: float = 0.0) -> Step:
+    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): deterministic, second order, one denoising per step."""
+    previous_clean: Tensor | None = None
+    previous_width = 0.0
+
+    def step(state: Tensor, clean: Tensor, level: float, following: float, draw: Callable[[Tensor], Tensor]) -> Tensor:
+        nonlocal previous_clean, previous_width
+        signal_now, noise_now = _signal(level), _noise(level)
+        signal_next, noise_next = _signal(following), _noise(following)
+        if noise_next < 1e-9:  # the last step: the log signal-to-noise ratio ends at infinity, where the rule is first order
+            return clean
+        shrink = noise_next * signal_now / (signal_next * noise_now)  # exp(-h)
+        width = -math.log(max(shrink, 1e-12))
+        direction = clean
+        if previous_clean is not None:
+            weight = width / (2 * previous_width)
+            direction = (1 + weight) * clean - weight * previous_clean
+        previous_clean, previous_width = clean, width
+        return noise_next / noise_now * state + signal_next * (1 - shrink) * direction
+
+    return step
+
+
+SOLVERS: dict[str, Callable[[float], Step]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+
+
+def sample(
+    denoise: Denoiser,
+    start: Tensor,
+    levels: Sequence[float],
+    solver: Callable[[float], Step],
+    eta: float,
+    generator: torch.Generator,
+    resampling: int = 1,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Walk ``start`` (standard normal noise, any shape) down ``levels`` and return clean data of the same shape.
+
+    Each step can be repeated ``resampling`` times, the state being made noisy again in between (RePaint, Lugmayr et al. 2022,
+    Algorithm 1), which lets a replaced half and a generated half agree. Noise is drawn on the CPU, so that a seed gives the same
+    result on every device.
+    """
+    rule = solver(eta)
+    state = start
+    total = (len(levels) - 1) * resampling
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(like)
+
+    for index, (level, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        repeats = resampling if following > 0 else 1
+        for repeat in range(repeats):
+            clean = denoise(state, level)
+            state = rule(state, clean, level, following, draw)
+            if repeat < repeats - 1:
+                state = renoise(state, following, level, draw)
+                rule = solver(eta)  # a remembered prediction does not belong to the new state
+            if progress is not None:
+                progress(index * resampling + repeat + 1, total)
+    return state
+
+
+def renoise(state: Tensor, level: float, higher: float, draw: Callable[[Tensor], Tensor]) -> Tensor:
+    """One forward step of Eq. 1 from ``level`` up to ``higher``."""
+    ratio = _signal(higher) / _signal(level)
+    deviation = math.sqrt(max(0.0, _noise(higher) ** 2 - (ratio * _noise(level)) ** 2))
+    return ratio * state + deviation * draw(state)

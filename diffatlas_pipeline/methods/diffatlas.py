@@ -1,0 +1,139 @@
+"""DiffAtlas: joint diffusion of image and segmentation (DA in the paper, section 2.2, Eq. 5 and 6)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from diffatlas_pipeline.contracts import Recipe
+from diffatlas_pipeline.diffusion.guidance import guided
+from diffatlas_pipeline.diffusion.levels import add_noise, sampling_levels, schedule_levels
+from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
+from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
+from diffatlas_pipeline.methods.base import LossReport, Method, Progress, Segmentation, Stitch, case_generator
+from diffatlas_pipeline.methods.segmentation_loss import segmentation_loss
+from diffatlas_pipeline.networks.unet import build_network
+
+BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
+
+
+class DiffAtlas(Method):
+    """The joint state is z0 = [image, s * S]; one network predicts both halves from their noisy versions."""
+
+    name = "diffatlas"
+
+    def build_network(self) -> nn.Module:
+        channels = len(self.plan.channels) + len(self.plan.dataset.labels)
+        return build_network(self.plan.network, channels, channels)
+
+    def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
+        batch, channels = image.shape[:2]
+        mask_level, image_level = self._training_levels(batch, generator)
+        mask_level, image_level = mask_level.to(image), image_level.to(image)
+        clean = torch.cat([image, distances * self.plan.distance.scale], dim=1)
+        eps = torch.randn(clean.shape, generator=generator).to(clean)
+        levels = self._per_channel(image_level, mask_level, channels, clean.shape[1])
+        noisy = add_noise(clean, eps, levels).contiguous(memory_format=torch.channels_last_3d)
+        output = network(noisy, image_level, mask_level).float()
+        error = (output - target_of(self.recipe.prediction, clean, eps, levels)).square().mean(dim=(2, 3, 4))
+        given = (image_level > 0).to(error)  # a clean image has nothing to be predicted
+        image_error = error[:, :channels].mean(dim=1)
+        mask_error = error[:, channels:].mean(dim=1)
+        # Eq. 6 averages over all channels of the joint state
+        share = channels / clean.shape[1]
+        total = (1 - share) * mask_error.mean() + share * self.recipe.image_loss * (given * image_error).mean()
+        parts = {"loss_mask": float(mask_error.mean()), "loss_image": _masked_mean(image_error, given)}
+        if self.recipe.segmentation_loss:
+            predicted = clean_of(self.recipe.prediction, output, noisy, levels)[:, channels:] / self.plan.distance.scale
+            seg = segmentation_loss(predicted, distances)
+            total = total + self.recipe.segmentation_loss * seg
+            parts["loss_segmentation"] = float(seg)
+        for band in range(BANDS):
+            within = ((mask_level * BANDS).floor().clamp(max=BANDS - 1) == band).to(error)
+            parts[f"loss_mask_band{band}"] = _masked_mean(mask_error, within)
+            parts[f"loss_image_band{band}"] = _masked_mean(image_error, within * given)
+        return LossReport(total, parts)
+
+    def segment(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        settings: Recipe,
+        seed: int,
+        case: str,
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        scale = self.plan.distance.scale
+        channels = image.shape[0]
+        shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
+        diffusion = self.plan.diffusion
+        levels = sampling_levels(diffusion.schedule, diffusion.training_steps, settings.steps)
+
+        def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
+            return stitch(lambda windows: self._denoise_windows(network, windows, image_level, mask_level), state)
+
+        total, squares = torch.zeros((shape[0] - channels, *shape[1:])), None
+        for draw in range(settings.draws):
+            generator = case_generator(seed, case, draw)
+            start = torch.randn(shape, generator=generator).to(image)
+            denoiser = guided(
+                denoise, image, settings.guidance_level, settings.guidance_noise, settings.guidance_interval, generator
+            )
+            report = _shifted(progress, draw, settings.draws)
+            clean = sample(
+                denoiser, start, levels, SOLVERS[settings.solver], settings.eta, generator, settings.resampling, report
+            )
+            distances = (clean[channels:] / scale).clamp(-1, 1).float().cpu()
+            total += distances
+            if settings.draws > 1:
+                squares = distances.square() if squares is None else squares + distances.square()
+        mean = total / settings.draws
+        spread = None if squares is None else (squares / settings.draws - mean.square()).clamp_min(0).sqrt()
+        return Segmentation(mean, spread)
+
+    def _denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
+        """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""
+        batch, width = windows.shape[:2]
+        on_image, on_mask = windows.new_full((batch,), image_level), windows.new_full((batch,), mask_level)
+        noisy = windows.contiguous(memory_format=torch.channels_last_3d)
+        output = network(noisy, on_image, on_mask).to(windows.dtype)
+        levels = self._per_channel(on_image, on_mask, len(self.plan.channels), width)
+        return clean_of(self.recipe.prediction, output, windows, levels)
+
+    def _training_levels(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Noise levels (B,) of mask and image, as the recipe says."""
+        recipe = self.recipe
+        if recipe.mask_levels == "schedule":
+            known = torch.from_numpy(schedule_levels(self.plan.diffusion.schedule, self.plan.diffusion.training_steps)).float()
+            mask = known[torch.randint(len(known), (batch,), generator=generator)]
+        elif recipe.mask_levels == "high":
+            mask = 1 - torch.rand(batch, generator=generator).square()
+        else:
+            raise ValueError(f"mask_levels '{recipe.mask_levels}' is unknown; known: schedule, high")
+        if recipe.image_levels == "equal":
+            return mask, mask
+        if recipe.image_levels != "mixed":
+            raise ValueError(f"image_levels '{recipe.image_levels}' is unknown; known: equal, mixed")
+        kind, below = torch.rand(batch, generator=generator), torch.rand(batch, generator=generator)
+        image = torch.where(kind < recipe.clean_image_fraction + recipe.equal_level_fraction, mask, mask * below)
+        return mask, torch.where(kind < recipe.clean_image_fraction, torch.zeros(()), image)
+
+    @staticmethod
+    def _per_channel(image_level: Tensor, mask_level: Tensor, channels: int, width: int) -> Tensor:
+        """Levels (B,), (B,) -> (B, C + K, 1, 1, 1)."""
+        columns = [image_level[:, None].expand(-1, channels), mask_level[:, None].expand(-1, width - channels)]
+        return torch.cat(columns, dim=1)[:, :, None, None, None]
+
+
+def _masked_mean(values: Tensor, weight: Tensor) -> float:
+    total = float(weight.sum())
+    return float((values * weight).sum()) / total if total else math.nan
+
+
+def _shifted(progress: Progress | None, draw: int, draws: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(draw * total + done, draws * total)
