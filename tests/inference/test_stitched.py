@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.inference.stitched import Stitcher
+
+MIX = torch.tensor([[0.5, -1.0], [2.0, 0.25], [-0.75, 1.5]])
+
+
+def pointwise(windows: Tensor) -> Tensor:
+    """A closed-form denoiser: each voxel's two channels are mixed linearly into three."""
+    return torch.einsum("kc,bcxyz->bkxyz", MIX, windows) + 0.3
+
+
+triples = st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
+
+
+@settings(deadline=None, max_examples=60)
+@given(triples, st.tuples(*[st.integers(1, 8)] * 3), st.integers(1, 5), st.sampled_from([0.0, 0.5, 0.75]))
+def test_pointwise_function_stitched_equals_the_whole_volume(shape: tuple, patch: tuple, batch: int, overlap: float) -> None:
+    volume = torch.randn(2, *shape, generator=torch.Generator().manual_seed(sum(shape)))
+    stitched = Stitcher(patch, overlap, batch)(pointwise, volume)
+    assert stitched.shape == (3, *shape)
+    assert torch.allclose(stitched, pointwise(volume[None])[0], atol=1e-5)
+
+
+def test_one_window_is_a_plain_call_without_blending() -> None:
+    calls = []
+
+    def record(window: Tensor) -> Tensor:
+        calls.append(window.shape)
+        return window * 2
+
+    volume = torch.randn(1, 4, 6, 8)
+    assert torch.equal(Stitcher((4, 6, 8), batch_size=4)(record, volume), volume * 2)
+    assert calls == [(1, 1, 4, 6, 8)]
+
+
+def test_small_volume_is_padded_with_its_edge_values() -> None:
+    seen = []
+
+    def record(window: Tensor) -> Tensor:
+        seen.append(window.clone())
+        return window
+
+    volume = torch.arange(3.0).reshape(1, 3, 1, 1)
+    assert torch.equal(Stitcher((6, 2, 1))(record, volume), volume)
+    assert seen[0][0, 0, :, 0, 0].tolist() == [0, 0, 1, 2, 2, 2]
+
+
+def test_blend_favours_window_centres() -> None:
+    """Where two windows overlap, the one whose centre is nearer counts more, and the change is gradual."""
+    number = iter([0.0, 1.0])
+    result = Stitcher((8, 1, 1), 0.5, 1)(lambda window: torch.full_like(window, next(number)), torch.zeros(1, 12, 1, 1))
+    profile = result[0, :, 0, 0]
+    assert torch.all(profile[:4] == 0)
+    assert torch.all(profile[8:] == 1)
+    assert torch.all(profile.diff() >= 0)
+    assert profile[5] < 0.5 < profile[6]
+
+
+def test_full_device_halves_the_batches_and_keeps_the_result() -> None:
+    batches = []
+
+    def small_device(windows: Tensor) -> Tensor:
+        batches.append(len(windows))
+        if len(windows) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return pointwise(windows)
+
+    stitcher = Stitcher((4, 4, 4), 0.5, batch_size=8)
+    volume = torch.randn(2, 9, 8, 7)
+    assert torch.allclose(stitcher(small_device, volume), pointwise(volume[None])[0], atol=1e-5)
+    assert stitcher.batch_size == 2
+    assert batches[:3] == [8, 4, 2]
+    assert max(batches[2:]) == 2
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (9, 4, 4)])
+def test_window_that_never_fits_is_said(shape: tuple[int, int, int]) -> None:
+    def full(windows: Tensor) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ModelError, match="4x4x4"):
+        Stitcher((4, 4, 4), batch_size=4)(full, torch.zeros(2, *shape))
+
+
+def test_other_errors_pass_through() -> None:
+    def broken(windows: Tensor) -> Tensor:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        Stitcher((4, 4, 4))(broken, torch.zeros(2, 9, 4, 4))
