@@ -19,8 +19,8 @@ class Stitcher:
     """Runs a window function over all windows of a volume and blends the results with Gaussian weights.
 
     A solver calls it once per step on the whole-volume state, so neighbouring windows agree while they are generated.
-    ``device`` is where windows run; ``buffer_device`` where the sums are kept (default: ``device``). When the device is out of memory,
-    the sums move to the CPU, then batches are halved; both decisions stay for the following calls.
+    ``device`` is where windows run; ``buffer_device`` where the sums are kept (default: ``device``). When the device is out of
+    memory, the sums move to the CPU, then batches are halved; both decisions stay for the following calls.
     """
 
     def __init__(
