@@ -1,0 +1,69 @@
+"""Comparison of sampling grids, in millimetres."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from diffatlas_pipeline.contracts import Grid
+
+
+def default_tolerance_mm(grid: Grid) -> float:
+    """How far two grids may lie apart and still be called the same: a tenth of the shortest voxel edge, at most 0.1 mm.
+
+    Wide enough for what single-precision headers lose (a quaternion close to a half turn costs hundredths of a millimetre at
+    the far corner), far too narrow for a wrong slice or a flipped axis.
+    """
+    return min(0.1, 0.1 * min(grid.spacing_mm))
+
+
+def grid_difference(a: Grid, b: Grid, tolerance_mm: float | None = None) -> str | None:
+    """What tells grid ``b`` from grid ``a``, in words, or None if they are the same.
+
+    Grids of equal shape are compared by the largest distance in mm between corresponding outer corners of the volume, which
+    sums up origin, spacing and direction. ``tolerance_mm`` defaults to :func:`default_tolerance_mm` of ``a``.
+    """
+    if a.shape != b.shape:
+        return f"shapes differ: {_shape(a)} and {_shape(b)} voxels"
+    tolerance = default_tolerance_mm(a) if tolerance_mm is None else tolerance_mm
+    displacement = np.linalg.norm(_corners_mm(a) - _corners_mm(b), axis=1)
+    largest = float(displacement.max())
+    if largest <= tolerance:  # a NaN in either affine is not within tolerance
+        return None
+    return f"corners lie up to {largest:.4g} mm apart (tolerance {tolerance:.4g} mm): {_cause(a, b)}"
+
+
+def _corners_mm(grid: Grid) -> np.ndarray:
+    """World coordinates (8, 3) of the outer corners of the corner voxels."""
+    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in grid.shape))))
+    return corners @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
+
+
+def _cause(a: Grid, b: Grid) -> str:
+    """The parts of the geometry that differ, each with both values."""
+    parts = []
+    if not np.allclose(a.spacing_mm, b.spacing_mm, rtol=1e-4):
+        parts.append(f"spacing {_numbers(a.spacing_mm)} and {_numbers(b.spacing_mm)} mm")
+    if not np.allclose(_directions(a), _directions(b), atol=1e-4):
+        parts.append(f"axis directions differ by up to {_angle_degrees(a, b):.3g} degrees")
+    if not np.allclose(a.matrix[:3, 3], b.matrix[:3, 3], atol=1e-3):
+        parts.append(f"origin {_numbers(a.matrix[:3, 3])} and {_numbers(b.matrix[:3, 3])} mm")
+    return "; ".join(parts) or "small differences of spacing, direction and origin together"
+
+
+def _directions(grid: Grid) -> np.ndarray:
+    return grid.matrix[:3, :3] / np.asarray(grid.spacing_mm)
+
+
+def _angle_degrees(a: Grid, b: Grid) -> float:
+    cosines = np.clip((_directions(a) * _directions(b)).sum(axis=0), -1.0, 1.0)
+    return float(np.degrees(np.arccos(cosines)).max())
+
+
+def _shape(grid: Grid) -> str:
+    return " x ".join(str(n) for n in grid.shape)
+
+
+def _numbers(values: np.ndarray | tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"

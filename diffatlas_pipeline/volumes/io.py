@@ -1,0 +1,150 @@
+"""Read and write images and labels, whatever their format; the geometry is kept exactly."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import types
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffatlas_pipeline.contracts import Grid, LabelVolume, Volume
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes import itk, nifti
+from diffatlas_pipeline.volumes.cases import FILE_ENDINGS, list_cases
+from diffatlas_pipeline.volumes.grids import grid_difference
+
+__all__ = ["FILE_ENDINGS", "list_cases", "read_grid", "read_labels", "read_volume", "write_labels", "write_scalars"]
+
+_LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.int64)  # the first that holds all values is taken
+
+
+def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Volume:
+    """Read an image of one file (or DICOM series folder) per channel: array (C, X, Y, Z) float32, on the first file's grid.
+
+    Raises ImageError, naming the file, for what is missing, damaged, not scalar or not finite, and for channels whose grids
+    differ by more than ``tolerance_mm`` (default: see :func:`~diffatlas_pipeline.volumes.grids.default_tolerance_mm`).
+    """
+    if not paths:
+        raise ValueError("an image needs at least one file")
+    channels: list[np.ndarray] = []
+    first: Grid | None = None
+    for path in paths:
+        values, grid = _read(Path(path))
+        first = first or grid
+        difference = grid_difference(first, grid, tolerance_mm)
+        if difference:
+            raise ImageError(
+                f"{path}: not on the grid of {paths[0]} ({difference}). Resample one channel onto the other's grid."
+            )
+        with np.errstate(over="ignore"):
+            channel = np.ascontiguousarray(values, dtype=np.float32)
+        bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
+        if bad:
+            raise ImageError(
+                f"{path}: {bad} of {channel.size} voxels are NaN or infinite. Replace them with the background's value."
+            )
+        channels.append(channel)
+    assert first is not None
+    array = channels[0][None] if len(channels) == 1 else np.stack(channels)
+    return Volume(array, first, ", ".join(str(path) for path in paths))
+
+
+def read_labels(path: Path) -> LabelVolume:
+    """Read a segmentation: array (X, Y, Z) of integers. Raises ImageError for a bad file or values that are no integers."""
+    values, grid = _read(Path(path))
+    if values.dtype.kind == "f":
+        whole = np.rint(values)
+        wrong = values[~(np.isfinite(values) & (whole == values))]
+        if wrong.size:
+            examples = ", ".join(f"{value:g}" for value in np.unique(wrong)[:5])
+            raise ImageError(
+                f"{path}: labels must be integers, but {wrong.size} voxels are not (such as {examples}). "
+                "Export the segmentation as a label map, not as probabilities or resampled with interpolation."
+            )
+        values = whole.astype(np.int32 if np.abs(whole).max() < 2**31 else np.int64)
+    elif values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    return LabelVolume(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")), grid, str(path))
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of an image or label file, or of a DICOM series folder, without reading its voxels. Raises ImageError."""
+    path = Path(path)
+    if path.is_dir():
+        return _usable(itk.read_dicom_grid(path), path)
+    return _usable(_format_of(path, "read").read_grid(path), path)
+
+
+def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
+    """Write a segmentation ``array`` (X, Y, Z) of integers on ``grid``, in the smallest type that holds its values.
+
+    ``like`` is the image it belongs to: in the same format as ``path``, its number of axes, exact affine and (NIfTI) qform
+    and sform codes and units are taken over. The file appears whole or not at all. Raises ImageError if it cannot be written.
+    """
+    if array.dtype.kind not in "biu":
+        raise ValueError(f"labels must be integers, received {array.dtype}")
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    kind = next(kind for kind in _LABEL_DTYPES if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    _write(Path(path), array.astype(kind), grid, like)
+
+
+def write_scalars(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
+    """Write a scalar map ``array`` (X, Y, Z) on ``grid`` as float32; otherwise as :func:`write_labels`."""
+    _write(Path(path), np.asarray(array, dtype=np.float32), grid, like)
+
+
+def _read(path: Path) -> tuple[np.ndarray, Grid]:
+    """Values (X, Y, Z) in the file's own type, and their grid."""
+    if path.is_dir():
+        values, grid = itk.read_dicom(path)
+    else:
+        values, grid = _format_of(path, "read").read(path)
+    return values, _usable(grid, path)
+
+
+def _format_of(path: Path, verb: str) -> types.ModuleType:
+    """The module that reads and writes files named like ``path``."""
+    if verb == "read" and not path.exists():
+        raise ImageError(f"{path}: no such file.")
+    if path.name.endswith(nifti.ENDINGS):
+        return nifti
+    if path.name.endswith(itk.ENDINGS):
+        return itk
+    raise ImageError(
+        f"{path}: cannot {verb} this kind of file. Allowed are {', '.join(FILE_ENDINGS)} (to read, DICOM folders too)."
+    )
+
+
+def _usable(grid: Grid, path: Path) -> Grid:
+    """``grid`` itself; ImageError if its affine does not span space."""
+    if not np.isfinite(grid.matrix).all() or abs(np.linalg.det(grid.matrix[:3, :3])) <= 1e-12 * max(grid.spacing_mm) ** 3:
+        raise ImageError(
+            f"{path}: its voxel-to-world matrix is not invertible ({grid.affine}). Repair the header or export it again."
+        )
+    return grid
+
+
+def _write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
+    """Write into a hidden folder beside ``path`` first, so that no half-written file ever bears its name."""
+    if array.shape != grid.shape:
+        raise ValueError(f"array of shape {array.shape} does not fit its grid of shape {grid.shape}")
+    form = _format_of(path, "write")
+    template = like if like is not None and like.is_file() and like.name.endswith(form.ENDINGS) else None
+    folder = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        form.write(folder / path.name, array, grid, template)
+        # a separate data file goes before its header
+        for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
+            part.replace(path.parent / part.name)
+    except OSError as error:
+        raise ImageError(
+            f"{path}: cannot be written ({error.strerror or error}). Check that the folder exists, is writable and has space."
+        ) from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
