@@ -1,0 +1,173 @@
+"""Random changes of a patch. Randomness is drawn first and applied after, so image and distance maps share it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
+from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
+from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
+from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+from diffatlas_pipeline.contracts import AugmentationPlan, Triple, TripleMm
+from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
+
+ROTATION_PROBABILITY = 0.5
+ZOOM_PROBABILITY = 0.5
+_COARSE = 3.0  # low resolution is not simulated along an axis already this much coarser than the finest
+
+
+@dataclass(frozen=True)
+class AugmentationParameters:
+    """One draw. ``angles_degrees`` about the x, y, z axes; ``zoom`` > 1 makes everything larger; ``mirror`` lists flipped
+    axes; ``intensity_seed`` fixes the intensity changes, None for none. The defaults change nothing."""
+
+    angles_degrees: TripleMm = (0.0, 0.0, 0.0)
+    zoom: float = 1.0
+    mirror: tuple[int, ...] = ()
+    intensity_seed: int | None = None
+
+    @property
+    def resamples(self) -> bool:
+        return self.zoom != 1 or any(self.angles_degrees)
+
+
+class Augmentation:
+    """Rotation, zoom and mirroring of image and distance maps; intensity changes of the image.
+
+    Rotation and zoom act in mm (``spacing_mm`` of the patch), are isotropic, and need a box larger than the patch:
+    :meth:`source_extent` says how large. Shifts come from where the patch is cut. Raises ValueError for a zoom that shrinks
+    beyond what the stored distances allow (1 / STORED_LIMIT).
+    """
+
+    def __init__(self, plan: AugmentationPlan, patch: Triple, spacing_mm: TripleMm = (1.0, 1.0, 1.0)) -> None:
+        if plan.zoom[0] * STORED_LIMIT < 1 - 1e-6:
+            raise ValueError(f"zoom {plan.zoom}: the smallest must be at least {1 / STORED_LIMIT:.3f}")
+        self.plan = plan
+        self.patch = patch
+        self.spacing_mm = np.asarray(spacing_mm, dtype=np.float64)
+        self._flat = patch[2] == 1  # a two-dimensional patch turns and zooms within its plane only
+        axes = spacing_mm[:2] if self._flat else spacing_mm
+        self._intensity = _intensity_transforms(tuple(a for a, s in enumerate(axes) if s > _COARSE * min(axes)))
+
+    def draw(self, rng: np.random.Generator) -> AugmentationParameters:
+        """Random parameters within the plan's ranges."""
+        angles = (0.0, 0.0, 0.0)
+        if rng.random() < ROTATION_PROBABILITY:
+            x, y, z = (float(rng.uniform(-limit, limit)) if limit else 0.0 for limit in self.plan.rotation_degrees)
+            angles = (0.0, 0.0, z) if self._flat else (x, y, z)
+        zoom = 1.0
+        if rng.random() < ZOOM_PROBABILITY:
+            low, high = self.plan.zoom
+            zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))  # enlarging and shrinking are equally likely
+        mirror = tuple(axis for axis in self.plan.mirror_axes if rng.random() < 0.5)
+        seed = int(rng.integers(2**31)) if self.plan.intensity else None
+        return AugmentationParameters(angles, zoom, mirror, seed)
+
+    def source_extent(self, parameters: AugmentationParameters) -> Triple:
+        """Voxels per axis of the box that the changed patch is sampled from; the patch's own where nothing is resampled."""
+        if not parameters.resamples:
+            return self.patch
+        patch = np.asarray(self.patch)
+        reach = np.abs(self._matrix(parameters)) @ ((patch - 1) / 2)
+        # The same parity as the patch, so that both have the same centre.
+        x, y, z = (int(p + 2 * math.ceil((2 * r + 1 - p) / 2 - 1e-6)) for p, r in zip(patch, reach, strict=True))
+        return x, y, z
+
+    def apply(
+        self, image: np.ndarray, distances: np.ndarray, parameters: AugmentationParameters
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``image`` (C, *extent), ``distances`` (K, *extent) of :meth:`source_extent` -> (C, *patch), (K, *patch) float32.
+
+        The image stays in [-1, 1]. Distances are scaled by the zoom, as every length is, and clipped to [-1, 1].
+        """
+        channels = image.shape[0]
+        state = torch.from_numpy(np.concatenate([image, distances]).astype(np.float32, copy=False))
+        if parameters.resamples:
+            state = self._resample(state, parameters)
+        if parameters.mirror:
+            state = state.flip([axis + 1 for axis in parameters.mirror])
+        changed, maps = state[:channels], state[channels:]
+        if parameters.intensity_seed is not None:
+            changed = self._change_intensity(changed, parameters.intensity_seed)
+        return changed.clamp(-1, 1).numpy(), (maps * parameters.zoom).clamp_(-1, 1).numpy()
+
+    def _matrix(self, parameters: AugmentationParameters) -> np.ndarray:
+        """(3, 3): offset from the patch's centre in voxels -> offset from the source's centre in voxels."""
+        scale = np.full(3, 1 / parameters.zoom)
+        if self._flat:
+            scale[2] = 1
+        turn_mm = _rotation(parameters.angles_degrees) * scale
+        return turn_mm * self.spacing_mm[None, :] / self.spacing_mm[:, None]
+
+    def _resample(self, state: torch.Tensor, parameters: AugmentationParameters) -> torch.Tensor:
+        """Trilinear sampling of all channels in one pass."""
+        source = np.asarray(state.shape[1:])
+        # affine_grid works in units of half the extent, with the last axis first.
+        theta = self._matrix(parameters) * np.asarray(self.patch)[None, :] / source[:, None]
+        theta = np.concatenate([theta[::-1, ::-1], np.zeros((3, 1))], axis=1)
+        size = [1, state.shape[0], *self.patch]
+        grid = torch.nn.functional.affine_grid(torch.from_numpy(theta).float()[None], size, align_corners=False)
+        sampled = torch.nn.functional.grid_sample(state[None], grid, padding_mode="border", align_corners=False)  # trilinear
+        return sampled[0]
+
+    def _change_intensity(self, image: torch.Tensor, seed: int) -> torch.Tensor:
+        """Brightness, contrast, gamma, noise, blur and low resolution, each with its own probability."""
+        # In [0, 1], so that brightness and gamma keep black black.
+        unit = image.add(1).div_(2)
+        if self._flat:
+            unit = unit[..., 0]
+        with _seeded(seed):
+            unit = self._intensity(image=unit.contiguous())["image"]
+        return (unit[..., None] if self._flat else unit).mul(2).sub_(1)
+
+
+def _rotation(angles_degrees: TripleMm) -> np.ndarray:
+    """(3, 3) rotation: about x, then y, then z."""
+    a, b, c = np.deg2rad(angles_degrees)
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    about_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+def _intensity_transforms(coarse_axes: tuple[int, ...]) -> BasicTransform:
+    """The chain for images in [0, 1]."""
+    options = {"synchronize_channels": False, "p_per_channel": 1.0}
+    contrast = BGContrast((0.7, 1.3))
+    chain: list[tuple[BasicTransform, float]] = [
+        (GaussianNoiseTransform(noise_variance=(0, 0.003), **options), 0.15),
+        (GaussianBlurTransform(blur_sigma=(0.5, 1.0), synchronize_axes=True, **options), 0.15),
+        (MultiplicativeBrightnessTransform(multiplier_range=(0.75, 1.25), **options), 0.2),
+        (ContrastTransform(contrast_range=contrast, preserve_range=False, **options), 0.2),
+        (
+            SimulateLowResolutionTransform(scale=(0.5, 1), synchronize_axes=True, ignore_axes=coarse_axes, **options),
+            0.1,
+        ),
+        (GammaTransform(gamma=(0.7, 1.5), p_invert_image=1, p_retain_stats=0, **options), 0.1),
+        (GammaTransform(gamma=(0.7, 1.5), p_invert_image=0, p_retain_stats=0, **options), 0.2),
+    ]
+    return ComposeTransforms([RandomTransform(transform, apply_probability=p) for transform, p in chain])
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The transforms draw from the global generators: seed those, and put them back as they were."""
+    state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)

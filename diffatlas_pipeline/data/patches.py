@@ -1,0 +1,94 @@
+"""Patches from stored cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffatlas_pipeline.contracts import Plan, Triple
+from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
+from diffatlas_pipeline.preprocessing.store import StoredCase, open_case
+
+IMAGE_PADDING = -1.0  # the image's minimum
+DISTANCE_PADDING = STORED_LIMIT  # outside every label; training clips it to +1
+FOREGROUND_FRACTION = 0.5
+
+
+class PatchSource:
+    """Draws random patches from the stored, labelled ``cases`` of one preprocessed data set.
+
+    Raises DatasetError when there is no case, or one is not stored, unlabelled, or does not have the plan's labels.
+    """
+
+    def __init__(self, folder: Path, cases: Sequence[str], plan: Plan) -> None:
+        if not cases:
+            raise DatasetError(f"{folder}: no case to draw patches from. Check splits.json.")
+        self.patch = plan.patch_size
+        self._cases = [open_case(folder, case) for case in cases]
+        for case in self._cases:
+            _check(case, plan, folder)
+
+    def sample(self, rng: np.random.Generator, extent: Triple | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """One random patch: image (C, *extent) in [-1, 1] and distances (K, *extent) within ±STORED_LIMIT, both float32.
+
+        A patch of the planned size is placed in a random case: half of the time around a random voxel of a random label,
+        else anywhere. It stays inside the volume on axes where the volume is larger, and the volume stays inside it on axes
+        where the volume is smaller. ``extent`` (default: the patch) asks for a larger or smaller box about the same centre,
+        for augmentation to turn and zoom in. What lies outside the volume is padded.
+        """
+        case = self._cases[int(rng.integers(len(self._cases)))]
+        start = self._place(case, rng)
+        extent = extent or self.patch
+        start = [s - (e - p) // 2 for s, e, p in zip(start, extent, self.patch, strict=True)]
+        assert case.distances is not None  # checked when the case was opened
+        return (
+            _read_padded(case.image, start, extent, IMAGE_PADDING),
+            _read_padded(case.distances, start, extent, DISTANCE_PADDING),
+        )
+
+    def _place(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
+        """First voxel of the patch, negative where it begins before the volume."""
+        around = rng.random() < FOREGROUND_FRACTION
+        room = [n - p for n, p in zip(case.shape, self.patch, strict=True)]
+        start = [int(rng.integers(min(0, r), max(0, r) + 1)) for r in room]
+        present = [points for k in range(len(case.facts.foreground)) if len(points := case.foreground(k))]
+        if around and present:
+            points = present[int(rng.integers(len(present)))]
+            voxel = points[int(rng.integers(len(points)))]
+            for axis, r in enumerate(room):
+                if r > 0:  # a smaller volume lies in the patch whole, wherever its labels are
+                    start[axis] = int(np.clip(voxel[axis] - self.patch[axis] // 2, 0, r))
+        return start
+
+
+def _check(case: StoredCase, plan: Plan, folder: Path) -> None:
+    facts = case.facts
+    if facts.distances is None:
+        raise DatasetError(f"{folder}: case '{case.case}' is unlabelled, so it cannot train. Leave it out of the split.")
+    found = facts.image.shape[0], facts.distances.shape[0]
+    planned = len(plan.channels), len(plan.dataset.labels)
+    if found != planned:
+        raise DatasetError(
+            f"{folder}: case '{case.case}' is stored with {found[0]} channel(s) and {found[1]} label(s), but the plan has "
+            f"{planned[0]} and {planned[1]}. Run DiffAtlas_plan_and_preprocess again."
+        )
+
+
+def _read_padded(array: np.ndarray, start: Sequence[int], extent: Triple, padding: float) -> np.ndarray:
+    """The box of ``array`` (C, X, Y, Z) that begins at ``start``, as float32 (C, *extent)."""
+    low = [max(0, s) for s in start]
+    high = [min(n, s + e) for n, s, e in zip(array.shape[1:], start, extent, strict=True)]
+    if all(s == lo and s + e == hi for s, e, lo, hi in zip(start, extent, low, high, strict=True)):
+        return _read(array, low, high).astype(np.float32)
+    box = np.full((array.shape[0], *extent), padding, dtype=np.float32)
+    if all(lo < hi for lo, hi in zip(low, high, strict=True)):
+        inside = tuple(slice(lo - s, hi - s) for lo, hi, s in zip(low, high, start, strict=True))
+        box[(slice(None), *inside)] = _read(array, low, high)
+    return box
+
+
+def _read(array: np.ndarray, low: Sequence[int], high: Sequence[int]) -> np.ndarray:
+    return np.asarray(array[(slice(None), *(slice(lo, hi) for lo, hi in zip(low, high, strict=True)))])

@@ -1,0 +1,124 @@
+"""One case: from its native grid to the planned one, and every way back.
+
+native --orient--> canonical --crop to content--> normalise / encode labels --resample--> planned grid.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffatlas_pipeline.contracts import LabelVolume, Plan, SpatialRecord, Triple, TripleMm, Volume
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, encode_labels
+from diffatlas_pipeline.preprocessing.normalisation import normalise
+from diffatlas_pipeline.volumes.crop import content_box, crop, uncrop
+from diffatlas_pipeline.volumes.orientation import from_canonical, to_canonical
+from diffatlas_pipeline.volumes.resample import resample, resampled_shape
+
+IMAGE_ORDER = 3
+DISTANCE_ORDER = 1
+ANISOTROPY = 3.0  # an axis this much coarser than the finest is not interpolated cubically: it would ring between slices
+
+
+def prepare_image(volume: Volume, plan: Plan, modality: str | None = None) -> tuple[np.ndarray, SpatialRecord]:
+    """A scan as the network sees it: (C, x, y, z) float32 in [-1, 1] at the planned spacing, and how it came there.
+
+    Raises ImageError when the number of channels or of dimensions is not the plan's.
+    """
+    _check(volume, plan)
+    canonical, grid = to_canonical(volume.array, volume.grid)
+    start, shape = content_box(canonical)
+    spacing_mm = grid.spacing_mm
+    planned_spacing_mm = plan.spacing_mm if plan.dimensions == 3 else (*plan.spacing_mm[:2], spacing_mm[2])
+    record = SpatialRecord(
+        native=volume.grid,
+        canonical=grid,
+        crop_start=start,
+        crop_shape=shape,
+        planned_shape=resampled_shape(shape, spacing_mm, planned_spacing_mm),
+        planned_spacing_mm=planned_spacing_mm,
+    )
+    image = normalise(crop(canonical, start, shape), plan.channels, modality)
+    image = resample(image, record.planned_shape, _image_order(spacing_mm, planned_spacing_mm))
+    return np.clip(image, -1, 1).astype(np.float32, copy=False), record  # cubic interpolation overshoots
+
+
+def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np.ndarray:
+    """Distance maps (K, x, y, z) float32 in units of tau, on the planned grid of the image that ``record`` belongs to.
+
+    Distances are computed at native spacing, where the labels are exact, and the continuous maps are resampled. Raises
+    ImageError when the labels do not have the image's shape.
+    """
+    if labels.array.shape != record.native.shape:
+        raise ImageError(
+            f"{labels.source}: labels have shape {labels.array.shape}, the image {record.native.shape}. "
+            "Both must lie on one grid: resample the labels to the image."
+        )
+    canonical, grid = to_canonical(labels.array[None], labels.grid)
+    cropped = crop(canonical, record.crop_start, record.crop_shape)[0]
+    planned = np.empty((len(plan.dataset.labels), *record.planned_shape), dtype=np.float32)
+    for k, label in enumerate(plan.dataset.labels):  # one at a time: native maps of many labels together may not fit
+        native = encode_labels(cropped, [label], grid.spacing_mm, plan.distance.tau_mm)
+        planned[k] = resample(native, record.planned_shape, DISTANCE_ORDER)[0]
+    return planned
+
+
+def restore_distances(distances: np.ndarray, record: SpatialRecord) -> np.ndarray:
+    """The inverse of the spatial steps: (K, x, y, z) planned -> (K, X, Y, Z) float32 native; +STORED_LIMIT outside the crop."""
+    return np.concatenate([_to_native(one[None], record) for one in distances]) if len(distances) else _no_maps(record)
+
+
+def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> np.ndarray:
+    """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) int32 on the native grid, in the data set's label values.
+
+    Equal to decoding :func:`restore_distances`, in the memory of two labels whatever their number.
+    """
+    nearest = np.full(record.crop_shape, np.inf, dtype=np.float32)
+    shared = np.zeros(record.crop_shape, dtype=bool)  # zero distance to more than one label: on their common face
+    labels = np.zeros(record.crop_shape, dtype=np.int32)
+    for distance, label in zip(distances, plan.dataset.labels, strict=True):
+        native = resample(np.asarray(distance, dtype=np.float32)[None], record.crop_shape, DISTANCE_ORDER)[0]
+        shared |= (native == 0) & (nearest == 0)
+        closer = native < nearest
+        nearest[closer] = native[closer]
+        labels[closer] = label.value
+    labels[~((nearest < 0) | ((nearest == 0) & shared))] = 0
+    full = uncrop(labels[None], record.crop_start, record.canonical.shape, 0)
+    return from_canonical(full, record.native)[0].astype(np.int32, copy=False)
+
+
+def _to_native(planned: np.ndarray, record: SpatialRecord) -> np.ndarray:
+    """(1, x, y, z) planned -> (1, X, Y, Z) native."""
+    cropped = resample(np.asarray(planned, dtype=np.float32), record.crop_shape, DISTANCE_ORDER)
+    return from_canonical(uncrop(cropped, record.crop_start, record.canonical.shape, STORED_LIMIT), record.native)
+
+
+def _no_maps(record: SpatialRecord) -> np.ndarray:
+    return np.empty((0, *record.native.shape), dtype=np.float32)
+
+
+def _image_order(spacing_mm: TripleMm, planned_spacing_mm: TripleMm) -> Triple:
+    """Interpolation order per axis."""
+
+    def coarse(spacing: TripleMm, axis: int) -> bool:
+        return spacing[axis] > ANISOTROPY * min(spacing)
+
+    x, y, z = (1 if coarse(spacing_mm, a) or coarse(planned_spacing_mm, a) else IMAGE_ORDER for a in range(3))
+    return x, y, z
+
+
+def _check(volume: Volume, plan: Plan) -> None:
+    """Channels and dimensions as planned."""
+    found = volume.array.shape[0]
+    if found != len(plan.channels):
+        names = ", ".join(channel.name for channel in plan.channels)
+        raise ImageError(
+            f"{volume.source}: {found} channel(s), but the plan has {len(plan.channels)} ({names}). Give one file for each."
+        )
+    if plan.dimensions == 2 and volume.array.shape[3] != 1:
+        raise ImageError(
+            f"{volume.source}: a volume of shape {volume.array.shape[1:]}, but the plan is for two-dimensional images. "
+            "Give single slices, or train on volumes."
+        )
+    if plan.dimensions == 3 and volume.grid.dimensions == 2:
+        raise ImageError(f"{volume.source}: a two-dimensional image, but the plan is for volumes. Give the whole volume.")

@@ -1,0 +1,45 @@
+"""Intensities onto [-1, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from diffatlas_pipeline.contracts import ChannelPlan
+from diffatlas_pipeline.errors import UserError
+
+MODALITIES = ("CT", "MRI")
+DEFAULT_PERCENTILES = (0.5, 99.5)
+_SAMPLED_VOXELS = 1 << 22  # percentiles of so many evenly spread voxels are exact enough, and quick on a large scan
+
+
+def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str | None = None) -> np.ndarray:
+    """``array`` (C, X, Y, Z) -> float32 in [-1, 1], each channel by its plan.
+
+    ``modality`` says what the scan is when that differs from what the model was trained on. Hounsfield bounds are kept only
+    for a CT read by a model trained on CT; any other pair is put on the image's own percentiles. A constant channel becomes
+    -1. Raises UserError for an unknown modality.
+    """
+    if modality is not None and modality.upper() not in MODALITIES:
+        raise UserError(f"Unknown modality '{modality}': allowed are {', '.join(MODALITIES)}. Leave it out to follow the plan.")
+    result = np.empty(array.shape, dtype=np.float32)
+    for c, channel in enumerate(channels):
+        lower, upper = _bounds(array[c], channel, modality)
+        if upper > lower:
+            np.clip((array[c] - lower) * np.float32(2 / (upper - lower)) - 1, -1, 1, out=result[c])
+        else:
+            result[c] = -1
+    return result
+
+
+def _bounds(image: np.ndarray, channel: ChannelPlan, modality: str | None) -> tuple[float, float]:
+    """Intensities that become -1 and 1."""
+    if channel.scheme == "ct" and (modality is None or modality.upper() == "CT"):
+        return channel.lower, channel.upper
+    if channel.scheme not in ("ct", "percentile"):
+        raise UserError(f"Channel '{channel.name}': unknown normalisation '{channel.scheme}'; allowed are ct and percentile.")
+    percentiles = (channel.lower, channel.upper) if channel.scheme == "percentile" else DEFAULT_PERCENTILES
+    voxels = image.reshape(-1)
+    lower, upper = np.percentile(voxels[:: max(1, voxels.size // _SAMPLED_VOXELS)], percentiles)
+    return float(lower), float(upper)

@@ -1,0 +1,185 @@
+"""Stored cases: image and distance maps as blosc2 arrays, and a small JSON beside them.
+
+``folder`` is always the folder of one preprocessed data set; its cases lie in ``folder/cases`` as ``<case>.image.b2nd``,
+``<case>.distances.b2nd`` (labelled cases only) and ``<case>.json``. The JSON is written last, so a case is either there and
+complete or not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import blosc2
+import numpy as np
+
+from diffatlas_pipeline.contracts import SpatialRecord, Triple, from_json, write_text_atomically
+from diffatlas_pipeline.errors import DatasetError
+
+STORE_VERSION = 1
+CHUNK = 64  # voxels per axis: a patch touches few chunks, and little is unpacked in vain
+BLOCK = 32
+FOREGROUND_POINTS = 512  # per label: enough to spread patches over a structure, small enough to sit in the JSON
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """One array file: its shape (C, X, Y, Z) and the SHA-256 of the file."""
+
+    shape: tuple[int, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """The JSON beside a stored case.
+
+    ``settings`` is a digest of what the arrays were made with; ``foreground`` holds, per label of the plan, up to
+    ``FOREGROUND_POINTS`` voxels (x, y, z) inside it, flattened.
+    """
+
+    case: str
+    record: SpatialRecord
+    settings: str
+    image: StoredArray
+    distances: StoredArray | None
+    foreground: tuple[tuple[int, ...], ...] = ()
+    version: int = STORE_VERSION
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A case on disk; the arrays are opened at first use and read by slicing, in float16."""
+
+    folder: Path
+    facts: CaseFacts
+
+    @property
+    def case(self) -> str:
+        return self.facts.case
+
+    @property
+    def record(self) -> SpatialRecord:
+        return self.facts.record
+
+    @property
+    def shape(self) -> Triple:
+        """(x, y, z) at the planned spacing."""
+        return self.facts.record.planned_shape
+
+    @cached_property
+    def image(self) -> blosc2.NDArray:
+        """(C, x, y, z) in [-1, 1]."""
+        return self._open("image")
+
+    @cached_property
+    def distances(self) -> blosc2.NDArray | None:
+        """(K, x, y, z) in units of tau, or None for an unlabelled case."""
+        return None if self.facts.distances is None else self._open("distances")
+
+    def foreground(self, label: int) -> np.ndarray:
+        """(n, 3) voxels inside the plan's label number ``label``; n = 0 where the case does not have it."""
+        points = self.facts.foreground[label] if label < len(self.facts.foreground) else ()
+        return np.asarray(points, dtype=np.int64).reshape(-1, 3)
+
+    def verify(self) -> bool:
+        """Whether the array files are those that were written (SHA-256)."""
+        for kind, stored in (("image", self.facts.image), ("distances", self.facts.distances)):
+            path = _array_path(self.folder, self.case, kind)
+            if stored is not None and (not path.is_file() or _checksum(path) != stored.sha256):
+                return False
+        return True
+
+    def _open(self, kind: str) -> blosc2.NDArray:
+        path = _array_path(self.folder, self.case, kind)
+        try:
+            return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DatasetError(f"{path}: cannot be read ({error}). {_AGAIN}") from error
+
+
+_AGAIN = "Make it again with DiffAtlas_plan_and_preprocess; only missing and damaged cases are redone."
+
+
+def write_case(
+    folder: Path, case: str, image: np.ndarray, distances: np.ndarray | None, record: SpatialRecord, settings: str = ""
+) -> None:
+    """Store ``image`` (C, x, y, z) and ``distances`` (K, x, y, z), or None for an unlabelled case, as float16."""
+    # A reader must never pair old facts with new arrays.
+    _facts_path(folder, case).unlink(missing_ok=True)
+    _array_path(folder, case, "distances").unlink(missing_ok=True)
+    facts = CaseFacts(
+        case=case,
+        record=record,
+        settings=settings,
+        image=_write_array(_array_path(folder, case, "image"), image),
+        distances=None if distances is None else _write_array(_array_path(folder, case, "distances"), distances),
+        foreground=() if distances is None else tuple(_inside(channel) for channel in distances),
+    )
+    write_text_atomically(_facts_path(folder, case), json.dumps(dataclasses.asdict(facts), separators=(",", ":")) + "\n")
+
+
+def open_case(folder: Path, case: str) -> StoredCase:
+    """Raises DatasetError when the case is not stored, or its JSON is damaged."""
+    path = _facts_path(folder, case)
+    if not path.is_file():
+        raise DatasetError(f"{path}: case '{case}' is not preprocessed. {_AGAIN}")
+    return StoredCase(folder, from_json(CaseFacts, path.read_text(encoding="utf-8"), str(path)))
+
+
+def list_stored(folder: Path) -> list[str]:
+    """Names of the complete stored cases, sorted."""
+    return sorted(path.name[: -len(".json")] for path in (folder / "cases").glob("*.json") if not path.name.startswith("."))
+
+
+def _facts_path(folder: Path, case: str) -> Path:
+    return folder / "cases" / f"{case}.json"
+
+
+def _array_path(folder: Path, case: str, kind: str) -> Path:
+    return folder / "cases" / f"{case}.{kind}.b2nd"
+
+
+def _write_array(path: Path, array: np.ndarray) -> StoredArray:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # blosc2 recognises an array file by its ending, so the temporary name keeps it.
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.unlink(missing_ok=True)
+    chunks = (1, *(min(CHUNK, n) for n in array.shape[1:]))
+    blocks = (1, *(min(BLOCK, n) for n in array.shape[1:]))
+    try:
+        blosc2.asarray(
+            np.ascontiguousarray(array, dtype=np.float16),
+            urlpath=str(temporary),
+            mode="w",
+            chunks=chunks,
+            blocks=blocks,
+            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
+            dparams={"nthreads": 1},
+        )
+        checksum = _checksum(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return StoredArray(tuple(int(n) for n in array.shape), checksum)
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _inside(distance: np.ndarray) -> tuple[int, ...]:
+    """Voxels with a negative distance, thinned evenly to at most FOREGROUND_POINTS, as one flat list."""
+    flat = np.flatnonzero(distance < 0)
+    if len(flat) > FOREGROUND_POINTS:
+        flat = flat[np.linspace(0, len(flat) - 1, FOREGROUND_POINTS).astype(np.int64)]
+    return tuple(int(v) for v in np.stack(np.unravel_index(flat, distance.shape), axis=1).ravel())
