@@ -12,7 +12,7 @@ from diffatlas_pipeline.workspace import Workspace
 
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
-    """Parse, run, exit: 0 done, 2 the user's mistake (one line, no traceback), 130 interrupted. Other exceptions keep theirs."""
+    """Parse, run, exit: 0 done, 2 the user's mistake (one line, no traceback), 130 interrupted. Others keep theirs."""
     arguments = parser.parse_args(argv)
     try:
         command(arguments)
@@ -45,7 +45,9 @@ def workspace_of(arguments: argparse.Namespace) -> Workspace:
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=default_workers(), metavar="N", help="parallel processes (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=default_workers(), metavar="N", help="parallel processes (default: %(default)s)"
+    )
 
 
 def default_workers() -> int:

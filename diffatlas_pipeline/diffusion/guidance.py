@@ -22,11 +22,11 @@ def guided(
     interval: tuple[float, float],
     generator: torch.Generator,
 ) -> Denoiser:
-    """A denoiser of the joint state (C + K, X, Y, Z) that is told the ``image`` (C, X, Y, Z) at every level within ``interval``.
+    """A denoiser of the joint state (C + K, X, Y, Z) that is told the ``image`` (C, X, Y, Z) at levels in ``interval``.
 
-    The image is given at noise level min(level, ``largest_level``): 1 keeps it as noisy as the mask (the paper), 0 shows it clean.
-    ``noise`` is "fresh" (drawn at each step, the paper) or "fixed" (one draw for the whole sample). Outside the interval the
-    image half is generated with the mask.
+    The image is given at noise level min(level, ``largest_level``): 1 keeps it as noisy as the mask (the paper), 0 shows it
+    clean. ``noise`` is "fresh" (drawn at each step, the paper) or "fixed" (one draw for the whole sample). Outside the interval
+    the image half is generated with the mask.
     """
     if noise not in ("fresh", "fixed"):
         raise ValueError(f"guidance noise '{noise}' is unknown; known: fresh, fixed")

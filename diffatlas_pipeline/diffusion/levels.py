@@ -1,7 +1,7 @@
 """Noise levels: how noisy a state is, from 0 (clean) to 1 (pure noise), and the schedules that step through them.
 
-A variance-preserving state at cumulative signal power alpha_bar (Eq. 1: z_t = sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar) eps) has the
-level u with sqrt(alpha_bar) = cos(pi/2 u). Networks and solvers know levels only, so that a schedule can change without them.
+A variance-preserving state at cumulative signal power alpha_bar (Eq. 1: z_t = sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar) eps)
+has the level u with sqrt(alpha_bar) = cos(pi/2 u). Networks and solvers know levels only, so that a schedule can change.
 """
 
 from __future__ import annotations

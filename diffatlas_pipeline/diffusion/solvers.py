@@ -6,6 +6,7 @@ starts afresh for each sample; :func:`sample` walks it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -44,7 +45,7 @@ def ddim(eta: float = 0.0) -> Step:
 
 
 def ddpm(eta: float = 1.0) -> Step:
-    """Ancestral sampling (Ho et al. 2020, Eq. 6 and 7, posterior variance beta-tilde), the paper's; equal to DDIM with eta = 1."""
+    """Ancestral sampling (Ho et al. 2020, Eq. 6, 7; posterior variance beta-tilde), the paper's; it is DDIM with eta = 1."""
     return ddim(1.0)
 
 
@@ -87,8 +88,8 @@ def sample(
     """Walk ``start`` (standard normal noise, any shape) down ``levels`` and return clean data of the same shape.
 
     Each step can be repeated ``resampling`` times, the state being made noisy again in between (RePaint, Lugmayr et al. 2022,
-    Algorithm 1), which lets a replaced half and a generated half agree. Noise is drawn on the CPU, so that a seed gives the same
-    result on every device.
+    Algorithm 1), which lets a replaced half and a generated half agree. Noise is drawn on the CPU, so that a seed gives the
+    same result on every device.
     """
     rule = solver(eta)
     state = start
@@ -97,7 +98,7 @@ def sample(
     def draw(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator).to(like)
 
-    for index, (level, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for index, (level, following) in enumerate(itertools.pairwise(levels)):
         repeats = resampling if following > 0 else 1
         for repeat in range(repeats):
             clean = denoise(state, level)

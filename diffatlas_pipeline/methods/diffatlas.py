@@ -44,12 +44,12 @@ class DiffAtlas(Method):
         # Eq. 6 averages over all channels of the joint state
         share = channels / clean.shape[1]
         total = (1 - share) * mask_error.mean() + share * self.recipe.image_loss * (given * image_error).mean()
-        parts = {"loss_mask": float(mask_error.mean()), "loss_image": _masked_mean(image_error, given)}
+        parts = {"loss_mask": float(mask_error.detach().mean()), "loss_image": _masked_mean(image_error, given)}
         if self.recipe.segmentation_loss:
             predicted = clean_of(self.recipe.prediction, output, noisy, levels)[:, channels:] / self.plan.distance.scale
             seg = segmentation_loss(predicted, distances)
             total = total + self.recipe.segmentation_loss * seg
-            parts["loss_segmentation"] = float(seg)
+            parts["loss_segmentation"] = float(seg.detach())
         for band in range(BANDS):
             within = ((mask_level * BANDS).floor().clamp(max=BANDS - 1) == band).to(error)
             parts[f"loss_mask_band{band}"] = _masked_mean(mask_error, within)
@@ -130,7 +130,7 @@ class DiffAtlas(Method):
 
 def _masked_mean(values: Tensor, weight: Tensor) -> float:
     total = float(weight.sum())
-    return float((values * weight).sum()) / total if total else math.nan
+    return float((values.detach() * weight).sum()) / total if total else math.nan
 
 
 def _shifted(progress: Progress | None, draw: int, draws: int) -> Progress | None:

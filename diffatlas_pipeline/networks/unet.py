@@ -6,6 +6,7 @@ Two-dimensional data are volumes with Z = 1 whose kernels and strides are 1 alon
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class LevelEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the second one's input is scaled and shifted by the noise embedding (Dhariwal & Nichol 2021, section 3)."""
+    """Two convolutions; the noise embedding scales and shifts the second's input (Dhariwal & Nichol 2021, section 3)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: Triple, embedding: int) -> None:
         super().__init__()
@@ -113,31 +114,44 @@ class UNet(nn.Module):
 
 
 def build_network(plan: NetworkPlan, inputs: int, outputs: int) -> UNet:
-    """A U-Net of ``plan``'s topology: forward(x (B, inputs, X, Y, Z), image level (B,), mask level (B,)) -> (B, outputs, X, Y, Z).
+    """A U-Net of ``plan``'s topology.
 
-    X, Y and Z must be multiples of ``plan.total_stride``. Weights lie channels-last, which is about twice as fast on a CPU.
+    forward(x (B, inputs, X, Y, Z), image level (B,), mask level (B,)) -> (B, outputs, X, Y, Z), where X, Y and Z must be multiples of ``plan.total_stride``. Weights lie channels-last, which is about twice as fast on a CPU.
     """
-    return UNet(plan, inputs, outputs).to(memory_format=torch.channels_last_3d)
+    network = UNet(plan, inputs, outputs)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
 
 
 def _convolution(inputs: int, outputs: int, kernel: Triple) -> nn.Conv3d:
-    return nn.Conv3d(inputs, outputs, kernel, padding=tuple(k // 2 for k in kernel))
+    return nn.Conv3d(inputs, outputs, kernel, padding=_each(lambda k: k // 2, kernel))
 
 
 def _stem(inputs: int, width: int, kernel: Triple, stride: Triple) -> nn.Module:
     """A convolution, or, where the stem has a stride, an embedding of overlapping blocks of twice the stride."""
     if stride == (1, 1, 1):
         return _convolution(inputs, width, kernel)
-    blocks = tuple(2 * s if s > 1 else k for s, k in zip(stride, kernel, strict=True))
-    return nn.Conv3d(inputs, width, blocks, stride, padding=tuple((b - s + 1) // 2 for b, s in zip(blocks, stride, strict=True)))
+    block, padding = _overlapping(kernel, stride)
+    return nn.Conv3d(inputs, width, block, stride, padding=padding)
 
 
 def _head(width: int, outputs: int, kernel: Triple, stride: Triple) -> nn.Module:
+    """The stem's inverse."""
     if stride == (1, 1, 1):
         return _convolution(width, outputs, kernel)
-    blocks = tuple(2 * s if s > 1 else k for s, k in zip(stride, kernel, strict=True))
-    padding = tuple((b - s + 1) // 2 for b, s in zip(blocks, stride, strict=True))
-    return nn.ConvTranspose3d(width, outputs, blocks, stride, padding=padding)
+    block, padding = _overlapping(kernel, stride)
+    return nn.ConvTranspose3d(width, outputs, block, stride, padding=padding)
+
+
+def _overlapping(kernel: Triple, stride: Triple) -> tuple[Triple, Triple]:
+    """Block size and padding per axis: twice the stride, or the kernel on an axis without a stride."""
+    block = _each(lambda k, s: 2 * s if s > 1 else k, kernel, stride)
+    return block, _each(lambda b, s: (b - s + 1) // 2, block, stride)
+
+
+def _each(function: Callable[..., int], *triples: Triple) -> Triple:
+    x, y, z = (function(*values) for values in zip(*triples, strict=True))
+    return x, y, z
 
 
 def _groups(width: int) -> int:
@@ -146,4 +160,4 @@ def _groups(width: int) -> int:
 
 
 def _heads(width: int) -> int:
-    return next(heads for heads in (8, 4, 2, 1) if width % heads == 0 and width // heads >= 16 or heads == 1)
+    return next(heads for heads in (8, 4, 2, 1) if (width % heads == 0 and width // heads >= 16) or heads == 1)

@@ -1,0 +1,208 @@
+"""DiffAtlas_train: train one fold of a planned data set; goes on by itself after an interruption."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+from diffatlas_pipeline.commands import _common
+from diffatlas_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from diffatlas_pipeline.contracts import Plan, Recipe
+    from diffatlas_pipeline.training.loop import Validation
+
+VALIDATED_CASES = 4  # cases sampled for the log; the whole fold is segmented at the end
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = _common.command_parser(
+        "Train a model on one fold of a planned data set. A training that was interrupted goes on where it stopped.",
+        "DiffAtlas_train 001 fold0 --max-time 30m",
+    )
+    parser.add_argument("dataset", help="data set number, name or path")
+    parser.add_argument("fold", help="fold0 ... fold4 (or 0 ... 4), all, or a split named in splits.json")
+    parser.add_argument("--recipe", default="default", help="default, or paper (as published) (default: %(default)s)")
+    parser.add_argument("--method", default="diffatlas", help="what to train (default: %(default)s)")
+    parser.add_argument(
+        "--max-time", metavar="TIME", help="train for this long, e.g. 90s, 30m, 2h, instead of the planned iterations"
+    )
+    parser.add_argument("--iterations", type=int, metavar="N", help="train for N iterations instead of the planned number")
+    parser.add_argument("--num-cases", type=int, metavar="K", help="use only K of the fold's training cases, drawn with --seed")
+    parser.add_argument("--split", metavar="NAME", help="another name of the split to use; same as the argument fold")
+    parser.add_argument("--splits-file", metavar="FILE", help="use the splits of this JSON file instead of the planned ones")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that prepare batches (default: %(default)s)"
+    )
+    parser.add_argument("--compile", action="store_true", help="use torch.compile; falls back to eager where it fails")
+    parser.add_argument("--no-validation", action="store_true", help="do not segment the validation cases")
+    parser.add_argument("--overwrite", action="store_true", help="start again, deleting what this fold has")
+    _common.add_workspace(parser)
+    _common.run(_train, parser, argv)
+
+
+def seconds_of(text: str) -> float:
+    """'90s', '30m', '1.5h' or plain seconds. UserError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match or float(match.group(1)) <= 0:
+        raise UserError(f"--max-time {text}: not a duration. Write for example 90s, 30m or 2h.")
+    return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import shutil
+
+    from diffatlas_pipeline.contracts import Plan, from_json
+    from diffatlas_pipeline.data.loader import training_batches
+    from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
+    from diffatlas_pipeline.methods.registry import create_method
+    from diffatlas_pipeline.networks.execution import resolve_device
+    from diffatlas_pipeline.training.checkpoints import write_final
+    from diffatlas_pipeline.training.loop import Run, train
+    from diffatlas_pipeline.training.schedule import Duration
+
+    workspace = _common.workspace_of(arguments)
+    source = workspace.preprocessed_dataset(arguments.dataset)
+    plan = from_json(Plan, _read(source / "plans.json"), str(source / "plans.json"))
+    recipe = plan.recipe(arguments.recipe)
+    device = resolve_device(arguments.device)
+    name, training_cases, validation_cases = _cases(arguments, source)
+    if arguments.iterations is not None and arguments.iterations < 1:
+        raise UserError(f"--iterations {arguments.iterations}: must be at least 1.")
+    limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
+    iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
+    method = create_method(arguments.method, plan, recipe)
+    model = ModelFolder.create(ModelFolder.location(workspace, source.name, arguments.method, recipe.name), plan)
+    folder = model.path / name
+    if arguments.overwrite and folder.exists():
+        shutil.rmtree(folder)
+    if name in model.folds():
+        print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
+        return
+    settings: dict[str, Any] = {
+        "recipe": recipe.name,
+        "seed": arguments.seed,
+        "iterations": iterations,
+        "max_time_s": limit_s,
+        "training_cases": training_cases,
+    }
+    print(
+        f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
+        f"{len(validation_cases)} cases for validation."
+    )
+    if not validation_cases:
+        print("No validation case: the log will hold no validation Dice.")
+    validate = None if arguments.no_validation else _validation(plan, recipe, arguments, source, validation_cases, device)
+    weights = train(
+        method,
+        Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.compile),
+        lambda first: training_batches(
+            source / "cases", training_cases, plan, arguments.seed, first, iterations, arguments.workers
+        ),
+        validate,
+    )
+    described = {
+        "method": arguments.method,
+        "recipe": recipe.name,
+        "fold": name,
+        **settings,
+        "validation_cases": validation_cases,
+    }
+    write_final(folder, weights, {**described, "versions": versions()})
+    print(f"Model written to {folder}")
+    if validation_cases and not arguments.no_validation:
+        _segment_validation(arguments, workspace, model, name, validation_cases)
+    print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {model.path} -f {name}")
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Run DiffAtlas_plan_and_preprocess first.")
+    return path.read_text(encoding="utf-8")
+
+
+def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str], list[str]]:
+    """Name of the split, training cases, validation cases."""
+    import random
+    from pathlib import Path
+
+    from diffatlas_pipeline.planning.splits import load_splits
+    from diffatlas_pipeline.preprocessing.store import list_stored
+
+    splits = load_splits(
+        Path(arguments.splits_file) if arguments.splits_file else source / "splits.json", list_stored(source / "cases")
+    )
+    wanted = arguments.split or arguments.fold
+    name = f"fold{wanted}" if wanted.isdigit() else wanted
+    if name not in splits:
+        raise UserError(f"'{wanted}': no such fold or split of {source.name}. There are {', '.join(splits)}.")
+    training, validation = list(splits[name].train), list(splits[name].validation)
+    if arguments.num_cases is not None:
+        if not 1 <= arguments.num_cases <= len(training):
+            raise UserError(
+                f"--num-cases {arguments.num_cases}: {name} has {len(training)} training cases; give 1 to {len(training)}."
+            )
+        training = sorted(random.Random(arguments.seed).sample(training, arguments.num_cases))
+        name = f"{name}_{arguments.num_cases}cases"
+    return name, training, validation
+
+
+def _validation(
+    plan: Plan, recipe: Recipe, arguments: argparse.Namespace, source: Path, cases: list[str], device: Any
+) -> Validation | None:
+    """Dice per label of a few validation cases, sampled with the network it is given, on the planned grid."""
+    if not cases:
+        return None
+    import numpy as np
+    import torch
+
+    from diffatlas_pipeline.evaluation.metrics import dice
+    from diffatlas_pipeline.inference.stitched import Stitcher
+    from diffatlas_pipeline.methods.registry import create_method
+    from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+    from diffatlas_pipeline.preprocessing.store import open_case
+
+    method = create_method(arguments.method, plan, recipe)
+    stitch = Stitcher(plan.patch_size, device=device)
+    labels = range(1, len(plan.dataset.labels) + 1)
+    steps = min(
+        recipe.steps or plan.diffusion.training_steps, 20
+    )  # the log's curve, not the final table: many steps cost hours
+    settings = recipe if recipe.steps == steps else _with_fewer_steps(recipe, steps)
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        scores: dict[str, list[float]] = {label.name: [] for label in plan.dataset.labels}
+        with torch.inference_mode():
+            for case in cases[:VALIDATED_CASES]:
+                stored = open_case(source / "cases", case)
+                image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
+                predicted = method.segment(network, image, stitch, settings, arguments.seed, case)
+                found = decode_labels(predicted.distances.numpy(), list(labels))
+                truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), list(labels))
+                for value, label in zip(labels, plan.dataset.labels, strict=True):
+                    scores[label.name].append(dice(found == value, truth == value))
+        network.train()
+        return {
+            name: float(np.nanmean(values)) if not np.all(np.isnan(values)) else float("nan") for name, values in scores.items()
+        }
+
+    return validate
+
+
+def _with_fewer_steps(recipe: Recipe, steps: int) -> Recipe:
+    from dataclasses import replace
+
+    return replace(recipe, steps=steps)
+
+
+def _segment_validation(arguments: argparse.Namespace, workspace: Any, model: Any, fold: str, cases: list[str]) -> None:
+    """Segment the whole validation fold from the raw images and write its table."""
+    raise NotImplementedError

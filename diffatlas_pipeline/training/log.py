@@ -1,0 +1,98 @@
+"""The training log: ``log.csv`` (one row per epoch), ``progress.png``, and TensorBoard events if it is installed."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from diffatlas_pipeline.contracts import write_text_atomically
+
+
+class TrainingLog:
+    """Collects numbers of single iterations, writes their means as rows; rows after ``iteration`` (of a killed run) are dropped."""
+
+    def __init__(self, folder: Path, iteration: int) -> None:
+        self.folder = folder
+        self.path = folder / "log.csv"
+        self.rows: list[dict[str, float]] = []
+        if iteration and self.path.exists():
+            table = pd.read_csv(self.path)
+            self.rows = [
+                {str(k): float(v) for k, v in row.items()}
+                for row in table[table["iteration"] <= iteration].to_dict(orient="records")
+            ]
+        self._collected: dict[str, list[float]] = defaultdict(list)
+        self._events = _tensorboard(folder)
+
+    def collect(self, parts: dict[str, float]) -> None:
+        for name, value in parts.items():
+            if not math.isnan(value):
+                self._collected[name].append(value)
+
+    def mean(self, name: str) -> float:
+        """Mean of what was collected since the last row; NaN if nothing was."""
+        values = self._collected.get(name, [])
+        return sum(values) / len(values) if values else math.nan
+
+    def write_row(self, iteration: int, seconds: float, learning_rate: float, validation: dict[str, float]) -> None:
+        """End an epoch: a row of means, and the file, picture and events brought up to date."""
+        row = {"iteration": float(iteration), "seconds": round(seconds, 2), "learning_rate": learning_rate}
+        row |= {name: self.mean(name) for name in self._collected}
+        row |= {f"dice_{name}": value for name, value in validation.items()}
+        self.rows.append(row)
+        self._collected.clear()
+        table = pd.DataFrame(self.rows)
+        table["iteration"] = table["iteration"].astype(int)
+        write_text_atomically(self.path, table.to_csv(index=False, float_format="%.6g"))
+        draw_progress(table, self.folder / "progress.png")
+        if self._events is not None:
+            for name, value in row.items():
+                self._events.add_scalar(name, value, iteration)
+
+
+def draw_progress(table: pd.DataFrame, path: Path) -> None:
+    """Losses, losses per noise band, validation Dice and learning rate over the iterations, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), sharex=True, constrained_layout=True)
+    panels = [
+        ("Training loss", [c for c in table if str(c).startswith("loss_") and "band" not in str(c)], True),
+        ("Training loss per noise band (0: least noise)", [c for c in table if "band" in str(c)], True),
+        ("Validation Dice (sampled, EMA weights)", [c for c in table if str(c).startswith("dice_")], False),
+        ("Learning rate", ["learning_rate"], False),
+    ]
+    for axis, (title, columns, logarithmic) in zip(axes.flat, panels, strict=True):
+        for column in columns:
+            values = table[["iteration", column]].dropna()
+            label = str(column).removeprefix("loss_").removeprefix("dice_").replace("_", " ")
+            axis.plot(values["iteration"], values[column], label=label, marker="o" if len(values) < 40 else None, markersize=3)
+        axis.set_title(title)
+        axis.grid(alpha=0.3)
+        if columns and title != "Learning rate":
+            axis.legend(fontsize=8)
+        if not columns:
+            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+        if logarithmic and columns:
+            axis.set_yscale("log")
+        if title.startswith("Validation"):
+            axis.set_ylim(0, 1)
+    for axis in axes[1]:
+        axis.set_xlabel("iteration")
+    temporary = path.with_name(f".{path.name}.tmp.png")
+    figure.savefig(temporary, dpi=90)
+    pyplot.close(figure)
+    temporary.replace(path)
+
+
+def _tensorboard(folder: Path):  # type: ignore[no-untyped-def]
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))

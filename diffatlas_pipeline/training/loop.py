@@ -1,0 +1,177 @@
+"""The training loop: one method, one stream of batches, one folder of results. It never asks which method it holds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.base import Method
+from diffatlas_pipeline.networks.execution import autocast_for
+from diffatlas_pipeline.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from diffatlas_pipeline.training.log import TrainingLog
+from diffatlas_pipeline.training.schedule import Duration, learning_rate
+from diffatlas_pipeline.training.state import TrainingState
+
+EPOCHS = 40  # rows of the log in a training of any length
+MOST_SKIPPED = 20  # batches in a row whose gradient was not finite
+COLLAPSE_DICE = 0.01
+
+Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, Tensor]]]]
+"""First iteration -> the batches from there on: {"image": (B, C, X, Y, Z), "distances": (B, K, X, Y, Z)}."""
+
+Validation = Callable[[nn.Module], dict[str, float]]
+"""EMA network -> Dice per label of segmentations that were really sampled."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: where it writes, for how long, on what. ``settings`` are remembered and compared on resuming."""
+
+    folder: Path
+    duration: Duration
+    seed: int
+    device: torch.device
+    settings: dict[str, Any]
+    compile: bool = False
+    quiet: bool = False
+
+
+def train(method: Method, run: Run, batches: Batches, validate: Validation | None) -> dict[str, Tensor]:
+    """Train, or go on where a killed training stopped, and return the EMA weights by name.
+
+    Raises UserError if the folder holds a training with other settings, or if training diverges.
+    """
+    torch.manual_seed(run.seed)
+    plan = method.plan.training
+    state = TrainingState(method.build_network(), plan, run.seed, run.device)
+    done = _resume(run, state)
+    log = TrainingLog(run.folder, done.iteration)
+    network = _compiled(state.network) if run.compile else state.network
+    stepper = _Stepper(method, state, network, run.device)
+    clock = _Clock(done.elapsed_s)
+    iteration, written = done.iteration, _epoch(run.duration.progress(done.iteration, done.elapsed_s))
+    bar = tqdm(total=1.0, initial=run.duration.progress(iteration, clock.seconds()), disable=run.quiet, bar_format=_BAR)
+    with bar, batches(iteration) as stream:
+        while (progress := run.duration.progress(iteration, clock.seconds())) < 1:
+            rate = learning_rate(plan.learning_rate, progress, plan.warmup_fraction)
+            log.collect(stepper.step(next(stream), rate))
+            iteration += 1
+            progress = run.duration.progress(iteration, clock.seconds())
+            bar.update(progress - bar.n)
+            bar.set_postfix_str(f"iteration {iteration}, loss {log.mean('loss'):.3f}", refresh=False)
+            if _epoch(progress) > written or progress >= 1:
+                written = _epoch(progress)
+                dice = validate(state.ema.module) if validate is not None and _is_validated(written) else {}
+                _say_if_collapsed(dice, progress, bar)
+                log.write_row(iteration, clock.seconds(), rate, dice)
+                save_checkpoint(run.folder, state.tensors(), Progress(iteration, clock.seconds(), run.settings))
+    return state.ema_weights()
+
+
+_BAR = "training {percentage:5.1f}% |{bar:24}| {elapsed} done, {remaining} left{postfix}"
+
+
+class _Clock:
+    """Seconds of training, over all the times it was resumed."""
+
+    def __init__(self, before_s: float) -> None:
+        self._origin = time.monotonic() - before_s
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._origin
+
+
+class _Stepper:
+    """One optimisation step: loss, gradient, clipping, update, EMA."""
+
+    def __init__(self, method: Method, state: TrainingState, network: nn.Module, device: torch.device) -> None:
+        self.method, self.state, self.network, self.device = method, state, network, device
+        self._context: Callable[[], AbstractContextManager[None]] | None = None
+        self._skipped = 0
+
+    def step(self, batch: dict[str, Tensor], rate: float) -> dict[str, float]:
+        image, distances = (batch[name].to(self.device, non_blocking=True) for name in ("image", "distances"))
+        if self._context is None:
+            example = torch.cat([image, distances], dim=1).contiguous(memory_format=torch.channels_last_3d)
+            self._context = autocast_for(self.device, self.state.network, example, train=True)
+        state, clip = self.state, self.method.plan.training.gradient_clip
+        for group in state.optimiser.param_groups:
+            group["lr"] = rate
+        with self._context():
+            report = self.method.loss(self.network, image, distances, state.generator)
+        state.optimiser.zero_grad(set_to_none=True)
+        report.total.backward()
+        norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), clip))
+        if not math.isfinite(norm):
+            self._skipped += 1
+            if self._skipped >= MOST_SKIPPED:
+                raise UserError(
+                    f"Training diverged: {MOST_SKIPPED} batches in a row had no finite gradient. Start again with --overwrite "
+                    "and a lower learning_rate in plans.json."
+                )
+            return {}
+        self._skipped = 0
+        state.optimiser.step()
+        state.update_ema()
+        return {"loss": float(report.total.detach()), "gradient_norm": norm, **report.parts}
+
+
+def _resume(run: Run, state: TrainingState) -> Progress:
+    try:
+        found = load_checkpoint(run.folder)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if found is None:
+        return Progress(0, 0.0, run.settings)
+    tensors, progress, warning = found
+    if warning:
+        tqdm.write(f"Warning: {warning}")
+    different = [
+        f"{name}: was {progress.settings.get(name)}, now {value}"
+        for name, value in run.settings.items()
+        if progress.settings.get(name) != value
+    ]
+    if different:
+        raise UserError(
+            f"{run.folder} holds an unfinished training with other settings ({'; '.join(different)}). "
+            "Give the same settings to go on with it, or --overwrite to start again."
+        )
+    state.restore(tensors)
+    tqdm.write(f"Going on from iteration {progress.iteration} ({progress.elapsed_s / 60:.1f} minutes of training done).")
+    return progress
+
+
+def _epoch(progress: float) -> int:
+    return int(progress * EPOCHS + 1e-9)
+
+
+def _is_validated(epoch: int) -> bool:
+    """Sampling costs time: every fourth epoch, and the last."""
+    return epoch % 4 == 0
+
+
+def _say_if_collapsed(dice: dict[str, float], progress: float, bar: tqdm) -> None:
+    lost = [name for name, value in dice.items() if value < COLLAPSE_DICE]
+    if lost and progress >= 0.5:
+        bar.write(
+            f"Warning: validation Dice of {', '.join(lost)} is 0 at {progress:.0%} of the training: not found. "
+            "Check the labels of these cases, or train longer."
+        )
+
+
+def _compiled(network: nn.Module) -> nn.Module:
+    """torch.compile, or the network as it is if compiling fails."""
+    import torch._dynamo
+
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(network)  # type: ignore[return-value]
