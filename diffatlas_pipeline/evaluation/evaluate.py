@@ -1,0 +1,265 @@
+"""Score a folder of predictions against a folder of references."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from diffatlas_pipeline.contracts import LabelClass, write_text_atomically
+from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
+from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE, score
+from diffatlas_pipeline.planning.parallel import run_cases
+from diffatlas_pipeline.volumes.grids import grid_difference
+from diffatlas_pipeline.volumes.io import list_cases, read_labels
+
+MISSING = ("error", "empty", "skip")
+METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class CasePair:
+    """One reference and its prediction; None where there is no prediction and it counts as empty."""
+
+    case: str
+    prediction: Path | None
+    reference: Path
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``cases`` has one row per case and label: case, label, value and METRICS."""
+
+    cases: pd.DataFrame
+    pairs: tuple[CasePair, ...]
+    labels: tuple[LabelClass, ...]
+    tolerance_mm: float
+    missing: tuple[str, ...]  # references without prediction
+    missing_rule: str
+    warnings: tuple[str, ...]
+
+    def per_label(self) -> dict[str, dict[str, dict[str, float]]]:
+        """label -> metric -> mean, std (of a sample, NaN for one case), median, count (cases where it is defined)."""
+        result = {}
+        for label in self.labels:
+            rows = self.cases[self.cases["label"] == label.name]
+            result[label.name] = {metric: _statistics(rows[metric]) for metric in METRICS}
+        return result
+
+    def mean(self) -> dict[str, float]:
+        """Mean over labels of the mean over cases: every label counts the same. Labels that are nowhere are left out."""
+        labels = self.per_label()
+        return {metric: _mean([labels[name][metric]["mean"] for name in labels]) for metric in METRICS[:3]}
+
+    def case_dice(self) -> pd.Series:
+        """Mean Dice over the labels of each case, worst first; cases without any label are left out."""
+        return self.cases.groupby("case")["dice"].mean().dropna().sort_values(kind="stable")
+
+    def remarkable(self) -> dict[str, str]:
+        """The worst, median and best case by mean Dice: role -> case. Fewer than three cases have fewer roles."""
+        ranked = list(self.case_dice().index)
+        roles = [("worst", 0), ("median", (len(ranked) - 1) // 2), ("best", len(ranked) - 1)]
+        chosen: dict[str, str] = {}
+        for role, rank in roles:
+            if ranked and ranked[rank] not in chosen.values():
+                chosen[role] = ranked[rank]
+        return chosen
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Write ``summary.json`` and ``cases.csv``; returns their paths. UserError if ``folder`` cannot be written."""
+        summary = {
+            "mean": self.mean(),
+            "labels": self.per_label(),
+            "case_count": len(self.pairs),
+            "tolerance_mm": self.tolerance_mm,
+            "empty_rule": EMPTY_RULE,
+            "missing_predictions": list(self.missing),
+            "missing_rule": self.missing_rule,
+            "warnings": list(self.warnings),
+            "pairs": [{key: None if v is None else str(v) for key, v in asdict(pair).items()} for pair in self.pairs],
+        }
+        paths = folder / "summary.json", folder / "cases.csv"
+        try:
+            write_text_atomically(paths[0], json.dumps(_without_nan(summary), indent=2, ensure_ascii=False) + "\n")
+            write_text_atomically(paths[1], self.cases.to_csv(index=False, lineterminator="\n"))
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror or error}). Choose another folder with -o."
+            ) from error
+        return paths
+
+
+def evaluate_folders(
+    predictions: Path,
+    references: Path,
+    labels: Sequence[LabelClass] | None = None,
+    tolerance_mm: float = 1.0,
+    workers: int = 1,
+    missing: str = "error",
+) -> Evaluation:
+    """Score every reference that is a file in ``references`` (or that file itself) against its namesake in ``predictions``.
+
+    ``labels`` None: those of :func:`find_labels`, else all values found in the references. ``missing`` says what a reference
+    without prediction means: "error", "empty" (scored as an empty segmentation) or "skip". Raises DatasetError listing missing
+    predictions, ImageError listing files that cannot be read or whose grids differ.
+    """
+    if missing not in MISSING:
+        raise ValueError(f"missing '{missing}' is unknown; known: {', '.join(MISSING)}")
+    if not tolerance_mm >= 0:
+        raise UserError(f"--tolerance-mm {tolerance_mm}: must be 0 or more.")
+    pairs, absent, unused = pair_files(predictions, references, missing)
+    names = [pair.case for pair in pairs]
+    labels = labels or find_labels(references) or _labels_in(pairs, workers)
+    outcomes = run_cases(
+        partial(_score_case, labels=tuple(labels), tolerance_mm=tolerance_mm), pairs, names, workers, "Evaluating"
+    )
+    problems = [outcome.problem for outcome in outcomes if outcome.problem]
+    if problems:
+        raise ImageError(f"{len(problems)} of {len(pairs)} cases cannot be scored:\n" + _listing(problems))
+    warnings = [warning for outcome in outcomes for warning in outcome.warnings]
+    if unused:
+        warnings.append(f"{len(unused)} predictions have no reference and were left out: {_some(unused)}")
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    frame = pd.DataFrame(rows, columns=["case", "label", "value", *METRICS])
+    return Evaluation(frame, tuple(pairs), tuple(labels), tolerance_mm, tuple(absent), missing, tuple(warnings))
+
+
+def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[CasePair], list[str], list[str]]:
+    """The pairs to score, the cases without prediction, and the predictions without reference."""
+    if references.is_file() and predictions.is_file():
+        return [CasePair(_stem(references), predictions, references)], [], []
+    known = {files.case: files.images[0] for files in list_cases(references, None, 1)}
+    made = {files.case: files.images[0] for files in list_cases(predictions, None, 1)}
+    absent = [case for case in known if case not in made]
+    if absent and missing == "error":
+        raise DatasetError(
+            f"{predictions}: no prediction for {len(absent)} of {len(known)} references: {_some(absent)}. "
+            "Predict them, or say what they mean: --missing empty scores them as empty, --missing skip leaves them out."
+        )
+    if len(absent) == len(known):
+        raise DatasetError(
+            f"{predictions}: not one prediction is named like a reference in {references} ({_some(list(known))})."
+        )
+    pairs = [CasePair(case, made.get(case), path) for case, path in known.items() if case in made or missing == "empty"]
+    return pairs, absent, [case for case in made if case not in known]
+
+
+def find_labels(references: Path) -> tuple[LabelClass, ...] | None:
+    """The labels of the dataset.json in or beside ``references``, None if there is none."""
+    folder = references if references.is_dir() else references.parent
+    for place in (folder, folder.resolve().parent):
+        if (place / "dataset.json").is_file():
+            return read_labels_json(place / "dataset.json")
+    return None
+
+
+def read_labels_json(path: Path) -> tuple[LabelClass, ...]:
+    """Foreground labels of a dataset.json: name to number (nnU-Net v2) or number to name (Decathlon), else DatasetError."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        if all(str(key).lstrip("-").isdigit() for key in raw):
+            raw = {name: value for value, name in raw.items()}
+        labels = tuple(LabelClass(str(name), int(value)) for name, value in raw.items() if int(value) != 0)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}). Give a dataset.json with --labels.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DatasetError(f'{path}: no usable "labels" such as {{"background": 0, "liver": 1}} ({error!r}).') from error
+    if not labels:
+        raise DatasetError(f'{path}: "labels" names no foreground label. Give each structure a number above 0.')
+    return labels
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    rows: tuple[Mapping[str, Any], ...] = ()
+    problem: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: float) -> _Outcome:
+    try:
+        reference = read_labels(pair.reference)
+        prediction = None if pair.prediction is None else read_labels(pair.prediction)
+    except ImageError as error:
+        return _Outcome(problem=f"{pair.case}: {error}")
+    difference = prediction and grid_difference(reference.grid, prediction.grid)
+    if difference:
+        return _Outcome(problem=f"{pair.case}: the prediction is not on the reference's grid ({difference})")
+    found = np.zeros_like(reference.array) if prediction is None else prediction.array
+    rows = []
+    for label in labels:
+        result = score(found == label.value, reference.array == label.value, reference.grid.spacing_mm, tolerance_mm)
+        values = (
+            result.dice,
+            result.nsd,
+            result.hd95_mm,
+            result.volume_prediction_mm3 / 1000,
+            result.volume_reference_mm3 / 1000,
+        )
+        rows.append({"case": pair.case, "label": label.name, "value": label.value, **dict(zip(METRICS, values, strict=True))})
+    known = {0, *(label.value for label in labels)}
+    warnings = []
+    for what, array in (("prediction", found), ("reference", reference.array)):
+        strange = sorted(set(np.unique(array).tolist()) - known)
+        if strange:
+            warnings.append(f"{pair.case}: the {what} holds values that are no label and were not scored: {_some(strange)}")
+    return _Outcome(tuple(rows), warnings=tuple(warnings))
+
+
+def _labels_in(pairs: Sequence[CasePair], workers: int) -> tuple[LabelClass, ...]:
+    """One label per value above or below 0 found in the references."""
+    outcomes = run_cases(_values_in, pairs, [pair.case for pair in pairs], workers, "Looking for labels")
+    values = sorted(set().union(*outcomes) - {0})
+    if not values:
+        raise DatasetError("The references hold no label at all. Give the label values with --labels dataset.json.")
+    return tuple(LabelClass(f"label {value}", value) for value in values)
+
+
+def _values_in(pair: CasePair) -> set[int]:
+    return set(np.unique(read_labels(pair.reference).array).tolist())
+
+
+def _statistics(column: pd.Series) -> dict[str, float]:
+    defined = column.dropna()
+    return {
+        "mean": float(defined.mean()),
+        "std": float(defined.std()),
+        "median": float(defined.median()),
+        "count": len(defined),
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for what is not defined."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
+
+def _some(values: Sequence[object]) -> str:
+    listed = ", ".join(str(value) for value in values[:_LISTED])
+    return f"{listed} and {len(values) - _LISTED} more" if len(values) > _LISTED else listed
+
+
+def _listing(problems: Sequence[str]) -> str:
+    lines = [f"  {problem}" for problem in problems[:_LISTED]]
+    return "\n".join([*lines, f"  and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else lines)

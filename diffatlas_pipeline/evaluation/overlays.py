@@ -1,0 +1,245 @@
+"""Pictures of a prediction and its reference on three planes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from diffatlas_pipeline.contracts import Grid, LabelClass, TripleMm
+from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.evaluation.evaluate import CasePair, Evaluation
+from diffatlas_pipeline.volumes.io import list_cases, read_labels, read_volume
+from diffatlas_pipeline.volumes.orientation import to_canonical
+
+Colour = tuple[float, float, float, float]
+
+MARGIN = 0.35  # shown around the structures, as a share of their extent
+_REFERENCE, _PREDICTION = (0, (1, 0)), (0, (2.2, 1.2))  # solid, dashed
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """One cut: the axis it is normal to, its other two axes as (horizontal, vertical), and the world directions shown."""
+
+    name: str
+    normal: int
+    across: tuple[int, int]
+    ends: tuple[str, str, str, str]  # left, right, bottom, top
+
+
+# Seen as radiologists do: the patient's right is on the left, the front faces left or up.
+_PLANES = (
+    _Plane("axial", 2, (0, 1), ("R", "L", "P", "A")),
+    _Plane("coronal", 1, (0, 2), ("R", "L", "I", "S")),
+    _Plane("sagittal", 0, (1, 2), ("A", "P", "I", "S")),
+)
+
+
+def overlay_png(
+    image: np.ndarray | None,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    grid: Grid,
+    labels: Sequence[LabelClass],
+    path: Path,
+    title: str,
+    dice: Sequence[float] | None = None,
+) -> None:
+    """Draw three planes through the reference's centroid; contours of the reference solid, of the prediction dashed.
+
+    ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z) in label values, all on ``grid``; ``dice`` one value
+    per label for the legend (NaN where undefined). UserError if ``path`` cannot be written.
+    """
+    stack = [prediction, reference] if image is None else [prediction, reference, image]
+    arrays = [to_canonical(array[None], grid) for array in stack]
+    spacing_mm = arrays[0][1].spacing_mm
+    found, wanted = arrays[0][0][0], arrays[1][0][0]
+    grey = None if image is None else arrays[2][0][0]
+    shown = np.isin(wanted, [label.value for label in labels]), np.isin(found, [label.value for label in labels])
+    focus = shown[0] if shown[0].any() else shown[1]
+    centre = _centroid(focus)
+    window = _window(shown[0] | shown[1])
+    planes = _PLANES if found.shape[2] > 1 else _PLANES[:1]
+    extents = [_extent_mm(plane, window, spacing_mm) for plane in planes]
+    height = 4.2
+    widths = [min(3.0, max(0.4, width / tall)) for width, tall in extents]
+    figure = Figure(figsize=(max(6.0, height * sum(widths) + 0.4), height + 1.15), facecolor="black")
+    axes = figure.subplots(1, len(planes), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    colours = [mpl.colormaps["Set1" if len(labels) <= 8 else "tab20"](index) for index in range(len(labels))]
+    for axis, plane in zip(axes, planes, strict=True):
+        _draw(axis, plane, centre, window, spacing_mm, grey, found, wanted, labels, colours)
+    figure.suptitle(title, color="white", fontsize=12, y=0.985)
+    figure.legend(
+        handles=_legend(labels, colours, dice),
+        loc="lower center",
+        ncols=min(6, len(labels) + 2),
+        frameon=False,
+        labelcolor="white",
+        fontsize=9,
+    )
+    rows = math.ceil((len(labels) + 2) / 6)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.90, bottom=0.06 + 0.055 * rows, wspace=0.04)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130, facecolor="black")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder with -o.") from error
+
+
+def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) -> tuple[list[Path], list[str]]:
+    """Draw the worst, median and best case into ``folder``; returns the pictures and what could not be shown.
+
+    ``images`` is the folder of the scans (``case.ext`` or ``case_0000.ext``; the first channel is shown) or None.
+    """
+    pairs = {pair.case: pair for pair in evaluation.pairs}
+    scans = _scans(images) if images else {}
+    pictures, remarks = [], []
+    for role, case in evaluation.remarkable().items():
+        path = folder / f"{role}_{case}.png"
+        rows = evaluation.cases[evaluation.cases["case"] == case].set_index("label")
+        dice = [float(rows["dice"][label.name]) for label in evaluation.labels]
+        mean = float(np.nanmean(dice))
+        image, remark = _scan_of(case, scans, pairs[case]) if images else (None, "")
+        remarks += [remark] if remark else []
+        reference = read_labels(pairs[case].reference)
+        prediction = pairs[case].prediction
+        found = np.zeros_like(reference.array) if prediction is None else read_labels(prediction).array
+        title = f"{role} case: {case}, mean Dice {mean:.3f}"
+        overlay_png(image, found, reference.array, reference.grid, evaluation.labels, path, title, dice)
+        pictures.append(path)
+    return pictures, remarks
+
+
+def find_images(references: Path) -> Path | None:
+    """The folder of the scans beside a folder of references: imagesTr for labelsTr, imagesTs for labelsTs, if it is there."""
+    folder = (references if references.is_dir() else references.parent).resolve()
+    beside = folder.with_name(folder.name.replace("labels", "images", 1))
+    return beside if beside != folder and beside.is_dir() else None
+
+
+def _scans(images: Path) -> dict[str, Path]:
+    """Case -> file of its first channel."""
+    if images.is_file():
+        return {"": images}
+    found: dict[str, Path] = {}
+    for files in list_cases(images, None, 1):
+        name = files.case
+        found.setdefault(name[:-5] if name[-5:].startswith("_") and name[-4:].isdigit() else name, files.images[0])
+        found[name] = files.images[0]
+    return found
+
+
+def _scan_of(case: str, scans: dict[str, Path], pair: CasePair) -> tuple[np.ndarray | None, str]:
+    path = scans.get(case) or scans.get("")
+    if path is None:
+        return None, f"{case}: no image found to show"
+    try:
+        image, reference = read_volume([path]), read_labels(pair.reference)
+    except ImageError as error:
+        return None, str(error)
+    if image.array.shape[1:] != reference.array.shape:
+        return None, f"{case}: {path} has another shape than the reference, so it is not shown"
+    return image.array[0], ""
+
+
+def _centroid(mask: np.ndarray) -> tuple[int, ...]:
+    if not mask.any():
+        return tuple(n // 2 for n in mask.shape)
+    return tuple(round(float(indices.mean())) for indices in np.nonzero(mask))
+
+
+def _window(mask: np.ndarray) -> list[tuple[int, int]]:
+    """First and one-past-last voxel shown on each axis."""
+    window = []
+    for axis, size in enumerate(mask.shape):
+        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        if not len(occupied):
+            window.append((0, size))
+            continue
+        margin = max(3, round(MARGIN * (occupied[-1] - occupied[0] + 1)))
+        window.append((max(0, int(occupied[0]) - margin), min(size, int(occupied[-1]) + 1 + margin)))
+    return window
+
+
+def _extent_mm(plane: _Plane, window: Sequence[tuple[int, int]], spacing_mm: TripleMm) -> tuple[float, float]:
+    width, height = ((window[axis][1] - window[axis][0]) * spacing_mm[axis] for axis in plane.across)
+    return width, height
+
+
+def _cut(array: np.ndarray, plane: _Plane, centre: Sequence[int], window: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The plane's voxels within the window, (vertical, horizontal), first row at the bottom."""
+    index: list[slice | int] = [slice(*window[axis]) for axis in range(3)]
+    index[plane.normal] = centre[plane.normal]
+    return array[tuple(index)].T
+
+
+def _draw(
+    axis: Axes,
+    plane: _Plane,
+    centre: Sequence[int],
+    window: Sequence[tuple[int, int]],
+    spacing_mm: TripleMm,
+    grey: np.ndarray | None,
+    found: np.ndarray,
+    wanted: np.ndarray,
+    labels: Sequence[LabelClass],
+    colours: Sequence[Colour],
+) -> None:
+    reference, prediction = (_cut(array, plane, centre, window) for array in (wanted, found))
+    horizontal, vertical = (spacing_mm[a] for a in plane.across)
+    rows, columns = reference.shape
+    x, y = (np.arange(columns) + 0.5) * horizontal, (np.arange(rows) + 0.5) * vertical
+    extent = (0, columns * horizontal, 0, rows * vertical)
+    if grey is not None:
+        cut = _cut(grey, plane, centre, window)
+        low, high = np.percentile(cut, [1, 99])
+        axis.imshow(cut, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", extent=extent)
+    else:
+        axis.imshow(np.zeros_like(reference), cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent)
+    for label, colour in zip(labels, colours, strict=True):
+        for mask, style, width in ((reference, _REFERENCE, 1.3), (prediction, _PREDICTION, 1.8)):
+            inside = np.pad(mask == label.value, 1).astype(float)
+            if inside.any():
+                xs = np.concatenate([[x[0] - horizontal], x, [x[-1] + horizontal]])
+                ys = np.concatenate([[y[0] - vertical], y, [y[-1] + vertical]])
+                colour_here = colour if style is _REFERENCE else _tint(colour)
+                axis.contour(xs, ys, inside, levels=[0.5], colors=[colour_here], linestyles=[style], linewidths=width)
+    _furnish(axis, plane, extent)
+
+
+def _furnish(axis: Axes, plane: _Plane, extent: tuple[float, float, float, float]) -> None:
+    axis.set_xlim(extent[1], extent[0])  # canonical axes grow to the right, front and top; see _PLANES
+    axis.set_ylim(extent[2], extent[3])
+    axis.set_aspect("equal")
+    axis.set_axis_off()
+    left, right, bottom, top = plane.ends
+    places = ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.02, bottom), (0.5, 0.98, top))
+    for x, y, letter in places:
+        axis.text(
+            x, y, letter, transform=axis.transAxes, color="#ffd75e", fontsize=9, ha="center", va="center", fontweight="bold"
+        )
+
+
+def _tint(colour: Colour) -> Colour:
+    """A lighter shade: the prediction's contour of a label."""
+    red, green, blue, alpha = colour
+    return 0.45 + 0.55 * red, 0.45 + 0.55 * green, 0.45 + 0.55 * blue, alpha
+
+
+def _legend(labels: Sequence[LabelClass], colours: Sequence[Colour], dice: Sequence[float] | None) -> list[Line2D]:
+    handles = [
+        Line2D([], [], color="white", linestyle=_REFERENCE, linewidth=1.3, label="reference"),
+        Line2D([], [], color="white", linestyle=_PREDICTION, linewidth=1.8, label="prediction"),
+    ]
+    for index, (label, colour) in enumerate(zip(labels, colours, strict=True)):
+        value = "" if dice is None else ", absent" if math.isnan(dice[index]) else f", Dice {dice[index]:.3f}"
+        handles.append(Line2D([], [], color=colour, linewidth=4, label=f"{label.name}{value}"))
+    return handles
