@@ -169,7 +169,7 @@ class LabelStatistics:
     cases: int
     median_volume_mm3: float
     inscribed_radius_mm: float  # median over cases of the largest inside distance
-    mirror_twin_axis: dict[str, str]  # axis "0"/"1"/"2" -> name of the label that is its mirror image across that axis
+    mirror_twin_axis: dict[str, str]  # axis "0"/"1"/"2" -> the label that is its mirror image across it (own name: symmetric)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""The named ways to train and sample the joint diffusion model."""
+
+from __future__ import annotations
+
+from diffatlas_pipeline.contracts import Recipe
+
+# The method as published: noise prediction at equal levels, all T ancestral steps, the image given as noisy as the mask.
+PAPER = Recipe(
+    name="paper",
+    prediction="epsilon",
+    mask_levels="schedule",
+    image_levels="equal",
+    clean_image_fraction=0.0,
+    equal_level_fraction=1.0,
+    segmentation_loss=0.0,
+    image_loss=1.0,
+    solver="ddpm",
+    steps=0,
+    eta=1.0,
+    guidance_level=1.0,
+    guidance_noise="fresh",
+    guidance_interval=(0.0, 1.0),
+    resampling=1,
+    draws=1,
+)
+
+# What measures better: separate noise levels, clean predictions, few deterministic steps.
+DEFAULT = Recipe(
+    name="default",
+    prediction="x0",
+    mask_levels="high",
+    image_levels="mixed",
+    clean_image_fraction=0.5,
+    equal_level_fraction=0.25,
+    segmentation_loss=0.3,
+    image_loss=1.0,
+    solver="ddim",
+    steps=4,
+    eta=0.0,
+    guidance_level=0.0,
+    guidance_noise="fixed",
+    guidance_interval=(0.0, 1.0),
+    resampling=1,
+    draws=1,
+)
+
+
+def default_recipes() -> tuple[Recipe, ...]:
+    """The recipes every plan holds; the first one is used when none is named."""
+    return DEFAULT, PAPER
