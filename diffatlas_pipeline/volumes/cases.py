@@ -19,22 +19,21 @@ def list_cases(folder: Path, file_ending: str | None, channels: int) -> list[Cas
     """The cases in ``folder``, sorted by name, without labels.
 
     A case is ``case_0000.ext``, ``case_0001.ext``, ... (one file per channel), or just ``case.ext`` when ``channels`` is 1; a
-    sub-folder with a DICOM series counts as a file ``case`` or ``case_0000``, and a folder that itself is one series is one
-    case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS`. Raises ImageError if there are none, or lists all cases
-    whose channels are missing, too many or doubled.
+    sub-folder with a DICOM series counts as a file ``case`` or ``case_0000``. A ``folder`` that itself is one series, or is
+    one file, is one case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS` and DICOM. Raises ImageError if there is
+    no case, or lists all cases whose channels are missing, too many or doubled.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise ImageError(f"{folder}: no such folder. Give a folder of images.")
     endings = FILE_ENDINGS if file_ending is None else (file_ending,)
+    candidates = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    stems = {path: stem for path in candidates if (stem := _stem(path, endings, dicom=file_ending is None)) is not None}
+    if not stems and file_ending is None and folder.is_dir() and itk.dicom_files(folder):
+        stems = {folder: folder.resolve().name}
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.iterdir()):
-        stem = _stem(path, endings, dicom=file_ending is None)
-        if stem is None:
-            continue
-        name, channel = _split(stem, channels)
+    for path, stem in stems.items():
+        name, channel = _split(stem, channels, set(stems.values()))
         found[name][channel].append(path)
-    if not found and file_ending is None and itk.dicom_files(folder):
-        found[folder.resolve().name][0].append(folder)
     if not found:
         raise ImageError(
             f"{folder}: holds no images. Allowed are files ending in {', '.join(endings)} and sub-folders with a DICOM series."
@@ -54,10 +53,13 @@ def _stem(path: Path, endings: tuple[str, ...], dicom: bool) -> str | None:
     return next((path.name[: -len(ending)] for ending in endings if path.name.endswith(ending)), None)
 
 
-def _split(stem: str, channels: int) -> tuple[str, int]:
-    """Case name and channel: ``case_0001`` is channel 1 of ``case``; a name without a number is channel 0."""
+def _split(stem: str, channels: int, stems: set[str]) -> tuple[str, int]:
+    """Case name and channel: ``case_0001`` is channel 1 of ``case``; a name without a number is channel 0.
+
+    Where one channel is needed, ``case_0001`` alone is a case of that name, but beside a ``case_0000`` it is a second channel.
+    """
     match = _CHANNEL.fullmatch(stem)
-    if match and (channels > 1 or match.group(2) == "0000"):
+    if match and (channels > 1 or f"{match.group(1)}_0000" in stems):
         return match.group(1), int(match.group(2))
     return stem, 0
 
@@ -69,10 +71,10 @@ def _problems(name: str, paths: dict[int, list[Path]], channels: int) -> list[st
         present = ", ".join(path.name for files in paths.values() for path in files)
         problems.append(f"{name}: channel {', '.join(missing)} missing (found {present}; {channels} channel(s) needed)")
     for channel, files in paths.items():
+        names = " and ".join(path.name for path in files)
         if channel >= channels:
-            problems.append(
-                f"{name}: {files[0].name} is one channel too many ({channels} needed: _0000 to _{channels - 1:04d})"
-            )
+            wanted = "_0000 only" if channels == 1 else f"_0000 to _{channels - 1:04d}"
+            problems.append(f"{name}: {names} is one channel too many ({wanted}); if it is a case of its own, rename it")
         if len(files) > 1:
-            problems.append(f"{name}: {' and '.join(path.name for path in files)} are the same channel; keep one")
+            problems.append(f"{name}: {names} are the same channel; keep one")
     return problems

