@@ -121,15 +121,13 @@ def _attach_labels(images: Sequence[CaseFiles], folder: Path, ending: str) -> li
     """Give each case its label file; DatasetError lists every image without label and every label without image."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder. Put one label file per training case there.")
-    # A DICOM series is a folder, so its label may have any ending.
-    endings = [ending, *(other for other in FILE_ENDINGS if other != ending)]
     training: list[CaseFiles] = []
     problems: list[str] = []
     for files in images:
-        allowed = endings if files.images[0].is_dir() else endings[:1]
-        label = next((p for p in (folder / f"{files.case}{e}" for e in allowed) if p.is_file()), None)
+        path = folder / f"{files.case}{ending}"
+        label = path if path.is_file() else None
         if label is None:
-            problems.append(f"{files.case}: no label file {folder / (files.case + ending)}")
+            problems.append(f"{files.case}: no label file {path}")
         training.append(CaseFiles(files.case, files.images, label))
     known = {files.case for files in images}
     for path in sorted(folder.glob(f"*{ending}")):

@@ -1,0 +1,168 @@
+"""DiffAtlas_plan_and_preprocess: check a raw data set, measure it, plan, and store its cases ready for training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+
+from diffatlas_pipeline.commands._common import add_workers, add_workspace, command_parser, run, workspace_of
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.workspace import Workspace
+
+DESCRIPTION = "Check raw data sets, measure them, plan spacing, network, diffusion and training, and store their cases."
+EXAMPLE = "DiffAtlas_plan_and_preprocess -d 001"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(DESCRIPTION, EXAMPLE)
+    parser.add_argument(
+        "-d",
+        "--dataset",
+        dest="datasets",
+        action="extend",
+        nargs="+",
+        required=True,
+        metavar="ID",
+        help="raw data set: its number, its folder name or its path; several may be given",
+    )
+    parser.add_argument(
+        "--memory-gb", type=float, default=8.0, metavar="GB", help="memory for training, of the device (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "mps"), help="kind of device to train on (default: the best one here)"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="cpu, gpu8, gpu24 or gpu80 (default: from device and memory)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another plan that is already there, and redo all cases"
+    )
+    add_workers(parser)
+    add_workspace(parser)
+    run(plan_and_preprocess, parser, argv)
+
+
+def plan_and_preprocess(arguments: argparse.Namespace) -> None:
+    """Do it for each data set asked for. Raises UserError for anything the user has to mend."""
+    from diffatlas_pipeline.contracts import Budget
+    from diffatlas_pipeline.planning.topology import preset_for, preset_named
+
+    if not arguments.memory_gb > 0:
+        raise UserError(f"--memory-gb {arguments.memory_gb:g}: a number above 0 is needed.")
+    if arguments.workers < 1:
+        raise UserError(f"--workers {arguments.workers}: at least 1 is needed.")
+    device = arguments.device or _best_device()
+    preset = arguments.preset or preset_for(device, arguments.memory_gb)
+    preset_named(preset)
+    budget = Budget(arguments.memory_gb, device, preset)
+    workspace = workspace_of(arguments)
+    folders = list(dict.fromkeys(workspace.raw_dataset(identifier) for identifier in arguments.datasets))
+    done = [_one_dataset(folder, workspace, budget, arguments) for folder in folders]
+    print("\n".join(done))
+
+
+def _one_dataset(source: Path, workspace: Workspace, budget: object, arguments: argparse.Namespace) -> str:
+    """Check, fingerprint, plan, preprocess the data set in ``source``; returns the closing line."""
+    from diffatlas_pipeline.contracts import Budget, to_json
+    from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
+    from diffatlas_pipeline.networks.memory import training_bytes
+    from diffatlas_pipeline.planning.checks import check_dataset
+    from diffatlas_pipeline.planning.dataset import read_dataset
+    from diffatlas_pipeline.planning.describe import plan_table
+    from diffatlas_pipeline.planning.fingerprint import compute_fingerprint
+    from diffatlas_pipeline.planning.planner import make_plan
+    from diffatlas_pipeline.preprocessing.run import preprocess_dataset
+
+    assert isinstance(budget, Budget)
+    number = re.fullmatch(r"Dataset(\d{3})_.+", source.name)
+    if number is None:
+        raise UserError(f"{source}: a raw data set's folder must be named DatasetXXX_Name (three digits). Rename it.")
+    folder = workspace.preprocessed / source.name
+    clock = _Clock()
+    print(f"Data set {source.name}, {source}", flush=True)
+    dataset = read_dataset(source)
+    check_dataset(dataset, arguments.workers)
+    clock.done(f"checked {len(dataset.training)} training and {len(dataset.unlabelled)} unlabelled cases")
+    fingerprint = compute_fingerprint(dataset, arguments.workers)
+    clock.done("measured")
+    plan = make_plan(fingerprint, budget, training_bytes, cosine_alpha_bar)
+    clock.done("planned")
+    print(f"\n{plan_table(plan)}\n", flush=True)
+    cases = [files.case for files in dataset.training]
+    _write(folder, to_json(plan), to_json(fingerprint), to_json(dataset.description), cases, arguments.overwrite)
+    preprocess_dataset(dataset, plan, folder, arguments.workers, arguments.overwrite)
+    clock.done("preprocessed")
+    count = len(dataset.training) + len(dataset.unlabelled)
+    return f"Wrote the plan and {count} preprocessed cases to {folder}. Next: DiffAtlas_train {number.group(1)} fold0"
+
+
+def _write(folder: Path, plan: str, fingerprint: str, description: str, cases: list[str], overwrite: bool) -> None:
+    """Write the JSON files. UserError if another plan is there and may not be replaced, or nothing can be written."""
+    from diffatlas_pipeline.contracts import write_text_atomically
+    from diffatlas_pipeline.planning.splits import load_splits, make_splits, write_splits
+
+    path, splits_path = folder / "plans.json", folder / "splits.json"
+    if path.is_file() and path.read_text(encoding="utf-8") != plan and not overwrite:
+        raise UserError(
+            f"{path}: another plan is already there ({_differences(path, plan)}). Give --overwrite to replace it and redo all "
+            "its cases, the same options as before to keep it, or another --workspace."
+        )
+    try:
+        write_text_atomically(folder / "fingerprint.json", fingerprint)
+        write_text_atomically(folder / "dataset.json", description)
+        write_text_atomically(path, plan)
+        if splits_path.is_file() and not _is_outdated(splits_path, cases, overwrite):
+            load_splits(splits_path, cases)  # one's own splits are kept
+        else:
+            write_splits(splits_path, make_splits(cases))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}). Mend it or give another --workspace."
+        ) from error
+
+
+def _is_outdated(path: Path, cases: list[str], overwrite: bool) -> bool:
+    """Whether a splits file is to be made anew: it does not fit the cases, and overwriting is allowed."""
+    from diffatlas_pipeline.planning.splits import load_splits
+
+    try:
+        load_splits(path, cases)
+    except UserError:
+        return overwrite
+    return False
+
+
+def _differences(path: Path, plan: str) -> str:
+    """The names of the entries in which the plan in ``path`` differs from ``plan``."""
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        new = json.loads(plan)
+        names = [name for name in new if old.get(name) != new[name] and name != "why"]
+    except (ValueError, AttributeError):
+        return "it is damaged"
+    return f"it differs in {', '.join(names) or 'its reasons only'}"
+
+
+class _Clock:
+    """Prints how long each stage took."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def done(self, stage: str) -> None:
+        now = time.monotonic()
+        print(f"  {stage} in {now - self.started:.1f} s", flush=True)
+        self.started = now
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    main()
