@@ -23,6 +23,7 @@ from dataset_conversion.raw_layout import (
     dataset_folder,
     for_each_case,
     image_name,
+    make_folders,
     place_file,
     raise_bad_cases,
     with_temporary,
@@ -137,6 +138,7 @@ def convert_msd(
             expected[f"images{part}"] |= {image_name(case, channel, ending) for channel in range(channels)}
             expected[f"labels{part}"] |= {case + ending} if label else set()
     check_leftovers(folder, expected, overwrite)
+    make_folders(folder, [part for part, names in expected.items() if names])
     raise_bad_cases(for_each_case(_convert_case, jobs, workers, "Converting"), folder)
     write_description(
         folder, source.name, len(training), LayoutDescription(source.channels, source.labels, ending, source.notes)
@@ -182,8 +184,6 @@ def _convert_case(
         if label_shape != shape[:3]:
             raise DatasetError(f"{label}: shape {label_shape} differs from its image's {shape[:3]}")
     targets = [folder / f"images{part}" / image_name(case, channel, ending) for channel in range(channels)]
-    for target in targets:
-        target.parent.mkdir(parents=True, exist_ok=True)
     if len(shape) == 3:
         place_file(image, targets[0], copy)
     else:
@@ -192,7 +192,6 @@ def _convert_case(
             if not (target.is_file() and target.stat().st_mtime_ns >= newest):
                 with_temporary(target, _channel(scan, channel).to_filename)
     if label is not None:
-        (folder / f"labels{part}").mkdir(parents=True, exist_ok=True)
         place_file(label, folder / f"labels{part}" / (case + ending), copy)
 
 

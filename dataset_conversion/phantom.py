@@ -24,6 +24,7 @@ from dataset_conversion.raw_layout import (
     dataset_folder,
     for_each_case,
     image_name,
+    make_folders,
     raise_bad_cases,
     with_temporary,
     write_description,
@@ -113,6 +114,7 @@ def write_phantom_dataset(
         "labelsTs": {case + FILE_ENDING for case in test},
     }
     check_leftovers(folder, expected, overwrite)
+    make_folders(folder, [part for part, names in expected.items() if names])
     if not keep:
         (folder / "dataset.json").unlink(missing_ok=True)
     jobs = []

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -105,6 +105,15 @@ def with_temporary(target: Path, write: Callable[[Path], None]) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folders(folder: Path, parts: Iterable[str]) -> None:
+    """Make ``folder`` and its sub-folders. Raises DatasetError if the place cannot be written to."""
+    try:
+        for part in parts:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(f"Cannot write to {folder} ({error.strerror}). Choose another place with --workspace.") from error
 
 
 def check_leftovers(folder: Path, expected: Mapping[str, set[str]], overwrite: bool) -> None:
