@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffatlas_pipeline.contracts import (
     AugmentationPlan,
@@ -11,11 +14,16 @@ from diffatlas_pipeline.contracts import (
     DatasetDescription,
     DiffusionPlan,
     DistancePlan,
+    Grid,
     LabelClass,
+    LabelVolume,
     NetworkPlan,
     Plan,
     Recipe,
     TrainingPlan,
+    Triple,
+    TripleMm,
+    Volume,
 )
 
 
@@ -83,3 +91,46 @@ def make_plan(**changes: Any) -> Plan:
         "why": {},
     }
     return Plan(**(fields | changes))
+
+
+def make_grid(shape: Triple, spacing_mm: TripleMm = (1.0, 1.0, 1.0)) -> Grid:
+    """A canonical grid at an odd place."""
+    affine = np.diag([*spacing_mm, 1.0])
+    affine[:3, 3] = (-11.0, 7.5, 3.25)
+    return Grid.of(shape, affine)
+
+
+def make_case(
+    shape: Triple = (36, 50, 34), spacing_mm: TripleMm = (1.0, 1.0, 1.0), seed: int = 0
+) -> tuple[Volume, LabelVolume]:
+    """A noisy scan with one tilted ellipsoid, cut into two touching labels 1 (front) and 2 (back)."""
+    rng = np.random.default_rng(seed)
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing_mm, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    radius_mm = np.asarray(shape) * np.asarray(spacing_mm) * (0.22, 0.3, 0.2)
+    shift_mm = rng.uniform(-0.5, 0.5, 3) * (np.asarray(shape) > 1)
+    x, y, z = x - shift_mm[0], y - shift_mm[1], z - shift_mm[2]
+    inside = ((x + 0.2 * y) / radius_mm[0]) ** 2 + (y / radius_mm[1]) ** 2 + (z / radius_mm[2]) ** 2 < 1
+    labels = np.where(inside, np.where(y + 0.3 * x > 1, 1, 2), 0).astype(np.int16)
+    image = 100 + 60 * (labels == 1) + 40 * (labels == 2) + rng.normal(0, 8, shape)
+    grid = make_grid(shape, spacing_mm)
+    return Volume(image[None].astype(np.float32), grid, "made.nii.gz"), LabelVolume(labels, grid, "made_label.nii.gz")
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two masks."""
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def store_cases(folder: Path, plan: Plan, shapes: list[Triple]) -> list[str]:
+    """Preprocess and store one made case per shape; returns their names."""
+    from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
+    from diffatlas_pipeline.preprocessing.store import write_case
+
+    names = []
+    for seed, shape in enumerate(shapes):
+        volume, labels = make_case(shape, plan.spacing_mm, seed)
+        image, record = prepare_image(volume, plan)
+        names.append(f"case_{seed:03d}")
+        write_case(folder, names[-1], image, prepare_labels(labels, record, plan), record)
+    return names

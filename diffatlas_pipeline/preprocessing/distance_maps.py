@@ -40,9 +40,9 @@ def decode_labels(distances: np.ndarray, values: Sequence[int]) -> np.ndarray:
     labels = np.zeros(distances.shape[1:], dtype=np.int32)
     if len(lookup) == 0 or labels.size == 0:
         return labels
-    plane_bytes = max(1, distances[:, :1].nbytes)
-    step = max(1, _SLAB_BYTES // plane_bytes)
-    for start in range(0, labels.shape[0], step):
+    planes = len(labels)
+    step = max(1, planes * _SLAB_BYTES // max(1, distances.nbytes))
+    for start in range(0, planes, step):
         slab = np.asarray(distances[:, start : start + step])
         nearest = slab.argmin(axis=0)
         smallest = slab.min(axis=0)

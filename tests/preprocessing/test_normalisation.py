@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffatlas_pipeline.contracts import ChannelPlan
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.preprocessing.normalisation import normalise
+
+CT = ChannelPlan("CT", "ct", -200.0, 300.0)
+MRI = ChannelPlan("MRI", "percentile", 0.5, 99.5)
+
+
+def scan(seed: int = 0, shape: tuple[int, ...] = (12, 11, 10)) -> np.ndarray:
+    return np.random.default_rng(seed).normal(100, 30, (1, *shape)).astype(np.float32)
+
+
+def test_ct_maps_its_bounds_to_the_ends_and_clips_beyond() -> None:
+    values = np.array([-1000, -200, 50, 300, 3000], dtype=np.float32).reshape(1, 5, 1, 1)
+    np.testing.assert_allclose(normalise(values, [CT]).ravel(), [-1, -1, 0, 1, 1], atol=1e-6)
+
+
+@given(scale=st.floats(0.01, 1000), shift=st.floats(-1000, 1000))
+def test_percentiles_forget_scale_and_shift(scale: float, shift: float) -> None:
+    image = scan()
+    np.testing.assert_allclose(normalise(image * scale + shift, [MRI]), normalise(image, [MRI]), atol=0.02)
+
+
+def test_one_channel_does_not_see_the_other() -> None:
+    a, b = scan(1), scan(2) * 50
+    both = normalise(np.concatenate([a, b]), [MRI, CT])
+    np.testing.assert_array_equal(both[:1], normalise(a, [MRI]))
+    np.testing.assert_array_equal(both[1:], normalise(b, [CT]))
+
+
+def test_constant_image_is_minus_one() -> None:
+    assert (normalise(np.full((1, 3, 3, 3), 7.0, dtype=np.float32), [MRI]) == -1).all()
+
+
+def test_modality_replaces_hounsfield_bounds_by_percentiles() -> None:
+    image = scan() * 20
+    np.testing.assert_array_equal(normalise(image, [CT], "mri"), normalise(image, [MRI]))
+    np.testing.assert_array_equal(normalise(image, [CT], "CT"), normalise(image, [CT]))
+    np.testing.assert_array_equal(normalise(image, [MRI], "CT"), normalise(image, [MRI]))
+
+
+def test_subsampled_percentiles_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = scan(shape=(40, 40, 40))
+    exact = normalise(image, [MRI])
+    monkeypatch.setattr("diffatlas_pipeline.preprocessing.normalisation._SAMPLED_VOXELS", 4000)
+    sampled = normalise(image, [MRI])
+    assert 0 < np.abs(sampled - exact).max() < 0.1
+
+
+def test_unknown_modality_is_named_with_what_is_allowed() -> None:
+    with pytest.raises(UserError, match=r"'xray'.*CT, MRI"):
+        normalise(scan(), [CT], "xray")

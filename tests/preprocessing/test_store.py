@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.contracts import SpatialRecord
+from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
+from diffatlas_pipeline.preprocessing.store import CHUNK, FOREGROUND_POINTS, list_stored, open_case, write_case
+from tests.factories import make_case, make_plan
+
+
+@pytest.fixture
+def arrays() -> tuple[np.ndarray, np.ndarray, SpatialRecord]:
+    volume, labels = make_case((30, 70, 34))
+    image, record = prepare_image(volume, make_plan())
+    return image, prepare_labels(labels, record, make_plan()), record
+
+
+def test_what_is_written_is_read(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
+    image, distances, record = arrays
+    write_case(tmp_path, "a.b_1", image, distances, record, "settings")
+    stored = open_case(tmp_path, "a.b_1")
+    assert stored.record == record and stored.facts.settings == "settings" and stored.shape == record.planned_shape
+    np.testing.assert_array_equal(stored.image[:], image.astype(np.float16))
+    assert stored.distances is not None
+    np.testing.assert_array_equal(stored.distances[:, 3:9, 60:], distances[:, 3:9, 60:].astype(np.float16))
+    assert stored.image.dtype == np.float16 and max(stored.image.chunks) <= CHUNK
+    assert stored.verify() and list_stored(tmp_path) == ["a.b_1"]
+    assert not [p for p in (tmp_path / "cases").iterdir() if p.name.startswith(".")]
+
+
+def test_foreground_points_lie_in_their_label(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
+    image, distances, record = arrays
+    write_case(tmp_path, "a", image, np.concatenate([distances, np.ones_like(distances[:1])]), record)
+    stored = open_case(tmp_path, "a")
+    for k in (0, 1):
+        points = stored.foreground(k)
+        assert points.shape == (FOREGROUND_POINTS, 3)
+        assert (distances[k][tuple(points.T)] < 0).all()
+        everywhere = np.argwhere(distances[k] < 0)
+        np.testing.assert_allclose(points.mean(axis=0), everywhere.mean(axis=0), atol=0.5)
+    assert stored.foreground(2).shape == (0, 3)
+
+
+def test_unlabelled_case(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
+    image, distances, record = arrays
+    write_case(tmp_path, "a", image, distances, record)
+    write_case(tmp_path, "a", image, None, record)  # leaves nothing of the labelled one
+    stored = open_case(tmp_path, "a")
+    assert stored.distances is None and stored.verify()
+    assert sorted(p.name for p in (tmp_path / "cases").iterdir()) == ["a.image.b2nd", "a.json"]
+
+
+def test_damage_is_noticed(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
+    write_case(tmp_path, "a", *arrays)
+    path = tmp_path / "cases" / "a.distances.b2nd"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert not open_case(tmp_path, "a").verify()
+    path.unlink()
+    stored = open_case(tmp_path, "a")
+    assert not stored.verify()
+    with pytest.raises(DatasetError, match=r"a\.distances\.b2nd: cannot be read.*DiffAtlas_plan_and_preprocess"):
+        _ = stored.distances
+
+
+def test_missing_case_and_broken_facts(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
+    with pytest.raises(DatasetError, match="case 'b' is not preprocessed"):
+        open_case(tmp_path, "b")
+    write_case(tmp_path, "a", *arrays)
+    facts = tmp_path / "cases" / "a.json"
+    facts.write_text(facts.read_text()[:100])
+    with pytest.raises(UserError, match=r"a\.json"):
+        open_case(tmp_path, "a")
