@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffatlas_pipeline.data.loader import Batch, training_batches
+from diffatlas_pipeline.errors import DatasetError, UserError
+from tests.factories import make_plan, store_cases
+
+PLAN = make_plan(patch_size=(16, 24, 16))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("preprocessed")
+    return folder, store_cases(folder, PLAN, [(20, 26, 18), (14, 30, 18), (24, 24, 24)])
+
+
+def batches(
+    stored: tuple[Path, list[str]], first: int, last: int, workers: int = 0, seed: int = 7, plan: Plan = PLAN
+) -> list[Batch]:
+    with training_batches(*stored, plan, seed, first, last, workers) as made:
+        return list(made)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(a[key], b[key]) for key in ("image", "distances"))
+
+
+def test_shapes_and_range(stored: tuple[Path, list[str]]) -> None:
+    made = batches(stored, 0, 5)
+    assert len(made) == 5
+    for batch in made:
+        assert set(batch) == {"image", "distances"}
+        assert batch["image"].shape == (2, 1, 16, 24, 16) and batch["distances"].shape == (2, 2, 16, 24, 16)
+        for tensor in batch.values():
+            assert tensor.dtype == torch.float32 and tensor.min() >= -1 and tensor.max() <= 1
+    assert any((batch["distances"] < 0).any() for batch in made)
+
+
+def test_batch_depends_on_seed_and_number_only(stored: tuple[Path, list[str]]) -> None:
+    all_at_once = batches(stored, 0, 6)
+    resumed = batches(stored, 4, 6)
+    assert same(all_at_once[4], resumed[0]) and same(all_at_once[5], resumed[1])
+    assert not same(all_at_once[4], all_at_once[5])
+    assert not same(all_at_once[0], batches(stored, 0, 1, seed=8)[0])
+
+
+def test_workers_make_the_same_batches_and_end_with_the_loop(stored: tuple[Path, list[str]]) -> None:
+    expected = batches(stored, 3, 8)
+    with training_batches(*stored, PLAN, 7, 3, 1000, workers=2) as made:
+        for number, batch in enumerate(made):
+            assert same(batch, expected[number])
+            if number == 4:
+                break
+        assert len(multiprocessing.active_children()) == 2
+    assert not multiprocessing.active_children()
+
+
+def test_exception_in_the_loop_ends_the_workers(stored: tuple[Path, list[str]]) -> None:
+    with pytest.raises(ZeroDivisionError), training_batches(*stored, PLAN, 7, 0, 1000, workers=1) as made:
+        next(made)
+        raise ZeroDivisionError
+    assert not multiprocessing.active_children()
+
+
+def test_killed_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]]) -> None:
+    with training_batches(*stored, PLAN, 7, 0, 10**6, workers=1) as made:
+        next(made)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        start = time.monotonic()
+        with pytest.raises(UserError, match="fewer --workers"):
+            for _ in made:
+                assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 30
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_case_is_named(stored: tuple[Path, list[str]], tmp_path: Path, workers: int) -> None:
+    (name,) = store_cases(tmp_path, PLAN, [(20, 26, 18)])
+    (tmp_path / "cases" / f"{name}.image.b2nd").write_bytes(b"damaged")
+    with pytest.raises(DatasetError, match=rf"^\S*{name}\.image\.b2nd: cannot be read"):
+        next(training_batches(tmp_path, [name], PLAN, 7, 0, 10, workers))
+    assert not multiprocessing.active_children()
+
+
+def test_missing_case_is_said_before_any_worker_starts(stored: tuple[Path, list[str]]) -> None:
+    with pytest.raises(DatasetError, match="'nowhere' is not preprocessed"):
+        training_batches(stored[0], ["nowhere"], PLAN, 7, 0, 10, workers=1)
+    assert not multiprocessing.active_children()
+
+
+def test_no_batches_left(stored: tuple[Path, list[str]]) -> None:
+    made = training_batches(*stored, PLAN, 7, 3, 3, workers=0)
+    assert list(made) == []
+    made.close()
+    with pytest.raises(StopIteration):
+        next(made)
