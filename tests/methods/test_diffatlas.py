@@ -1,0 +1,143 @@
+"""The method itself: its losses, and its segmentation with a denoiser in place of a trained network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffatlas_pipeline.diffusion.solvers import SOLVERS
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
+from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+from tests.factories import make_plan
+
+PLAN = make_plan()
+
+
+class Perfect(torch.nn.Module):
+    """Answers every question with the clean data it was made with."""
+
+    def __init__(self, clean: torch.Tensor) -> None:
+        super().__init__()
+        self.clean = clean
+        self.levels: list[tuple[float, float]] = []
+
+    def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+        self.levels.append((float(level_image[0]), float(level_mask[0])))
+        return self.clean.expand(x.shape[0], *self.clean.shape[1:])
+
+
+def case(shape: tuple[int, int, int] = (8, 8, 8)) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((1, *shape), generator=generator) * 2 - 1
+    return image, torch.rand((2, *shape), generator=generator) * 2 - 1
+
+
+def plain(run, volume):
+    return run(volume[None])[0]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_a_perfect_denoiser_gives_the_true_distances(solver: str, level: float) -> None:
+    image, distances = case()
+    recipe = replace(PLAN.recipe("default"), prediction="x0", solver=solver, guidance_level=level, steps=5)
+    method = DiffAtlas(PLAN, recipe)
+    network = Perfect(torch.cat([image, distances])[None])
+    result = method.segment(network, image, plain, recipe, seed=0, case="a")
+    assert torch.allclose(result.distances, distances, atol=1e-5)
+    assert result.spread is None
+    assert all(image_level <= level + 1e-6 for image_level, _ in network.levels)
+    assert len(network.levels) == 5
+
+
+def test_noise_belongs_to_the_case_not_to_the_order() -> None:
+    image, _ = case()
+    recipe = replace(PLAN.recipe("default"), steps=3, solver="ddpm", eta=1.0)
+    method = DiffAtlas(PLAN, recipe)
+
+    class Echo(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+            return 0.3 * x
+
+    def run(name: str, seed: int) -> torch.Tensor:
+        return method.segment(Echo(), image, plain, recipe, seed, name).distances
+
+    first = run("a", 0)
+    torch.manual_seed(99)
+    other = run("b", 0)
+    assert torch.equal(first, run("a", 0))
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, run("a", 1))
+
+
+def test_draws_give_mean_and_spread() -> None:
+    image, _ = case()
+    recipe = replace(PLAN.recipe("default"), steps=2, solver="ddpm", eta=1.0, draws=4)
+    method = DiffAtlas(PLAN, recipe)
+
+    class Echo(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+            return 0.3 * x
+
+    seen: list[tuple[int, int]] = []
+    result = method.segment(Echo(), image, plain, recipe, 0, "a", lambda done, total: seen.append((done, total)))
+    assert result.spread is not None and result.spread.shape == result.distances.shape
+    assert float(result.spread.mean()) > 0
+    assert seen[-1] == (8, 8)
+
+
+def test_paper_loss_is_the_noise_error_over_all_channels() -> None:
+    """Eq. 6: a network that predicts nothing has the loss of the noise itself, 1."""
+    recipe = PLAN.recipe("paper")
+    assert (recipe.prediction, recipe.mask_levels, recipe.image_levels) == ("epsilon", "schedule", "equal")
+    image, distances = case((16, 16, 16))
+    report = DiffAtlas(PLAN, recipe).loss(
+        Perfect(torch.zeros(1, 3, 16, 16, 16)), image[None], distances[None], torch.Generator().manual_seed(0)
+    )
+    assert float(report.total) == pytest.approx(1.0, abs=0.05)
+    assert "loss_segmentation" not in report.parts
+
+
+def test_default_loss_vanishes_for_a_perfect_prediction_and_not_otherwise() -> None:
+    image, distances = case((16, 16, 16))
+    clean = torch.cat([image, distances])[None]
+    recipe = replace(PLAN.recipe("default"), prediction="x0", segmentation_loss=0.0)
+    method = DiffAtlas(PLAN, recipe)
+    generator = torch.Generator().manual_seed(0)
+    assert float(method.loss(Perfect(clean), image[None], distances[None], generator).total) == 0
+    assert float(method.loss(Perfect(clean + 0.5), image[None], distances[None], generator).total) > 0.01
+
+
+def test_training_levels_follow_the_recipe() -> None:
+    generator = torch.Generator().manual_seed(0)
+    recipe = replace(PLAN.recipe("default"), image_levels="mixed", clean_image_fraction=0.4, equal_level_fraction=0.2)
+    mask, image = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
+    assert torch.all(image <= mask)
+    assert float((image == 0).float().mean()) == pytest.approx(0.4, abs=0.02)
+    assert float((image == mask).float().mean()) == pytest.approx(0.2, abs=0.02)
+    mask, image = DiffAtlas(PLAN, PLAN.recipe("paper"))._training_levels(1000, generator)
+    assert torch.equal(mask, image)
+
+
+def test_logits_argmax_is_the_decoding_rule() -> None:
+    distances = torch.randn((1, 3, 6, 6, 6), generator=torch.Generator().manual_seed(0))
+    decoded = decode_labels(distances[0].numpy(), [1, 2, 3])
+    assert np.array_equal(label_logits(distances).argmax(dim=1)[0].numpy(), decoded)
+
+
+def test_segmentation_loss_prefers_the_truth() -> None:
+    truth = torch.full((1, 2, 8, 8, 8), 1.0)
+    truth[:, 0, 2:5] = -1
+    truth[:, 1, 5:7] = -1
+    shifted = torch.roll(truth, 1, dims=2)
+    assert float(segmentation_loss(truth, truth)) < 0.05
+    assert float(segmentation_loss(shifted, truth)) > 0.2
+
+
+def test_unknown_method_lists_the_known() -> None:
+    with pytest.raises(UserError, match="diffatlas"):
+        create_method("magic", PLAN, PLAN.recipe("default"))

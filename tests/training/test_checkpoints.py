@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffatlas_pipeline.training.checkpoints import (
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    Progress,
+    load_checkpoint,
+    read_tensors,
+    save_checkpoint,
+    write_final,
+    write_tensors,
+)
+
+
+def tensors(value: float) -> dict[str, torch.Tensor]:
+    return {
+        "a": torch.full((3, 4), value),
+        "b": torch.tensor(7),
+        "c": torch.arange(5, dtype=torch.uint8),
+        "d": torch.zeros(0),
+        "e": torch.randn(2, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d),
+    }
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    saved = tensors(1.5)
+    save_checkpoint(tmp_path, saved, Progress(12, 3.5, {"seed": 1, "training_cases": ["x"]}))
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    loaded, progress, warning = found
+    assert progress == Progress(12, 3.5, {"seed": 1, "training_cases": ["x"]})
+    assert warning == ""
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], saved[name]) for name in saved)
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip"])
+def test_a_damaged_checkpoint_gives_way_to_the_previous(tmp_path: Path, damage: str) -> None:
+    save_checkpoint(tmp_path, tensors(1), Progress(1, 1.0, {}))
+    save_checkpoint(tmp_path, tensors(2), Progress(2, 2.0, {}))
+    content = bytearray((tmp_path / LATEST).read_bytes())
+    if damage == "truncate":
+        content = content[: len(content) // 2]
+    else:
+        content[-3] ^= 0xFF
+    (tmp_path / LATEST).write_bytes(bytes(content))
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found[1].iteration == 1
+    assert LATEST in found[2] and "damaged" in found[2]
+
+
+def test_two_damaged_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    for name in (LATEST, PREVIOUS):
+        (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="--overwrite"):
+        load_checkpoint(tmp_path)
+
+
+def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.ones(100)}, {})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="checksum"):
+        read_tensors(path)
+
+
+def test_the_final_model_replaces_the_checkpoints(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, tensors(1), Progress(1, 1.0, {}))
+    write_final(tmp_path, {"w": torch.ones(2)}, {"fold": "fold0"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([FINAL, FINAL.replace(".safetensors", ".json")])
