@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from diffatlas_pipeline.contracts import Grid, LabelClass, TripleMm
 from diffatlas_pipeline.errors import ImageError, UserError
@@ -21,6 +22,7 @@ from diffatlas_pipeline.volumes.orientation import to_canonical
 
 Colour = tuple[float, float, float, float]
 
+_NAMED = 8  # labels whose Dice fits into the title
 MARGIN = 0.35  # shown around the structures, as a share of their extent
 _REFERENCE, _PREDICTION = (0, (1, 0)), (0, (2.2, 1.2))  # solid, dashed
 
@@ -32,7 +34,7 @@ class _Plane:
     name: str
     normal: int
     across: tuple[int, int]
-    ends: tuple[str, str, str, str]  # left, right, bottom, top
+    ends: tuple[str, ...]  # left, right, bottom, top; empty where they mean nothing
 
 
 # Seen as radiologists do: the patient's right is on the left, the front faces left or up.
@@ -41,6 +43,7 @@ _PLANES = (
     _Plane("coronal", 1, (0, 2), ("R", "L", "I", "S")),
     _Plane("sagittal", 0, (1, 2), ("A", "P", "I", "S")),
 )
+_FLAT = _Plane("image", 2, (0, 1), ())
 
 
 def overlay_png(
@@ -51,12 +54,11 @@ def overlay_png(
     labels: Sequence[LabelClass],
     path: Path,
     title: str,
-    dice: Sequence[float] | None = None,
 ) -> None:
     """Draw three planes through the reference's centroid; contours of the reference solid, of the prediction dashed.
 
-    ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z) in label values, all on ``grid``; ``dice`` one value
-    per label for the legend (NaN where undefined). UserError if ``path`` cannot be written.
+    ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z) in label values, all on ``grid``. UserError if
+    ``path`` cannot be written.
     """
     stack = [prediction, reference] if image is None else [prediction, reference, image]
     arrays = [to_canonical(array[None], grid) for array in stack]
@@ -67,7 +69,7 @@ def overlay_png(
     focus = shown[0] if shown[0].any() else shown[1]
     centre = _centroid(focus)
     window = _window(shown[0] | shown[1])
-    planes = _PLANES if found.shape[2] > 1 else _PLANES[:1]
+    planes = _PLANES if found.shape[2] > 1 else (_FLAT,)
     extents = [_extent_mm(plane, window, spacing_mm) for plane in planes]
     height = 4.2
     widths = [min(3.0, max(0.4, width / tall)) for width, tall in extents]
@@ -78,7 +80,7 @@ def overlay_png(
         _draw(axis, plane, centre, window, spacing_mm, grey, found, wanted, labels, colours)
     figure.suptitle(title, color="white", fontsize=12, y=0.985)
     figure.legend(
-        handles=_legend(labels, colours, dice),
+        handles=_legend(labels, colours),
         loc="lower center",
         ncols=min(6, len(labels) + 2),
         frameon=False,
@@ -86,7 +88,7 @@ def overlay_png(
         fontsize=9,
     )
     rows = math.ceil((len(labels) + 2) / 6)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.90, bottom=0.06 + 0.055 * rows, wspace=0.04)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.88 if "\n" in title else 0.92, bottom=0.03 + 0.05 * rows, wspace=0.04)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130, facecolor="black")
@@ -112,8 +114,9 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
         reference = read_labels(pairs[case].reference)
         prediction = pairs[case].prediction
         found = np.zeros_like(reference.array) if prediction is None else read_labels(prediction).array
-        title = f"{role} case: {case}, mean Dice {mean:.3f}"
-        overlay_png(image, found, reference.array, reference.grid, evaluation.labels, path, title, dice)
+        each = ", ".join(f"{label.name} {_shown(value)}" for label, value in zip(evaluation.labels, dice, strict=True))
+        title = f"{role} case: {case}, mean Dice {mean:.3f}" + (f"\nDice: {each}" if len(dice) <= _NAMED else "")
+        overlay_png(image, found, reference.array, reference.grid, evaluation.labels, path, title)
         pictures.append(path)
     return pictures, remarks
 
@@ -220,12 +223,17 @@ def _furnish(axis: Axes, plane: _Plane, extent: tuple[float, float, float, float
     axis.set_ylim(extent[2], extent[3])
     axis.set_aspect("equal")
     axis.set_axis_off()
+    if not plane.ends:
+        return
     left, right, bottom, top = plane.ends
     places = ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.02, bottom), (0.5, 0.98, top))
     for x, y, letter in places:
-        axis.text(
-            x, y, letter, transform=axis.transAxes, color="#ffd75e", fontsize=9, ha="center", va="center", fontweight="bold"
-        )
+        text = axis.text(x, y, letter, transform=axis.transAxes, color="#ffd75e", fontsize=9, ha="center", va="center")
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])  # readable on white, too
+
+
+def _shown(dice: float) -> str:
+    return "absent" if math.isnan(dice) else f"{dice:.3f}"
 
 
 def _tint(colour: Colour) -> Colour:
@@ -234,12 +242,11 @@ def _tint(colour: Colour) -> Colour:
     return 0.45 + 0.55 * red, 0.45 + 0.55 * green, 0.45 + 0.55 * blue, alpha
 
 
-def _legend(labels: Sequence[LabelClass], colours: Sequence[Colour], dice: Sequence[float] | None) -> list[Line2D]:
+def _legend(labels: Sequence[LabelClass], colours: Sequence[Colour]) -> list[Line2D]:
     handles = [
         Line2D([], [], color="white", linestyle=_REFERENCE, linewidth=1.3, label="reference"),
         Line2D([], [], color="white", linestyle=_PREDICTION, linewidth=1.8, label="prediction"),
     ]
-    for index, (label, colour) in enumerate(zip(labels, colours, strict=True)):
-        value = "" if dice is None else ", absent" if math.isnan(dice[index]) else f", Dice {dice[index]:.3f}"
-        handles.append(Line2D([], [], color=colour, linewidth=4, label=f"{label.name}{value}"))
+    for label, colour in zip(labels, colours, strict=True):
+        handles.append(Line2D([], [], color=colour, linewidth=4, label=label.name))
     return handles

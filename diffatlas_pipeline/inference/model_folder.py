@@ -19,12 +19,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from diffatlas_pipeline.contracts import DatasetDescription, Plan, from_json, to_json, write_text_atomically
 from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.training.checkpoints import read_tensors
 from diffatlas_pipeline.workspace import Workspace
 
 PLANS, DATASET, VERSIONS = "plans.json", "dataset.json", "versions.json"
@@ -156,11 +155,9 @@ class ModelFolder:
         (name,) = self.choose_folds([fold])
         weights, described = self.path / name / WEIGHTS, self.path / name / METADATA
         try:
-            state = load_file(weights)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(
-                f"{weights}: damaged or not a safetensors file ({error}). Copy it again, or train again."
-            ) from error
+            state, _ = read_tensors(weights)
+        except ValueError as error:
+            raise ModelError(f"{weights}: damaged ({error}). Copy it again, or train again.") from error
         try:
             metadata = json.loads(described.read_text(encoding="utf-8"))
             method, recipe = metadata["method"], metadata["recipe"]

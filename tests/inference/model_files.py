@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from diffatlas_pipeline.contracts import (
     AugmentationPlan,
@@ -21,7 +19,7 @@ from diffatlas_pipeline.contracts import (
     Recipe,
     TrainingPlan,
 )
-from diffatlas_pipeline.inference.model_folder import METADATA, WEIGHTS
+from diffatlas_pipeline.training.checkpoints import write_final
 
 
 def recipe(name: str = "default", **changes: object) -> Recipe:
@@ -68,6 +66,5 @@ def plan(patch: tuple[int, int, int] = (16, 16, 16), channels: int = 1, dimensio
 def add_fold(folder: Path, fold: str, method: str = "diffatlas", recipe: str = "default", state: dict | None = None) -> None:
     """Leave in ``folder`` what training leaves there."""
     (folder / fold).mkdir(parents=True)
-    save_file(state or {"weight": torch.arange(6.0).reshape(2, 3)}, folder / fold / WEIGHTS)
     metadata = {"method": method, "recipe": recipe, "fold": fold, "iterations": 10, "versions": {}}
-    (folder / fold / METADATA).write_text(json.dumps(metadata))
+    write_final(folder / fold, state or {"weight": torch.arange(6.0).reshape(2, 3)}, metadata)

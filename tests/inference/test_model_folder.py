@@ -100,7 +100,15 @@ def test_choice_of_folds(workspace: Workspace) -> None:
     assert model.choose_folds(["2-shot"]) == ("2-shot",)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"no weights at all"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-4] + b"bits",
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"no weights at all",
+    ],
+)
 def test_damaged_weights_are_said(workspace: Workspace, damage: object) -> None:
     path = make(workspace, "Dataset001_A") / "fold0" / WEIGHTS
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]

@@ -1,0 +1,150 @@
+"""Segment many cases: the next one is read and prepared, and the previous one written, while one is being sampled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from diffatlas_pipeline.contracts import CaseFiles, Volume
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.inference.export import label_path, write_result
+from diffatlas_pipeline.inference.predictor import Predictor, Prepared
+from diffatlas_pipeline.methods.base import Segmentation
+from diffatlas_pipeline.volumes.io import read_volume
+
+STAGES = ("read", "prepare", "sample", "restore", "write")
+_BAR = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} done, {remaining} left{postfix}"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """What became of one case: "segmented", "kept" (its output was there) or "failed", and the seconds of each stage."""
+
+    case: str
+    status: str
+    message: str = ""
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to write where."""
+
+    folder: Path
+    overwrite: bool = False
+    distances: bool = False
+    uncertainty: bool = False
+    modality: str | None = None
+
+
+def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Wanted, quiet: bool = False) -> list[CaseOutcome]:
+    """Segment ``cases`` into ``wanted.folder``, one outcome each, in order.
+
+    A case that cannot be read or written (UserError) fails alone; the others are still done.
+    """
+    ending = predictor.plan.dataset.file_ending
+    todo = [files for files in cases if wanted.overwrite or not label_path(wanted.folder, files, ending).exists()]
+    outcomes = {files.case: CaseOutcome(files.case, "kept") for files in cases}
+    waiting = iter(todo)
+    exporting: Future[CaseOutcome] | None = None
+    bar = tqdm(total=max(1, len(todo)), desc="Segmenting", bar_format=_BAR, disable=quiet, delay=1)
+    with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+
+        def read_next() -> tuple[CaseFiles, Future[_Loaded]] | None:
+            files = next(waiting, None)
+            return None if files is None else (files, reader.submit(_load, predictor, files, wanted.modality))
+
+        following = read_next()
+        for index in range(len(todo)):
+            assert following is not None
+            files, loading = following
+            bar.set_postfix_str(files.case, refresh=False)
+            try:
+                loaded = loading.result()
+            except UserError as error:
+                outcomes[files.case] = CaseOutcome(files.case, "failed", str(error))
+                following = read_next()
+                continue
+            following = read_next()
+            start = time.perf_counter()
+            segmentation = predictor.sample(loaded.prepared, files.case, _moving(bar, index))
+            seconds = {**loaded.seconds, "sample": time.perf_counter() - start}
+            if exporting is not None:  # one result in memory at a time
+                _note(outcomes, exporting)
+            exporting = writer.submit(_finish, predictor, files, loaded, segmentation, wanted, seconds)
+        if exporting is not None:
+            _note(outcomes, exporting)
+        bar.update(bar.total - bar.n)
+    return [outcomes[files.case] for files in cases]
+
+
+def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
+    """Mean and largest seconds per case of every stage; cases overlap, so the wall time is less than the sum."""
+    done = [outcome.seconds for outcome in outcomes if outcome.seconds]
+    if not done:
+        return ""
+    lines = [f"{'stage':<10}{'s/case':>8}{'longest':>9}"]
+    for stage in STAGES:
+        times = [seconds.get(stage, 0.0) for seconds in done]
+        lines.append(f"{stage:<10}{sum(times) / len(times):>8.2f}{max(times):>9.2f}")
+    total = [sum(seconds.values()) for seconds in done]
+    lines.append(f"{'total':<10}{sum(total) / len(total):>8.2f}{max(total):>9.2f}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    volume: Volume
+    prepared: Prepared
+    seconds: dict[str, float]
+
+
+def _load(predictor: Predictor, files: CaseFiles, modality: str | None) -> _Loaded:
+    volume, read_s = _timed(lambda: read_volume(files.images))
+    prepared, prepare_s = _timed(lambda: predictor.prepare(volume, modality))
+    # The way back needs the grid only: do not keep the voxels.
+    return _Loaded(replace(volume, array=volume.array[:0]), prepared, {"read": read_s, "prepare": prepare_s})
+
+
+def _finish(
+    predictor: Predictor,
+    files: CaseFiles,
+    loaded: _Loaded,
+    segmentation: Segmentation,
+    wanted: Wanted,
+    seconds: dict[str, float],
+) -> CaseOutcome:
+    labels = predictor.plan.dataset.labels
+    try:
+        result, restore_s = _timed(
+            lambda: predictor.restore(segmentation, loaded.prepared, wanted.distances, wanted.uncertainty)
+        )
+        _, write_s = _timed(
+            lambda: write_result(wanted.folder, files, predictor.plan.dataset.file_ending, result, loaded.volume.grid, labels)
+        )
+    except UserError as error:
+        return CaseOutcome(files.case, "failed", str(error))
+    return CaseOutcome(files.case, "segmented", "", result.warnings, {**seconds, "restore": restore_s, "write": write_s})
+
+
+def _note(outcomes: dict[str, CaseOutcome], exporting: Future[CaseOutcome]) -> None:
+    outcome = exporting.result()
+    outcomes[outcome.case] = outcome
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    start = time.perf_counter()
+    result = work()
+    return result, time.perf_counter() - start
+
+
+def _moving(bar: tqdm, index: int) -> Callable[[int, int], None]:
+    return lambda done, total: bar.update(index + done / total - bar.n)

@@ -1,0 +1,288 @@
+"""Segment one scan with one or several trained networks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from diffatlas_pipeline.contracts import Plan, Recipe, SpatialRecord, Triple, Volume
+from diffatlas_pipeline.data.patches import IMAGE_PADDING
+from diffatlas_pipeline.diffusion.solvers import SOLVERS
+from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.inference.model_folder import TrainedFold
+from diffatlas_pipeline.inference.stitched import Stitcher, is_out_of_memory
+from diffatlas_pipeline.methods.base import Method, Progress, Segmentation, Stitch
+from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.networks.execution import autocast_for
+from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
+from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
+FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], the way back, and what is unusual about it."""
+
+    image: np.ndarray
+    record: SpatialRecord
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A segmentation on the scan's own grid; ``seconds`` per stage.
+
+    ``labels`` (X, Y, Z) int32 in the data set's values. ``distances_mm`` (K, X, Y, Z) float32, negative inside, cut off at the
+    plan's tau. ``uncertainty_mm`` (X, Y, Z) float32: standard deviation of the signed distance over draws and folds, the
+    largest over labels.
+    """
+
+    labels: np.ndarray
+    distances_mm: np.ndarray | None = None
+    uncertainty_mm: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def settings_for(
+    recipe: Recipe,
+    steps: int | None = None,
+    solver: str | None = None,
+    draws: int | None = None,
+    guidance_level: float | None = None,
+) -> Recipe:
+    """``recipe`` with the given sampling options instead of its own. UserError for a value that is not allowed."""
+    if steps is not None and steps < 0:
+        raise UserError(f"--steps {steps}: must be at least 1, or 0 for all training steps.")
+    if solver is not None and solver not in SOLVERS:
+        raise UserError(f"--solver {solver}: unknown; choose one of {', '.join(SOLVERS)}.")
+    if draws is not None and draws < 1:
+        raise UserError(f"--draws {draws}: must be at least 1.")
+    if guidance_level is not None and not 0 <= guidance_level <= 1:
+        raise UserError(f"--guidance-level {guidance_level}: must lie between 0 (clean image) and 1 (as noisy as the mask).")
+    given: dict[str, Any] = {"steps": steps, "solver": solver, "draws": draws, "guidance_level": guidance_level}
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+class Predictor:
+    """Networks ready to segment: their signed distances are averaged, which makes several folds an ensemble.
+
+    ``precision`` "auto" uses bfloat16 where a measurement on this machine shows it faster. ``batch_size`` None goes by
+    the device. Raises ModelError if the folds differ in plan or method, or their weights do not fit the plan.
+    """
+
+    def __init__(
+        self,
+        folds: Sequence[TrainedFold],
+        device: torch.device,
+        settings: Recipe,
+        seed: int = 0,
+        precision: str = "auto",
+        overlap: float = 0.5,
+        batch_size: int | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise UserError(f"--precision {precision}: unknown; choose one of {', '.join(PRECISIONS)}.")
+        first = folds[0]
+        for other in folds[1:]:
+            if other.plan != first.plan or other.method != first.method:
+                raise ModelError(
+                    f"{first.fold} and {other.fold} were trained with different plans or methods. Choose one with -f."
+                )
+        self.plan: Plan = first.plan
+        self.folds = tuple(fold.fold for fold in folds)
+        self.device, self.settings, self.seed = device, settings, seed
+        self.method = create_method(first.method, self.plan, settings)
+        self.networks = [_Runner(_network_of(self.method, fold), device, precision) for fold in folds]
+        if batch_size is None:  # sampling keeps no activations, so more windows fit than in training
+            batch_size = 2 * self.plan.training.batch_size if device.type == "cuda" else 1
+        self.stitch = Stitcher(self.plan.patch_size, overlap, batch_size, device)
+
+    @property
+    def precision(self) -> str:
+        """What the networks really run in; "undecided" before the first scan."""
+        return self.networks[0].chosen
+
+    def segment_volume(
+        self,
+        volume: Volume,
+        case: str,
+        modality: str | None = None,
+        distances: bool = False,
+        uncertainty: bool = False,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Segment ``volume``; the result depends on the scan, the settings, the seed and the name of the case alone.
+
+        ``distances`` and ``uncertainty`` ask for the maps of :class:`Result`. ``progress`` is told (steps done, steps in all).
+        """
+        start = time.perf_counter()
+        prepared = self.prepare(volume, modality)
+        prepared_at = time.perf_counter()
+        segmentation = self.sample(prepared, case, progress)
+        sampled_at = time.perf_counter()
+        result = self.restore(segmentation, prepared, distances, uncertainty)
+        end = time.perf_counter()
+        seconds = {"prepare": prepared_at - start, "sample": sampled_at - prepared_at, "restore": end - sampled_at}
+        return replace(result, seconds=seconds)
+
+    def prepare(self, volume: Volume, modality: str | None = None) -> Prepared:
+        """Orient, crop, resample, normalise; CPU only, so it may run in another thread."""
+        image, record = prepare_image(volume, self.plan, modality)
+        return Prepared(image, record, tuple(_unusual(image, record, self.plan, modality)))
+
+    def sample(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
+        """Signed distances (K, x, y, z) on the planned grid, mean over draws and folds, and their spread."""
+        image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
+        parts = []
+        for index, network in enumerate(self.networks):
+            report = _part_of(progress, index, len(self.networks))
+            parts.append(self._segment(network, image, case, report))
+        return _ensemble(parts)
+
+    def restore(
+        self, segmentation: Segmentation, prepared: Prepared, distances: bool = False, uncertainty: bool = False
+    ) -> Result:
+        """Back onto the scan's own grid; CPU only, so it may run in another thread."""
+        planned = segmentation.distances.numpy()
+        labels = restore_labels(planned, prepared.record, self.plan)
+        tau_mm = self.plan.distance.tau_mm
+        maps = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if distances else None
+        spread = None
+        if uncertainty:
+            if segmentation.spread is None:
+                raise UserError(
+                    "--save-uncertainty needs several segmentations: add --draws 5, or several folds with -f 0 1 2."
+                )
+            largest = segmentation.spread.max(dim=0, keepdim=True).values.numpy()
+            # Outside the crop restore_distances puts STORED_LIMIT; there, nothing is uncertain.
+            spread = (restore_distances(largest + STORED_LIMIT, prepared.record)[0] - STORED_LIMIT) * np.float32(tau_mm)
+        nothing = () if labels.any() else ("no structure was found in it",)
+        return Result(labels, maps, spread, (*prepared.warnings, *nothing))
+
+    def _segment(self, network: nn.Module, image: Tensor, case: str, progress: Progress | None) -> Segmentation:
+        arguments = (self.settings, self.seed, case, progress)
+        with torch.inference_mode():
+            if self.device.type != "cpu":
+                try:
+                    return segment_padded(
+                        self.method, network, image.to(self.device), self.plan.patch_size, self.stitch, *arguments
+                    )
+                except RuntimeError as error:
+                    if not is_out_of_memory(error):
+                        raise
+                # The whole-volume state does not fit beside the network: keep it on the CPU, run only windows on the device.
+            return segment_padded(self.method, network, image, self.plan.patch_size, self.stitch, *arguments)
+
+
+def segment_padded(
+    method: Method,
+    network: nn.Module,
+    image: Tensor,
+    patch: Triple,
+    stitch: Stitch,
+    settings: Recipe,
+    seed: int,
+    case: str,
+    progress: Progress | None = None,
+) -> Segmentation:
+    """``method.segment`` of ``image`` (C, X, Y, Z), which is first padded to at least ``patch`` with the image's minimum.
+
+    Training pads small volumes in the same way, so the noise and the padding that the network sees are those it knows.
+    """
+    missing = [max(0, window - size) for window, size in zip(patch, image.shape[1:], strict=True)]
+    before = [gap // 2 for gap in missing]
+    if any(missing):
+        sides = [side for axis in (2, 1, 0) for side in (before[axis], missing[axis] - before[axis])]
+        padded = pad(image, sides, value=IMAGE_PADDING)
+    else:
+        padded = image
+    found = method.segment(network, padded, stitch, settings, seed, case, progress)
+    inside = (slice(None), *(slice(b, b + size) for b, size in zip(before, image.shape[1:], strict=True)))
+    return Segmentation(
+        found.distances[inside].float().cpu(), None if found.spread is None else found.spread[inside].float().cpu()
+    )
+
+
+class _Runner(nn.Module):
+    """A network and the precision it runs in, which is decided at its first call, on the real input."""
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
+        super().__init__()
+        self.network = network.to(device).eval()
+        self.device = device
+        self.chosen = "undecided"
+        self._wanted = precision
+        self._context: Callable[[], AbstractContextManager[None]] | None = None
+
+    def forward(self, windows: Tensor, *levels: Tensor) -> Tensor:
+        if self._context is None:
+            self._context = self._decide(windows)
+            self.chosen = "float32" if self._context is nullcontext else "bfloat16"
+        with self._context():
+            return self.network(windows, *levels)
+
+    def _decide(self, windows: Tensor) -> Callable[[], AbstractContextManager[None]]:
+        if self._wanted == "auto":
+            return autocast_for(self.device, self.network, windows, train=False)
+        if self._wanted == "float32":
+            return nullcontext
+        return lambda: torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _network_of(method: Method, fold: TrainedFold) -> nn.Module:
+    network = method.build_network()
+    try:
+        network.load_state_dict(fold.state)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{fold.fold}: its weights do not fit the plan's network ({error}). Restore the model folder."
+        ) from error
+    return network
+
+
+def _ensemble(parts: Sequence[Segmentation]) -> Segmentation:
+    """Mean of the parts; their variance is the mean variance within the parts plus the variance between them."""
+    if len(parts) == 1:
+        return parts[0]
+    means = torch.stack([part.distances for part in parts])
+    within = torch.stack([torch.zeros_like(part.distances) if part.spread is None else part.spread.square() for part in parts])
+    spread = (within.mean(dim=0) + means.var(dim=0, correction=0)).sqrt()
+    return Segmentation(means.mean(dim=0), spread)
+
+
+def _part_of(progress: Progress | None, index: int, parts: int) -> Progress | None:
+    return None if progress is None else lambda done, total: progress(index * total + done, parts * total)
+
+
+def _unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str | None) -> list[str]:
+    """What sets a scan far apart from the training data, as far as the plan tells."""
+    warnings = []
+    spacing_mm = record.canonical.spacing_mm
+    for axis, (found, planned) in enumerate(zip(spacing_mm, record.planned_spacing_mm, strict=True)):
+        if not 1 / FAR_SPACING <= found / planned <= FAR_SPACING:
+            warnings.append(f"spacing of {found:.3g} mm along {'xyz'[axis]}, the model was planned for {planned:.3g} mm")
+    small = [n for n, window in zip(record.planned_shape, plan.patch_size, strict=True) if 3 * n < window]
+    if small:
+        found_size, known = ("x".join(str(n) for n in size) for size in (record.planned_shape, plan.patch_size))
+        warnings.append(f"only {found_size} voxels at the planned spacing, the model works on {known}")
+    for channel, values in zip(plan.channels, image, strict=True):
+        if values.min() == values.max():
+            warnings.append(f"channel {channel.name} is constant")
+        elif channel.scheme == "ct" and modality is None and np.mean(np.abs(values) < 1) < FEW_INSIDE:
+            warnings.append(
+                f"channel {channel.name}: hardly an intensity between {channel.lower:g} and {channel.upper:g}, the bounds "
+                "of the training data; if it is no CT, say so with --modality MRI"
+            )
+    return warnings
