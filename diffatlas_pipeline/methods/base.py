@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LossReport:
-    """``total`` is what is minimised (a scalar with gradient); ``parts`` are numbers for the log, NaN where a batch had none."""
+    """``total`` is what is minimised (a scalar with gradient); ``parts`` are for the log, NaN where a batch had none."""
 
     total: Tensor
     parts: dict[str, float]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class LevelEmbedding(nn.Module):
         return functional.silu(self.image(self._features(level_image)) + self.mask(self._features(level_mask)))
 
     def _features(self, level: Tensor) -> Tensor:
-        angles = level[:, None] * self.frequencies
+        angles = level[:, None] * self.get_buffer("frequencies")
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -103,7 +104,7 @@ class UNet(nn.Module):
         skips = []
         for down, blocks, attention in zip(self.down, self.encoder, self.attention, strict=True):
             x = down(x)
-            for block in blocks:
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, embedding)
             x = attention(x)
             skips.append(x)
@@ -116,7 +117,8 @@ class UNet(nn.Module):
 def build_network(plan: NetworkPlan, inputs: int, outputs: int) -> UNet:
     """A U-Net of ``plan``'s topology.
 
-    forward(x (B, inputs, X, Y, Z), image level (B,), mask level (B,)) -> (B, outputs, X, Y, Z), where X, Y and Z must be multiples of ``plan.total_stride``. Weights lie channels-last, which is about twice as fast on a CPU.
+    forward(x (B, inputs, X, Y, Z), image level (B,), mask level (B,)) -> (B, outputs, X, Y, Z), where X, Y and Z must be
+    multiples of ``plan.total_stride``. Weights lie channels-last, which is about twice as fast on a CPU.
     """
     network = UNet(plan, inputs, outputs)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

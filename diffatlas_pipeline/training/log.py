@@ -12,7 +12,7 @@ from diffatlas_pipeline.contracts import write_text_atomically
 
 
 class TrainingLog:
-    """Collects numbers of single iterations, writes their means as rows; rows after ``iteration`` (of a killed run) are dropped."""
+    """Collects numbers of single iterations, writes means as rows; rows after ``iteration`` (of a killed run) are dropped."""
 
     def __init__(self, folder: Path, iteration: int) -> None:
         self.folder = folder
