@@ -1,0 +1,139 @@
+"""DiffAtlas_quickstart: the whole pipeline on generated hearts, as the commands that one would type."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import math
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from diffatlas_pipeline.commands._common import command_parser, run
+from diffatlas_pipeline.commands.train import seconds_of
+from diffatlas_pipeline.errors import UserError
+
+DATASET_ID = 1
+NAME = "HeartPhantom"
+OVERHEAD_S = 100  # everything but training, on two cores
+BYTES_PER_VOXEL = 16  # of a case: image, labels, and both preprocessed
+MODEL_BYTES = 500e6  # weights and checkpoints
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = command_parser(
+        "See the pipeline work: generate hearts, plan, train, segment hearts that the model has not seen, score them.\n"
+        "Each step is printed as the command that does it, so that it can be repeated on other data.",
+        "DiffAtlas_quickstart",
+    )
+    parser.add_argument(
+        "--workspace",
+        default="diffatlas_quickstart",
+        metavar="FOLDER",
+        help="folder for all that is written (default: ./%(default)s)",
+    )
+    parser.add_argument("--max-time", default="6m", metavar="TIME", help="time for training, e.g. 6m (default: %(default)s)")
+    parser.add_argument("--cases", type=int, default=32, metavar="N", help="hearts to learn from (default: %(default)s)")
+    parser.add_argument("--test-cases", type=int, default=6, metavar="N", help="hearts to segment (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=48, metavar="N", help="voxels along each axis (default: %(default)s)")
+    parser.add_argument("--modality", choices=("CT", "MRI"), default="CT", help="kind of images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of hearts, training and sampling (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="where to compute (default: the best one here)")
+    run(_quickstart, parser, argv)
+
+
+def steps_of(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """The commands in order: each is the name after ``DiffAtlas_`` and its arguments."""
+    workspace = Path(arguments.workspace)
+    shared = ["--workspace", arguments.workspace]
+    device = ["--device", arguments.device] if arguments.device else []
+    seed = ["--seed", str(arguments.seed)]
+    raw = workspace / "raw" / f"Dataset{DATASET_ID:03d}_{NAME}"
+    predictions = str(workspace / "predictions")
+    generate = ["phantom", "-d", str(DATASET_ID), "--name", NAME, "--cases", str(arguments.cases)]
+    generate += ["--test-cases", str(arguments.test_cases), "--size", str(arguments.size), "--modality", arguments.modality]
+    return [
+        ("convert", [*generate, *seed, *shared]),
+        ("plan_and_preprocess", ["-d", str(DATASET_ID), *device, *shared]),
+        ("train", [str(DATASET_ID), "all", "--max-time", arguments.max_time, *seed, *device, *shared]),
+        ("predict", ["-i", str(raw / "imagesTs"), "-o", predictions, *seed, *device, *shared]),
+        ("evaluate", ["-p", predictions, "-r", str(raw / "labelsTs"), "-o", str(workspace / "evaluation")]),
+    ]
+
+
+def _quickstart(arguments: argparse.Namespace) -> None:
+    started = time.monotonic()
+    arguments.workspace = str(Path(arguments.workspace).expanduser())
+    training_s = seconds_of(arguments.max_time)
+    if arguments.test_cases < 1:
+        raise UserError("--test-cases must be at least 1: they are what is scored.")
+    needed = _check_disk(arguments)
+    minutes = math.ceil((training_s + OVERHEAD_S) / 60)
+    print(
+        f"This takes about {minutes} minutes on two cores, {training_s / 60:.3g} of them for training, and up to "
+        f"{needed / 1e9:.1f} GB in {Path(arguments.workspace).resolve()}.\n"
+        "It may be interrupted; the same command goes on from there.",
+        flush=True,
+    )
+    for command, words in steps_of(arguments):
+        _do(command, words)
+    _summary(Path(arguments.workspace), time.monotonic() - started)
+
+
+def _do(command: str, words: list[str]) -> None:
+    """Print one command as a user would type it, and do it in this process."""
+    line = shlex.join([f"DiffAtlas_{command}", *words])
+    print(f"\n$ {line}", flush=True)
+    started = time.monotonic()
+    try:
+        importlib.import_module(f"diffatlas_pipeline.commands.{command}").main(words)
+    except SystemExit as stopped:
+        if stopped.code:
+            print(f"The quickstart stopped at: {line}", file=sys.stderr)
+            raise
+    print(f"[{time.monotonic() - started:.0f} s]", flush=True)
+
+
+def _check_disk(arguments: argparse.Namespace) -> float:
+    """Bytes that will be written; UserError if there is no room for them."""
+    needed = MODEL_BYTES + (arguments.cases + arguments.test_cases) * float(arguments.size) ** 3 * BYTES_PER_VOXEL
+    place = Path(arguments.workspace).expanduser().resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{place} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed. "
+            "Make room, or choose another place with --workspace."
+        )
+    return needed
+
+
+def _summary(workspace: Path, seconds: float) -> None:
+    """Print Dice per label, the picture, the time taken, and the next command for one's own data."""
+    evaluation = workspace / "evaluation"
+    summary = json.loads((evaluation / "summary.json").read_text(encoding="utf-8"))
+    width = max(len(name) for name in [*summary["labels"], "label"])
+    print(f"\nDone in {seconds / 60:.1f} minutes. {summary['case_count']} hearts that the model had not seen:\n")
+    print(f"  {'label':<{width}}   Dice")
+    for name, metrics in summary["labels"].items():
+        print(f"  {name:<{width}}  {_number(metrics['dice']['mean'])}")
+    print(f"  {'mean':<{width}}  {_number(summary['mean']['dice'])}\n")
+    pictures = sorted(evaluation.rglob("*.png"), key=lambda path: (not path.name.startswith("median"), path.name))
+    if pictures:
+        print(f"A typical case: {pictures[0].resolve()}")
+    print(
+        "Next, with your own data in the layout DatasetXXX_Name (imagesTr, labelsTr, dataset.json):\n"
+        "  DiffAtlas_plan_and_preprocess -d path/to/DatasetXXX_Name"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "    -" if value is None else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()

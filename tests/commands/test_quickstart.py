@@ -1,0 +1,63 @@
+"""DiffAtlas_quickstart: the commands it shows are the ones it runs, and together they segment unseen hearts."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from diffatlas_pipeline.commands.quickstart import main
+
+
+def test_says_what_it_needs_before_it_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--workspace", str(tmp_path / "new"), "--size", "100000"])
+    assert stopped.value.code == 2
+    assert "GB are needed" in capsys.readouterr().err
+    for wrong in (["--max-time", "soon"], ["--test-cases", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--workspace", str(tmp_path / "new"), *wrong])
+        assert stopped.value.code == 2
+        assert wrong[0] in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_failing_step_is_named_and_ends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--workspace", str(tmp_path), "--cases", "0"])
+    assert stopped.value.code == 2
+    output = capsys.readouterr()
+    assert "--cases must be at least 1" in output.err
+    assert "stopped at: DiffAtlas_convert phantom" in output.err
+    assert "DiffAtlas_plan_and_preprocess" not in output.out
+
+
+@pytest.mark.slow
+def test_from_nothing_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A few seconds of training learn next to nothing; what is tested is that every step fits the next one."""
+    place = tmp_path / "a workspace"  # the blank must survive the commands that are printed
+    options = ["--workspace", str(place), "--max-time", "8s", "--cases", "4", "--test-cases", "2", "--size", "24"]
+    main([*options, "--device", "cpu"])
+    output = capsys.readouterr().out
+    commands = [shlex.split(line[2:]) for line in output.splitlines() if line.startswith("$ ")]
+    assert [words[0].removeprefix("DiffAtlas_") for words in commands] == [
+        "convert",
+        "plan_and_preprocess",
+        "train",
+        "predict",
+        "evaluate",
+    ]
+    summary = json.loads((place / "evaluation/summary.json").read_text())
+    assert list(summary["labels"]) == ["Myo", "LV", "LA", "RA", "RV"]
+    assert summary["case_count"] == 2
+    table = output[output.index("Done in") :]
+    assert all(name in table for name in [*summary["labels"], "mean"])
+    (picture,) = [line.split(": ")[1] for line in table.splitlines() if line.startswith("A typical case")]
+    assert Path(picture).stat().st_size > 10_000
+    assert "DiffAtlas_plan_and_preprocess -d path/to/" in table
+    model = next(place.rglob("checkpoint_final.safetensors"))
+    trained = model.stat().st_mtime_ns
+    main([*options, "--device", "cpu"])  # what is done is not done again
+    assert model.stat().st_mtime_ns == trained
