@@ -27,10 +27,10 @@ def mask_box(mask: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> tuple[slice
 
     By projection onto each axis: ten times as fast as walking in from the faces when the content is small.
     """
-    plane = mask.any(axis=2)
-    x = _extent(plane.any(axis=1), margin[0])
-    y = _extent(plane.any(axis=0), margin[1])
-    z = _extent(mask[x, y].any(axis=(0, 1)), margin[2])
+    plane: np.ndarray = np.any(mask, axis=2)
+    x = _extent(np.any(plane, axis=1), margin[0])
+    y = _extent(np.any(plane, axis=0), margin[1])
+    z = _extent(np.any(mask[x, y], axis=(0, 1)), margin[2])
     return x, y, z
 
 

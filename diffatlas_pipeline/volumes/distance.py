@@ -9,15 +9,19 @@ import numpy as np
 
 from diffatlas_pipeline.volumes.crop import mask_box
 
+_LARGEST = float(np.finfo(np.float32).max)
 _BLOCK_VOXELS = 1 << 16  # voxels worked on at a time, so that they stay in the processor's cache
 
 
 def signed_distance_mm(mask: np.ndarray, spacing_mm: Sequence[float], limit_mm: float | None = None) -> np.ndarray:
     """Distance (X, Y, Z) float32 in mm from each voxel centre to the surface of ``mask`` (X, Y, Z), negative inside.
 
-    The surface consists of the faces between mask and background voxels, and the distance to it is exact: half a spacing at
-    a voxel that touches the surface with a face, also when voxels are far from cubes (where the distance to the nearest
-    opposite voxel *centre*, less half a voxel, is wrong by millimetres). The border of the volume is no surface.
+    The surface crosses the line between a mask voxel and a background neighbour half-way, at their common face: there the
+    distance is half a spacing. Each voxel counts as a box whose edges are rounded by half the shortest spacing m. For cubes
+    this is a ball, and the result is the Euclidean distance to the nearest opposite voxel centre, less m / 2. For thick
+    slices it stays right where that is wrong by millimetres (a slice's face may be nearer than any centre). The distance to
+    the rounded boxes is exact. The border of the volume is no surface, so an axis of one voxel does not matter.
+
     An empty mask is +inf everywhere, a full one -inf. ``limit_mm`` clips to [-limit_mm, limit_mm] and is much faster, as
     only the neighbourhood of the mask is then worked on.
     """
@@ -30,9 +34,10 @@ def signed_distance_mm(mask: np.ndarray, spacing_mm: Sequence[float], limit_mm: 
         return result
     reach = [n if math.isinf(limit) else math.ceil(limit / s) + 1 for n, s in zip(mask.shape, spacing_mm, strict=True)]
     wide = mask_box(mask, reach)
-    result[wide] = _box_distance_mm(mask[wide], spacing_mm, limit)
+    edge_mm = _shortest_edge_mm(mask, spacing_mm)
+    result[wide] = _distance_to_voxels_mm(mask[wide], spacing_mm, edge_mm, limit)
     near = mask_box(mask, (1, 1, 1))
-    result[near] -= _box_distance_mm(~mask[near], spacing_mm, limit)
+    result[near] -= _distance_to_voxels_mm(~mask[near], spacing_mm, edge_mm, limit)
     return result
 
 
@@ -42,29 +47,41 @@ def inscribed_radius_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
     if not mask.any():
         return 0.0
     near = mask_box(mask, (1, 1, 1))
-    return float(_box_distance_mm(~mask[near], spacing_mm, math.inf).max())
+    return float(_distance_to_voxels_mm(~mask[near], spacing_mm, _shortest_edge_mm(mask, spacing_mm), math.inf).max())
 
 
-def _box_distance_mm(mask: np.ndarray, spacing_mm: Sequence[float], limit: float) -> np.ndarray:
-    """Distance (X, Y, Z) float32 in mm from voxel centres to the nearest voxel of ``mask`` taken as a box; at most ``limit``.
+def _shortest_edge_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
+    """The shortest voxel edge, of the axes along which there is anything to measure."""
+    return min((s for n, s in zip(mask.shape, spacing_mm, strict=True) if n > 1), default=min(spacing_mm))
 
-    A box whose centre is k voxels away along an axis begins (|k| - 1/2) spacings away along it (0 for k = 0), so the squared
-    distance is a sum over axes, and its minimum is found one axis after the other (as in Felzenszwalb and Huttenlocher,
-    Theory of Computing 8, 2012, with this cost in place of k squared).
+
+def _distance_to_voxels_mm(mask: np.ndarray, spacing_mm: Sequence[float], edge_mm: float, limit: float) -> np.ndarray:
+    """Distance (X, Y, Z) float32 in mm from voxel centres to the nearest rounded box of ``mask``; 0 inside, at most ``limit``.
+
+    A rounded box is a smaller box of edges (spacing - edge_mm), dilated by edge_mm / 2. The squared distance to the smaller
+    box is a sum over axes, see :func:`_gap_mm`; its minimum is found one axis after the other (as in Felzenszwalb and
+    Huttenlocher, Theory of Computing 8, 2012, with this cost in place of k squared).
     """
-    squared = _along_first_axis(mask, spacing_mm[0])
-    np.minimum(squared, np.float32(min(limit * limit, np.finfo(np.float32).max)), out=squared)
+    squared = _along_first_axis(mask, spacing_mm[0], edge_mm)
+    np.minimum(squared, np.float32(min((limit + edge_mm / 2) ** 2, _LARGEST)), out=squared)
     rows = max(1, _BLOCK_VOXELS // max(1, squared[0].size))
     for begin in range(0, len(squared), rows):
         block = squared[begin : begin + rows]
         for axis in (1, 2):
-            _lower(block, axis, spacing_mm[axis])
-    squared[squared >= np.finfo(np.float32).max] = np.inf
-    return np.sqrt(squared, out=squared)
+            _lower(block, axis, spacing_mm[axis], edge_mm)
+    squared[squared >= _LARGEST] = np.inf
+    distance = np.sqrt(squared, out=squared)
+    distance -= np.float32(edge_mm / 2)
+    return np.maximum(distance, 0.0, out=distance)
 
 
-def _along_first_axis(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Squared distance (X, Y, Z) in mm^2 to the nearest box of ``mask`` in the same line along the first axis; inf if none."""
+def _gap_mm(steps: float, spacing_mm: float, edge_mm: float) -> float:
+    """Distance along one axis from a voxel centre to the smaller box ``steps`` voxels away (none if negative)."""
+    return steps * spacing_mm - max(spacing_mm - edge_mm, 0.0) / 2
+
+
+def _along_first_axis(mask: np.ndarray, spacing_mm: float, edge_mm: float) -> np.ndarray:
+    """Squared distance (X, Y, Z) in mm^2 to the nearest smaller box of ``mask`` along the first axis; inf if none."""
     squared = np.empty(mask.shape, dtype=np.float32)
     steps = np.full(mask.shape[1:], np.inf, dtype=np.float32)  # since the last mask voxel of each line
     for here, row in zip(mask, squared, strict=True):
@@ -76,24 +93,22 @@ def _along_first_axis(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
         steps += 1.0
         np.copyto(steps, 0.0, where=here)
         np.minimum(row, steps, out=row)
-        row -= 0.5
-        np.maximum(row, 0.0, out=row)
         row *= spacing_mm
+        row += _gap_mm(0, spacing_mm, edge_mm)
+        np.maximum(row, 0.0, out=row)
         row *= row
     return squared
 
 
-def _lower(squared: np.ndarray, axis: int, spacing_mm: float) -> None:
-    """Replace ``squared`` (x, Y, Z), in place, by the minimum over k of squared(. + k along axis) + ((|k| - 1/2) spacing)^2."""
-    n = squared.shape[axis]
+def _lower(squared: np.ndarray, axis: int, spacing_mm: float, edge_mm: float) -> None:
+    """Replace ``squared`` (x, Y, Z), in place, by the minimum over k of squared(. + k along axis) + gap(|k|)^2."""
     source, target = np.moveaxis(squared.copy(), axis, 0), np.moveaxis(squared, axis, 0)
-    largest = float(squared.max())
-    lowest = float(squared.min())
+    lowest, largest = float(squared.min()), float(squared.max())
     buffer = np.empty_like(source)
-    for k in range(1, n):
-        cost = ((k - 0.5) * spacing_mm) ** 2
+    for k in range(1, len(source)):
+        cost = _gap_mm(k, spacing_mm, edge_mm) ** 2
         if lowest + cost >= largest:
-            break
+            break  # no step this long, or longer, lowers anything
         raised = np.add(source, np.float32(cost), out=buffer)
         np.minimum(target[k:], raised[:-k], out=target[k:])
         np.minimum(target[:-k], raised[k:], out=target[:-k])
