@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.commands.plan_and_preprocess import main
+from diffatlas_pipeline.contracts import DatasetDescription, Fingerprint, Plan, from_json
+from diffatlas_pipeline.planning.splits import load_splits
+from diffatlas_pipeline.preprocessing.store import list_stored, open_case
+from tests.planning.raw_data import ball_case, write_dataset, write_nifti
+
+NAME = "Dataset007_Balls"
+
+
+def command(workspace: Path, *options: str) -> None:
+    main(["--workspace", str(workspace), "--device", "cpu", "--workers", "1", *options])
+
+
+def refused(capsys: pytest.CaptureFixture[str], workspace: Path, *options: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        command(workspace, *options)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    write_dataset(tmp_path / "raw", cases=6)
+    return tmp_path
+
+
+def test_from_raw_data_to_stored_cases(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(workspace, "-d", "7")
+    folder = workspace / "preprocessed" / NAME
+    output = capsys.readouterr().out
+    assert output.splitlines()[-1].endswith("Next: DiffAtlas_train 007 fold0") and str(folder) in output
+    assert "patch size" in output and "median over 6 cases" in output
+    plan = from_json(Plan, (folder / "plans.json").read_text())
+    description = from_json(DatasetDescription, (folder / "dataset.json").read_text())
+    fingerprint = from_json(Fingerprint, (folder / "fingerprint.json").read_text())
+    assert plan.dataset == description == fingerprint.description
+    cases = [case.case for case in fingerprint.cases]
+    assert sorted(list_stored(folder)) == cases
+    splits = load_splits(folder / "splits.json", cases)
+    assert set(splits) == {"fold0", "fold1", "fold2", "fold3", "fold4", "all"}
+    stored = open_case(folder, "case00")
+    assert stored.verify() and np.asarray(stored.image[:]).shape[0] == 1
+    assert np.asarray(stored.distances[:]).shape[0] == 2  # type: ignore[index]
+
+
+def test_the_same_again_resumes_and_another_plan_needs_overwrite(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(workspace, "-d", "007")
+    folder = workspace / "preprocessed" / NAME
+    plan = (folder / "plans.json").read_bytes()
+    own = {"mine": {"train": ["case00"], "validation": ["case01"]}}
+    (folder / "splits.json").write_text(json.dumps(own))
+    kept, lost = folder / "cases/case00.image.b2nd", folder / "cases/case01.image.b2nd"
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    command(workspace, "-d", NAME)
+    assert (folder / "plans.json").read_bytes() == plan
+    assert kept.stat().st_mtime_ns == before and lost.is_file()
+    assert json.loads((folder / "splits.json").read_text()) == own
+    message = refused(capsys, workspace, "-d", "7", "--memory-gb", "4")
+    assert "another plan" in message and "budget" in message and "--overwrite" in message
+    assert (folder / "plans.json").read_bytes() == plan
+    command(workspace, "-d", "7", "--memory-gb", "4", "--overwrite")
+    assert from_json(Plan, (folder / "plans.json").read_text()).budget.memory_gb == 4
+    assert kept.stat().st_mtime_ns > before
+
+
+def test_splits_follow_changed_cases_only_when_overwriting(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(workspace, "-d", "7")
+    raw = workspace / "raw" / NAME
+    (raw / "imagesTr/case05_0000.nii.gz").unlink()
+    (raw / "labelsTr/case05.nii.gz").unlink()
+    description = json.loads((raw / "dataset.json").read_text())
+    (raw / "dataset.json").write_text(json.dumps(description | {"numTraining": 5}))
+    command(workspace, "-d", "7", "--overwrite")
+    splits = load_splits(workspace / "preprocessed" / NAME / "splits.json", [f"case0{i}" for i in range(5)])
+    assert "case05" not in splits["all"].train
+
+
+def test_several_data_sets_and_a_path(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = write_dataset(workspace / "elsewhere", cases=1, name="Dataset008_One", dimensions=2, shape=(40, 44, 1))
+    command(workspace, "-d", "7", "-d", str(elsewhere))
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    assert "DiffAtlas_train 007" in lines[0] and "DiffAtlas_train 008" in lines[1]
+    plan = from_json(Plan, (workspace / "preprocessed/Dataset008_One/plans.json").read_text())
+    assert plan.dimensions == 2 and plan.patch_size[2] == 1
+    assert "nothing is left to validate" in plan.why["folds"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-d", "9"], "no such raw data set"),
+        (["-d", "7", "--preset", "huge"], "Unknown preset 'huge'"),
+        (["-d", "7", "--memory-gb", "0"], "above 0"),
+        (["-d", "7", "--memory-gb", "0.0001"], "--memory-gb"),
+        (["-d", "7", "--workers", "0"], "at least 1"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    error = refused(capsys, workspace, *options)
+    assert error.startswith("Error: ") and message in error and "Traceback" not in error
+    assert not (workspace / "preprocessed").exists()
+
+
+def test_bad_cases_are_refused_before_anything_is_written(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = workspace / "raw" / NAME
+    (raw / "imagesTr/case01_0000.nii.gz").write_bytes(b"no image")
+    write_nifti(raw / "labelsTr/case02.nii.gz", ball_case()[1], np.diag([1.0, 1.0, 3.0, 1.0]))
+    write_nifti(raw / "labelsTr/case03.nii.gz", ball_case()[1] + np.uint8(1), np.eye(4))
+    error = refused(capsys, workspace, "-d", "7")
+    assert all(case in error for case in ("3 of 6 cases", "case01", "case02", "case03"))
+    assert not (workspace / "preprocessed").exists()
+
+
+def test_a_folder_must_carry_a_number(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.move(workspace / "raw" / NAME, workspace / "Balls")
+    assert "DatasetXXX_Name" in refused(capsys, workspace, "-d", str(workspace / "Balls"))
+
+
+def test_an_unwritable_workspace_is_explained(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "preprocessed").write_text("a file in the way")
+    assert "cannot be written" in refused(capsys, workspace, "-d", "7")
+
+
+def test_help_is_quick_and_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["-h"])
+    assert stop.value.code == 0 and "DiffAtlas_plan_and_preprocess -d 001" in capsys.readouterr().out

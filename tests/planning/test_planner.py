@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from diffatlas_pipeline.contracts import Budget, Fingerprint, Plan, from_json, to_json
+from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.planning.describe import plan_table
+from diffatlas_pipeline.planning.planner import make_plan
+from diffatlas_pipeline.planning.topology import PRESETS
+from tests.planning.raw_data import make_fingerprint, simple_bytes
+
+CPU = Budget(8, "cpu", "cpu")
+DECISIONS = {
+    "spacing_mm",
+    "patch_size",
+    "network",
+    "batch_size",
+    "channels",
+    "distance",
+    "diffusion",
+    "training",
+    "augmentation",
+    "mirroring",
+    "folds",
+}
+
+
+def plan_of(fingerprint: Fingerprint, budget: Budget = CPU) -> Plan:
+    return make_plan(fingerprint, budget, simple_bytes, cosine_alpha_bar)
+
+
+GEOMETRIES = {
+    "hippocampus": make_fingerprint(),
+    "anisotropic": make_fingerprint((320, 320, 24), (0.7, 0.7, 5.0)),
+    "two-dimensional": make_fingerprint((400, 300, 1), (0.5, 0.5, 1.0), dimensions=2),
+    "ct": make_fingerprint((512, 512, 300), (0.8, 0.8, 1.0), channel="CT", radius_mm=30.0),
+    "one case": make_fingerprint(cases=1),
+}
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("geometry", sorted(GEOMETRIES))
+def test_every_data_set_is_planned_with_a_reason_for_every_choice(geometry: str, preset: str) -> None:
+    fingerprint = GEOMETRIES[geometry]
+    plan = plan_of(fingerprint, Budget(8, "cuda", preset))
+    assert set(plan.why) == DECISIONS and all(plan.why.values())
+    assert from_json(Plan, to_json(plan)) == plan
+    assert {recipe.name for recipe in plan.recipes} == {"paper", "default"}
+    assert plan.distance.tau_mm >= 3 * max(plan.spacing_mm[:2])
+    table = plan_table(plan)
+    assert all(len(line) <= 120 for line in table.splitlines())
+    assert f"{plan.distance.tau_mm:g} mm" in table and str(plan.training.iterations) in table
+
+
+def test_same_fingerprint_and_budget_give_the_same_bytes() -> None:
+    fingerprint = GEOMETRIES["anisotropic"]
+    again = from_json(Fingerprint, to_json(fingerprint))
+    plans = [to_json(make_plan(one, CPU, training_bytes, cosine_alpha_bar)).encode() for one in (fingerprint, again)]
+    assert plans[0] == plans[1]
+
+
+def test_a_thick_axis_takes_its_lowest_decile() -> None:
+    fingerprint = make_fingerprint((320, 320, 24), (0.7, 0.7, 5.0), cases=11)
+    cases = tuple(
+        dataclasses.replace(case, spacing_mm=(0.7, 0.7, 3.0 + 0.4 * index)) for index, case in enumerate(fingerprint.cases)
+    )
+    plan = plan_of(dataclasses.replace(fingerprint, cases=cases))
+    assert plan.spacing_mm == pytest.approx((0.7, 0.7, 3.4))
+    assert "lowest decile" in plan.why["spacing_mm"]
+
+
+def test_a_coarse_but_long_axis_takes_the_median() -> None:
+    fingerprint = make_fingerprint((100, 100, 90), (0.7, 0.7, 5.0), cases=3)
+    cases = tuple(
+        dataclasses.replace(case, spacing_mm=(0.7, 0.7, z)) for case, z in zip(fingerprint.cases, (3, 5, 9), strict=True)
+    )
+    assert plan_of(dataclasses.replace(fingerprint, cases=cases)).spacing_mm == (0.7, 0.7, 5.0)
+
+
+@pytest.mark.parametrize(("name", "scheme"), [("CT", "ct"), ("ct", "ct"), ("MRI", "percentile"), ("CTA", "percentile")])
+def test_normalisation_follows_the_channel_s_name(name: str, scheme: str) -> None:
+    channel = plan_of(make_fingerprint(channel=name)).channels[0]
+    assert channel.scheme == scheme
+    assert (channel.lower, channel.upper) == ((-160.0, 240.0) if scheme == "ct" else (0.5, 99.5))
+
+
+@pytest.mark.parametrize(("radius", "spacing", "tau"), [(8.0, 1.0, 8.0), (1.0, 1.0, 3.0), (1.0, 0.5, 1.5)])
+def test_tau_is_the_inscribed_radius_but_three_voxels_at_least(radius: float, spacing: float, tau: float) -> None:
+    assert plan_of(make_fingerprint(radius_mm=radius, spacing_mm=(spacing,) * 3)).distance.tau_mm == tau
+
+
+def test_tau_does_not_count_slice_thickness() -> None:
+    assert plan_of(make_fingerprint((320, 320, 24), (0.7, 0.7, 5.0), radius_mm=1.0)).distance.tau_mm == 2.1
+
+
+@pytest.mark.parametrize(
+    ("labels", "mirrors", "allowed", "reason"),
+    [
+        (("a", "b"), [{}, {}], (), "not seen to be symmetric"),
+        (("a", "b"), [{"0": "a", "1": "a"}, {"0": "b"}], (0,), "Y: no"),
+        (("a", "b"), [{"0": "b", "1": "a"}, {"0": "a", "1": "b"}], (1,), "X: never, a and b are mirror images"),
+        (("left", "b"), [{"0": "left", "1": "left"}, {"0": "b", "1": "b"}], (1,), "left names a side"),
+    ],
+)
+def test_mirroring_needs_evidence(
+    labels: tuple[str, ...], mirrors: list[dict[str, str]], allowed: tuple[int, ...], reason: str
+) -> None:
+    plan = plan_of(make_fingerprint(labels=labels, mirrors=mirrors))
+    assert plan.augmentation.mirror_axes == allowed
+    assert reason in plan.why["mirroring"]
+
+
+def test_rotations_follow_the_geometry() -> None:
+    rotations = {name: plan_of(fingerprint).augmentation.rotation_degrees for name, fingerprint in GEOMETRIES.items()}
+    assert rotations["hippocampus"] == (15, 15, 15)
+    assert rotations["anisotropic"] == rotations["two-dimensional"] == (0, 0, 15)
+
+
+def test_training_grows_with_the_data_set_within_its_range() -> None:
+    iterations = [plan_of(make_fingerprint(cases=cases)).training.iterations for cases in (1, 200, 400, 5000)]
+    fewest, _, most = PRESETS["cpu"].iterations
+    assert iterations == sorted(iterations) and iterations[0] == fewest and iterations[-1] == most
+    assert fewest < iterations[1] < iterations[2] < most
+
+
+def test_batch_holds_at_most_a_twentieth_of_the_data() -> None:
+    fingerprint = make_fingerprint(cases=60)
+    plan = plan_of(fingerprint, Budget(80, "cuda", "gpu80"))
+    share = plan.training.batch_size * math.prod(plan.patch_size) / (60 * math.prod((35, 51, 35)))
+    assert plan.training.batch_size >= 2 and share <= 0.05
+
+
+def test_a_single_case_says_that_nothing_validates() -> None:
+    assert "nothing is left to validate" in plan_of(GEOMETRIES["one case"]).why["folds"]
+    assert "3 folds" in plan_of(make_fingerprint(cases=3)).why["folds"]
+
+
+def test_no_case_is_an_error() -> None:
+    with pytest.raises(UserError, match="no case"):
+        plan_of(make_fingerprint(cases=0))

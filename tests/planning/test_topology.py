@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffatlas_pipeline.contracts import Budget
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.planning.topology import PRESETS, allowed_bytes, network_for, plan_batch_size, plan_topology, preset_for
+from tests.planning.raw_data import parameters, simple_bytes
+
+CPU, GPU8 = Budget(8, "cpu", "cpu"), Budget(8, "cuda", "gpu8")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    preset=st.sampled_from(sorted(PRESETS)),
+    dimensions=st.sampled_from([2, 3]),
+    shape=st.tuples(*[st.integers(8, 400)] * 3),
+    spacing=st.tuples(*[st.floats(0.3, 6)] * 3),
+    memory_gb=st.floats(2, 80),
+)
+def test_every_geometry_gets_a_valid_network(
+    preset: str, dimensions: int, shape: tuple[int, int, int], spacing: tuple[float, float, float], memory_gb: float
+) -> None:
+    if dimensions == 2:
+        shape = (shape[0], shape[1], 1)
+    budget = Budget(memory_gb, "cuda", preset)
+    network, patch, why = plan_topology(budget, shape, spacing, 4, simple_bytes, dimensions)
+    assert all(n % t == 0 and n // t >= 1 for n, t in zip(patch, network.total_stride, strict=True))
+    assert math.prod(patch) <= PRESETS[preset].most_patch_voxels
+    assert simple_bytes(network, 4, patch, 2) <= allowed_bytes(budget)
+    stages = len(network.strides)
+    assert 1 <= stages <= len(PRESETS[preset].widths)
+    assert len({len(part) for part in (network.widths, network.kernels, network.blocks, network.attention)} | {stages}) == 1
+    assert all(size in (1, 3) for kernel in network.kernels for size in kernel)
+    assert set(why) == {"patch_size", "network"}
+    if dimensions == 2:
+        assert patch[2] == 1 and all(part[2] == 1 for part in (*network.kernels, *network.strides))
+    # The patch never exceeds the case by more than the rounding.
+    assert all(n < size + t for n, size, t in zip(patch, shape, network.total_stride, strict=True))
+
+
+def test_hippocampus_fits_in_one_patch() -> None:
+    network, patch, why = plan_topology(CPU, (35, 51, 35), (1, 1, 1), 3, training_bytes)
+    assert patch == (40, 56, 40) and network.total_stride == (8, 8, 8)
+    assert network.strides[0] == (2, 2, 2) and network.widths == (48, 96, 160)
+    assert "rounded up" in why["patch_size"]
+    assert 1e6 <= parameters(network, 3) <= 6e6
+
+
+def test_thick_slices_are_halved_and_convolved_late() -> None:
+    network, patch, _ = plan_topology(GPU8, (320, 320, 24), (0.7, 0.7, 5.0), 3, simple_bytes)
+    along_z = [(stride[2], kernel[2]) for stride, kernel in zip(network.strides, network.kernels, strict=True)]
+    assert along_z[0] == along_z[1] == (1, 1)  # 5 mm against 0.7 and 1.4
+    assert along_z[2] == (1, 3)  # 5 mm against 2.8
+    assert along_z[3][0] == 2
+    assert all(stride[:2] == (2, 2) for stride in network.strides[1:])
+    assert patch[0] == patch[1] > 8 * patch[2]  # cut in proportion
+
+
+def test_the_cpu_stem_leaves_short_and_coarse_axes_alone() -> None:
+    stem = network_for(PRESETS["cpu"], (64, 64, 40), (0.7, 0.7, 5.0)).strides[0]
+    assert stem == (2, 2, 1)
+    assert network_for(PRESETS["cpu"], (64, 64, 15), (1, 1, 1)).strides[0] == (2, 2, 1)
+    assert network_for(PRESETS["cpu"], (64, 64, 16), (1, 1, 1)).strides[0] == (2, 2, 2)
+
+
+def test_a_whole_ct_is_cut_for_speed_in_proportion() -> None:
+    _, patch, why = plan_topology(CPU, (512, 512, 300), (0.8, 0.8, 1.0), 7, training_bytes)
+    assert 64**3 / 2 < math.prod(patch) <= 64**3
+    assert "for speed" in why["patch_size"]
+    assert patch[0] == patch[1] > patch[2]
+
+
+def test_more_memory_gives_larger_patches() -> None:
+    volumes = [
+        math.prod(plan_topology(Budget(memory, "cuda", "gpu8"), (512, 512, 300), (0.8, 0.8, 1.0), 3, simple_bytes)[1])
+        for memory in (4, 8, 16)
+    ]
+    assert volumes == sorted(volumes) and volumes[0] < volumes[-1]
+
+
+def test_the_measured_memory_is_within_the_budget() -> None:
+    network, patch, why = plan_topology(GPU8, (256, 256, 160), (1, 1, 1), 6, training_bytes)
+    assert training_bytes(network, 6, patch, 2) <= allowed_bytes(GPU8)
+    assert "memory budget" in why["patch_size"]
+    batch, _ = plan_batch_size(GPU8, network, patch, 6, 100 * 256 * 256 * 160, training_bytes)
+    assert batch == 2
+
+
+def test_too_small_a_budget_is_explained() -> None:
+    with pytest.raises(UserError, match=r"smallest patch .* --memory-gb"):
+        plan_topology(Budget(1e-5, "cpu", "cpu"), (64, 64, 64), (1, 1, 1), 3, simple_bytes)
+
+
+def test_unknown_preset_lists_the_known() -> None:
+    with pytest.raises(UserError, match="cpu, gpu8, gpu24, gpu80"):
+        plan_topology(Budget(8, "cpu", "huge"), (64, 64, 64), (1, 1, 1), 3, simple_bytes)
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "preset"),
+    [("cpu", 64, "cpu"), ("cuda", 8, "gpu8"), ("mps", 16, "gpu8"), ("cuda", 24, "gpu24"), ("cuda", 80, "gpu80")],
+)
+def test_preset_from_device_and_memory(device: str, memory: float, preset: str) -> None:
+    assert preset_for(device, memory) == preset
+
+
+def test_batch_fills_the_budget_but_not_the_data_set() -> None:
+    network, patch, _ = plan_topology(GPU8, (35, 51, 35), (1, 1, 1), 3, simple_bytes)
+    voxels = math.prod(patch)
+
+    def batch(patches: int, memory: float = 8) -> tuple[int, str]:
+        return plan_batch_size(Budget(memory, "cuda", "gpu8"), network, patch, 3, patches * voxels, simple_bytes)
+
+    assert batch(4)[0] == 2 and "at least two" in batch(4)[1]
+    assert batch(100)[0] == 5 and "5 %" in batch(100)[1]
+    assert batch(10**6)[0] == PRESETS["gpu8"].largest_batch
+    tight = 5.5 * simple_bytes(network, 3, patch, 1) / 1e9 / PRESETS["gpu8"].share
+    assert batch(10**6, tight) == (5, "fills the memory budget")
