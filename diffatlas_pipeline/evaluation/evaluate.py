@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from diffatlas_pipeline.contracts import LabelClass, write_text_atomically
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
@@ -23,6 +26,7 @@ from diffatlas_pipeline.volumes.io import list_cases, read_labels
 MISSING = ("error", "empty", "skip")
 METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")
 _LISTED = 20
+_WORTH_WORKERS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -116,11 +120,8 @@ def evaluate_folders(
     if not tolerance_mm >= 0:
         raise UserError(f"--tolerance-mm {tolerance_mm}: must be 0 or more.")
     pairs, absent, unused = pair_files(predictions, references, missing)
-    names = [pair.case for pair in pairs]
     labels = labels or find_labels(references) or _labels_in(pairs, workers)
-    outcomes = run_cases(
-        partial(_score_case, labels=tuple(labels), tolerance_mm=tolerance_mm), pairs, names, workers, "Evaluating"
-    )
+    outcomes = _score_all(pairs, partial(_score_case, labels=tuple(labels), tolerance_mm=tolerance_mm), workers)
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
         raise ImageError(f"{len(problems)} of {len(pairs)} cases cannot be scored:\n" + _listing(problems))
@@ -184,6 +185,15 @@ class _Outcome:
     warnings: tuple[str, ...] = ()
 
 
+def _score_all(pairs: Sequence[CasePair], score_one: Callable[[CasePair], _Outcome], workers: int) -> list[_Outcome]:
+    """Outcomes in the order of ``pairs``; in this process where starting others would take longer than the work itself."""
+    start = time.perf_counter()
+    first, rest = score_one(pairs[0]), pairs[1:]
+    if (time.perf_counter() - start) * len(rest) < _WORTH_WORKERS_S:
+        workers = 1
+    return [first, *run_cases(score_one, rest, [pair.case for pair in rest], workers, "Evaluating")]
+
+
 def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: float) -> _Outcome:
     try:
         reference = read_labels(pair.reference)
@@ -216,8 +226,9 @@ def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: floa
 
 def _labels_in(pairs: Sequence[CasePair], workers: int) -> tuple[LabelClass, ...]:
     """One label per value above or below 0 found in the references."""
-    outcomes = run_cases(_values_in, pairs, [pair.case for pair in pairs], workers, "Looking for labels")
-    values = sorted(set().union(*outcomes) - {0})
+    with ThreadPoolExecutor(max(1, workers)) as pool:  # reading only: threads do, and start at once
+        found = list(tqdm(pool.map(_values_in, pairs), total=len(pairs), desc="Looking for labels", unit="case", delay=2))
+    values = sorted(set().union(*found) - {0})
     if not values:
         raise DatasetError("The references hold no label at all. Give the label values with --labels dataset.json.")
     return tuple(LabelClass(f"label {value}", value) for value in values)

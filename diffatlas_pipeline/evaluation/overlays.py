@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from diffatlas_pipeline.contracts import Grid, LabelClass, TripleMm
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import CasePair, Evaluation
-from diffatlas_pipeline.volumes.io import list_cases, read_labels, read_volume
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_labels, read_volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
 
 Colour = tuple[float, float, float, float]
@@ -102,14 +102,13 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
     ``images`` is the folder of the scans (``case.ext`` or ``case_0000.ext``; the first channel is shown) or None.
     """
     pairs = {pair.case: pair for pair in evaluation.pairs}
-    scans = _scans(images) if images else {}
     pictures, remarks = [], []
     for role, case in evaluation.remarkable().items():
         path = folder / f"{role}_{case}.png"
         rows = evaluation.cases[evaluation.cases["case"] == case].set_index("label")
         dice = [float(rows["dice"][label.name]) for label in evaluation.labels]
         mean = float(np.nanmean(dice))
-        image, remark = _scan_of(case, scans, pairs[case]) if images else (None, "")
+        image, remark = _scan_of(case, images, pairs[case]) if images else (None, "")
         remarks += [remark] if remark else []
         reference = read_labels(pairs[case].reference)
         prediction = pairs[case].prediction
@@ -128,20 +127,10 @@ def find_images(references: Path) -> Path | None:
     return beside if beside != folder and beside.is_dir() else None
 
 
-def _scans(images: Path) -> dict[str, Path]:
-    """Case -> file of its first channel."""
-    if images.is_file():
-        return {"": images}
-    found: dict[str, Path] = {}
-    for files in list_cases(images, None, 1):
-        name = files.case
-        found.setdefault(name[:-5] if name[-5:].startswith("_") and name[-4:].isdigit() else name, files.images[0])
-        found[name] = files.images[0]
-    return found
-
-
-def _scan_of(case: str, scans: dict[str, Path], pair: CasePair) -> tuple[np.ndarray | None, str]:
-    path = scans.get(case) or scans.get("")
+def _scan_of(case: str, images: Path, pair: CasePair) -> tuple[np.ndarray | None, str]:
+    """The first channel of the case's scan, or None and why."""
+    names = [f"{case}{channel}{ending}" for channel in ("_0000", "") for ending in (*FILE_ENDINGS, "")]
+    path = images if images.is_file() else next((images / name for name in names if (images / name).exists()), None)
     if path is None:
         return None, f"{case}: no image found to show"
     try:

@@ -167,7 +167,7 @@ class Predictor:
                 )
             largest = segmentation.spread.max(dim=0, keepdim=True).values.numpy()
             # Outside the crop restore_distances puts STORED_LIMIT; there, nothing is uncertain.
-            spread = (restore_distances(largest + STORED_LIMIT, prepared.record)[0] - STORED_LIMIT) * np.float32(tau_mm)
+            spread = (STORED_LIMIT - restore_distances(STORED_LIMIT - largest, prepared.record)[0]) * np.float32(tau_mm)
         nothing = () if labels.any() else ("no structure was found in it",)
         return Result(labels, maps, spread, (*prepared.warnings, *nothing))
 

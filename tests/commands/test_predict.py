@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffatlas_pipeline.commands.predict import main
+from diffatlas_pipeline.contracts import Grid
+from diffatlas_pipeline.inference.model_folder import ModelFolder
+from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.volumes.io import read_grid, read_labels, write_scalars
+from diffatlas_pipeline.workspace import Workspace
+from tests.inference.model_files import add_fold, plan, recipe
+
+GRID = Grid.of((18, 14, 20), np.array([[0, -1.5, 0, 3], [1.0, 0, 0, 4], [0, 0, 0.9, 5], [0, 0, 0, 1.0]]))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace with one model (untrained weights, but a real network) and a folder of two scans."""
+    monkeypatch.setenv("DIFFATLAS_WORKSPACE", str(tmp_path / "workspace"))
+    train_one(tmp_path / "workspace", "Dataset001_A")
+    for seed, name in enumerate(("one.nii.gz", "two_0000.nii.gz")):
+        image = np.random.default_rng(seed).random(GRID.shape).astype(np.float32)
+        write_scalars(tmp_path / "in" / name, image, GRID)
+    return tmp_path
+
+
+def train_one(root: Path, dataset: str, fold: str = "fold0", channels: int = 1) -> Path:
+    torch.manual_seed(0)
+    path = ModelFolder.location(Workspace.resolve(root), dataset, "diffatlas", "default")
+    ModelFolder.create(path, plan(channels=channels))
+    state = create_method("diffatlas", plan(channels=channels), recipe()).build_network().state_dict()
+    add_fold(path, fold, state=state)
+    return path
+
+
+def predict(workspace: Path, *arguments: str) -> None:
+    main(["-i", str(workspace / "in"), "-o", str(workspace / "out"), "--device", "cpu", "--precision", "float32", *arguments])
+
+
+def failing(workspace: Path, capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        predict(workspace, *arguments)
+    assert stopped.value.code == code
+    return capsys.readouterr().err
+
+
+def test_input_and_output_are_enough(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(workspace)
+    printed = capsys.readouterr().out
+    for path in (workspace / "out" / "one.nii.gz", workspace / "out" / "two.nii.gz"):
+        assert read_grid(path) == read_grid(workspace / "in" / "one.nii.gz")
+        assert set(np.unique(read_labels(path).array)) <= {0, 2, 7}
+    for stage in ("read", "prepare", "sample", "restore", "write", "total"):
+        assert stage in printed
+    assert printed.splitlines()[-1].startswith("Next: DiffAtlas_evaluate")
+    record = json.loads((workspace / "out" / "prediction.json").read_text())
+    assert record["settings"]["steps"] == 2
+    assert record["precision"] == "float32"
+    assert record["cases"]["two"]["status"] == "segmented"
+    assert set(record["cases"]["two"]["seconds"]) == {"read", "prepare", "sample", "restore", "write"}
+
+
+def test_options_reach_the_sampler_and_maps_are_written(workspace: Path) -> None:
+    options = ("--steps", "3", "--solver", "dpmpp_2m", "--draws", "2", "--guidance-level", "0.5", "--seed", "4")
+    predict(workspace, *options, "--save-distance-maps", "--save-uncertainty", "--modality", "mri", "-d", "1", "-f", "0")
+    record = json.loads((workspace / "out" / "prediction.json").read_text())
+    found = {name: record["settings"][name] for name in ("steps", "solver", "draws", "guidance_level")}
+    assert found == {"steps": 3, "solver": "dpmpp_2m", "draws": 2, "guidance_level": 0.5}
+    assert (record["seed"], record["modality"], record["folds"]) == (4, "mri", ["fold0"])
+    names = {str(path.relative_to(workspace / "out")) for path in (workspace / "out").rglob("*.nii.gz")}
+    maps = {"distance_maps/one_small.nii.gz", "distance_maps/one_large.nii.gz", "uncertainty/one.nii.gz"}
+    assert maps <= names
+    assert len(names) == 8
+
+
+def test_existing_outputs_are_kept_and_it_is_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(workspace)
+    timing = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]
+    (workspace / "out" / "two.nii.gz").unlink()
+    capsys.readouterr()
+    predict(workspace)
+    printed = capsys.readouterr().out
+    assert "1 case(s) were there already and were kept" in printed
+    assert "other settings" not in printed
+    assert json.loads((workspace / "out" / "prediction.json").read_text())["cases"]["one"] == timing["one"]
+    predict(workspace, "--steps", "1")
+    assert "Warning: the kept ones were made with another model or other settings." in capsys.readouterr().out
+
+
+def test_a_corrupt_scan_is_named_and_the_others_are_done(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "in" / "bad.nii.gz").write_bytes(b"nothing" * 100)
+    text = failing(workspace, capsys, code=1)
+    assert "1 of 3" in text
+    assert "bad.nii.gz" in text
+    assert (workspace / "out" / "one.nii.gz").exists()
+    assert (workspace / "out" / "two.nii.gz").exists()
+
+
+def test_several_folds_are_averaged(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_one(workspace / "workspace", "Dataset001_A", "fold1")
+    predict(workspace, "-f", "0", "1", "--save-uncertainty")
+    assert "fold0, fold1" in capsys.readouterr().out
+    assert (workspace / "out" / "uncertainty" / "one.nii.gz").exists()
+    assert "fold3: not trained" in failing(workspace, capsys, "-f", "3")
+
+
+def test_single_file_and_explicit_model(workspace: Path) -> None:
+    model = next((workspace / "workspace" / "results").glob("*/*"))
+    moved = model.rename(workspace / "model")
+    main(["-i", str(workspace / "in" / "two_0000.nii.gz"), "-o", str(workspace / "out"), "-m", str(moved), "--device", "cpu"])
+    assert (workspace / "out" / "two.nii.gz").exists()
+    assert not (workspace / "out" / "one.nii.gz").exists()
+
+
+def test_several_models_must_be_told_apart(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_one(workspace / "workspace", "Dataset002_B")
+    text = failing(workspace, capsys)
+    assert "-d Dataset001_A" in text
+    assert "-d Dataset002_B" in text
+    predict(workspace, "-d", "2")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--solver", "euler"), "ddpm, ddim, dpmpp_2m"),
+        (("--steps", "-3"), "--steps"),
+        (("--modality", "PET"), "CT, MRI"),
+        (("--device", "quantum"), "--device"),
+        (("--save-uncertainty",), "--draws"),
+        (("-d", "9"), "Dataset001_A"),
+        (("-f", "all"), "all: not trained"),
+        (("-m", "nowhere"), "not a model folder"),
+        (("-i", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_clear_error(
+    workspace: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], expected: str
+) -> None:
+    text = failing(workspace, capsys, *arguments)
+    assert text.startswith("Error: ")
+    assert expected in text
+    assert not (workspace / "out").exists()
+
+
+def test_mistakes_in_folders(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "empty").mkdir()
+    assert "empty" in failing(workspace, capsys, "-i", str(workspace / "empty"))
+    (workspace / "file").touch()
+    assert "cannot be written" in failing(workspace, capsys, "-o", str(workspace / "file" / "out"))
+    train_one(workspace / "workspace", "Dataset003_C", channels=2)
+    text = failing(workspace, capsys, "-d", "3")
+    assert "one" in text
+    assert "_0001" in text
+
+
+def test_damaged_model_is_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = next((workspace / "workspace").rglob("checkpoint_final.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "damaged" in failing(workspace, capsys)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from diffatlas_pipeline.contracts import Grid, LabelClass
+from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
+from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, find_labels, read_labels_json
+from diffatlas_pipeline.evaluation.tables import results_table
+from diffatlas_pipeline.volumes.io import write_labels
+
+SHAPE = (12, 10, 8)
+SPACING = np.diag([1.0, 2.0, 0.5, 1.0])
+
+
+def cubes(shift: int = 0, values: tuple[int, ...] = (3, 7)) -> np.ndarray:
+    """Two cubes of 4 x 3 x 3 voxels."""
+    array = np.zeros(SHAPE, dtype=np.int16)
+    array[1 + shift : 5 + shift, 1:4, 1:4] = values[0]
+    array[1 + shift : 5 + shift, 5:8, 4:7] = values[1]
+    return array
+
+
+def write(folder: Path, case: str, array: np.ndarray, ending: str = ".nii.gz", affine: np.ndarray = SPACING) -> None:
+    write_labels(folder / f"{case}{ending}", array, Grid.of(array.shape, affine))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    predictions, references = tmp_path / "predictions", tmp_path / "labelsTs"
+    for case, shift in (("a", 0), ("b", 1), ("c", 2)):
+        write(predictions, case, cubes(shift))
+        write(references, case, cubes())
+    return predictions, references
+
+
+def test_known_scores_per_case_label_and_mean(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    evaluation = evaluate_folders(*folders, tolerance_mm=1.0)
+    assert [label.value for label in evaluation.labels] == [3, 7]
+    dice = evaluation.cases.pivot(index="case", columns="value", values="dice")
+    assert dice.loc["a"].tolist() == [1, 1]
+    assert dice.loc["b"].tolist() == pytest.approx([0.75, 0.75])
+    assert dice.loc["c"].tolist() == pytest.approx([0.5, 0.5])
+    assert evaluation.mean()["dice"] == pytest.approx(0.75)
+    assert evaluation.per_label()["label 3"]["dice"]["std"] == pytest.approx(0.25)
+    assert evaluation.cases["hd95_mm"].tolist() == pytest.approx([0, 0, 1, 1, 2, 2])
+    assert set(evaluation.cases["volume_reference_ml"]) == {0.036}
+    assert evaluation.remarkable() == {"worst": "c", "median": "b", "best": "a"}
+    summary_path, table_path = evaluation.write(tmp_path / "out")
+    summary = json.loads(summary_path.read_text())
+    assert summary["mean"]["dice"] == pytest.approx(0.75)
+    assert summary["labels"]["label 7"]["dice"]["count"] == 3
+    assert len(pd.read_csv(table_path)) == 6
+
+
+@pytest.mark.slow
+def test_workers_do_not_change_the_result(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffatlas_pipeline.evaluation.evaluate._WORTH_WORKERS_S", 0.0)
+    pd.testing.assert_frame_equal(evaluate_folders(*folders, workers=2).cases, evaluate_folders(*folders).cases)
+
+
+def test_another_file_format_is_paired(folders: tuple[Path, Path]) -> None:
+    predictions, _ = folders
+    (predictions / "a.nii.gz").unlink()
+    write(predictions, "a", cubes(), ".nrrd")
+    assert evaluate_folders(*folders).mean()["dice"] == pytest.approx(0.75)
+
+
+def test_missed_and_invented_structures_never_help(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    write(predictions, "a", np.where(cubes() == 7, 0, cubes()))  # 7 is missed
+    write(references, "b", np.where(cubes() == 3, 0, cubes()))  # 3 is invented
+    evaluation = evaluate_folders(*folders)
+    worst = evaluation.cases[evaluation.cases["dice"] == 0]
+    assert list(zip(worst["case"], worst["value"], strict=True)) == [("a", 7), ("b", 3)]
+    assert worst["nsd"].tolist() == [0, 0]
+    assert worst["hd95_mm"].tolist() == pytest.approx([math.hypot(12, 20, 4)] * 2)
+
+
+def test_a_label_that_is_in_neither_does_not_count(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, references = folders
+    for folder in folders:
+        write(folder, "a", np.where(cubes() == 7, 0, cubes()))
+    labels = (LabelClass("three", 3), LabelClass("seven", 7), LabelClass("nowhere", 9))
+    evaluation = evaluate_folders(predictions, references, labels)
+    statistics = evaluation.per_label()
+    assert statistics["seven"]["dice"]["count"] == 2
+    assert statistics["seven"]["dice"]["mean"] == pytest.approx(0.625)
+    assert statistics["nowhere"]["dice"]["count"] == 0
+    assert evaluation.mean()["dice"] == pytest.approx((0.75 + 0.625) / 2)
+    summary = json.loads(evaluation.write(tmp_path)[0].read_text())
+    assert summary["labels"]["nowhere"]["dice"]["mean"] is None
+    assert "nowhere" in results_table(evaluation)
+
+
+def test_missing_predictions(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    (predictions / "b.nii.gz").unlink()
+    with pytest.raises(DatasetError, match=r"no prediction for 1 of 3 references: b\."):
+        evaluate_folders(predictions, references)
+    empty = evaluate_folders(predictions, references, missing="empty")
+    assert empty.mean()["dice"] == pytest.approx(0.5)
+    assert empty.missing == ("b",)
+    assert evaluate_folders(predictions, references, missing="skip").mean()["dice"] == pytest.approx(0.75)
+    write(predictions, "z", cubes())
+    assert any("z" in warning for warning in evaluate_folders(predictions, references, missing="skip").warnings)
+
+
+def test_no_common_case_is_an_error_whatever_missing_means(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write(other, "z", cubes())
+    with pytest.raises(DatasetError, match="not one prediction"):
+        evaluate_folders(other, folders[1], missing="skip")
+
+
+def test_all_bad_cases_are_listed_at_once(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    write(predictions, "a", cubes()[:-1])
+    moved = SPACING.copy()
+    moved[0, 3] = 5
+    write(predictions, "b", cubes(), affine=moved)
+    (predictions / "c.nii.gz").write_bytes(b"nothing" * 100)
+    with pytest.raises(ImageError) as error:
+        evaluate_folders(predictions, references)
+    text = str(error.value)
+    assert "3 of 3" in text
+    assert "a: the prediction is not on the reference's grid (shapes differ" in text
+    assert "5 mm" in text
+    assert "c.nii.gz" in text
+
+
+def test_values_that_are_no_label_are_said(folders: tuple[Path, Path]) -> None:
+    evaluation = evaluate_folders(*folders, labels=(LabelClass("three", 3),))
+    assert any("a: the prediction" in warning and "7" in warning for warning in evaluation.warnings)
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "small": 3, "large": 7}, {"0": "background", "3": "small", "7": "large"}])
+def test_labels_are_named_by_the_dataset_json(folders: tuple[Path, Path], labels: dict) -> None:
+    (folders[1].parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    expected = (LabelClass("small", 3), LabelClass("large", 7))
+    assert find_labels(folders[1]) == expected
+    assert evaluate_folders(*folders).labels == expected
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"labels": {"background": 0}}', '{"labels": {"a": [1, 2]}}', "[]"])
+def test_unusable_dataset_json_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"dataset\.json"):
+        read_labels_json(tmp_path / "dataset.json")
+
+
+def test_two_files(folders: tuple[Path, Path]) -> None:
+    evaluation = evaluate_folders(folders[0] / "c.nii.gz", folders[1] / "a.nii.gz")
+    assert evaluation.mean()["dice"] == pytest.approx(0.5)
+
+
+def test_negative_tolerance_is_refused(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError, match="tolerance"):
+        evaluate_folders(*folders, tolerance_mm=-1)
