@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.contracts import CaseFiles
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.volumes import itk, nifti
+from diffatlas_pipeline.volumes import dicom, itk, nifti
 
 FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
 
@@ -27,8 +27,8 @@ def list_cases(folder: Path, file_ending: str | None, channels: int) -> list[Cas
         raise ImageError(f"{folder}: no such folder. Give a folder of images.")
     endings = FILE_ENDINGS if file_ending is None else (file_ending,)
     candidates = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    stems = {path: stem for path in candidates if (stem := _stem(path, endings, dicom=file_ending is None)) is not None}
-    if not stems and file_ending is None and folder.is_dir() and itk.dicom_files(folder):
+    stems = {path: stem for path in candidates if (stem := _stem(path, endings, series=file_ending is None)) is not None}
+    if not stems and file_ending is None and folder.is_dir() and dicom.has_series(folder):
         stems = {folder: folder.resolve().name}
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path, stem in stems.items():
@@ -44,12 +44,12 @@ def list_cases(folder: Path, file_ending: str | None, channels: int) -> list[Cas
     return [CaseFiles(name, tuple(found[name][c][0] for c in range(channels)), None) for name in sorted(found)]
 
 
-def _stem(path: Path, endings: tuple[str, ...], dicom: bool) -> str | None:
+def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:
     """The name without its ending, or None for what is no image."""
     if path.name.startswith("."):
         return None
     if path.is_dir():
-        return path.name if dicom and itk.dicom_files(path) else None
+        return path.name if series and dicom.has_series(path) else None
     return next((path.name[: -len(ending)] for ending in endings if path.name.endswith(ending)), None)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffatlas_pipeline.contracts import Grid, LabelVolume, Volume
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.volumes import itk, nifti
+from diffatlas_pipeline.volumes import dicom, itk, nifti
 from diffatlas_pipeline.volumes.cases import FILE_ENDINGS, list_cases
 from diffatlas_pipeline.volumes.grids import grid_difference
 
@@ -57,14 +57,14 @@ def read_labels(path: Path) -> LabelVolume:
     values, grid = _read(Path(path))
     if values.dtype.kind == "f":
         whole = np.rint(values)
-        wrong = values[~(np.isfinite(values) & (whole == values))]
+        wrong = values[~((whole == values) & (np.abs(values) < 2**31))]
         if wrong.size:
             examples = ", ".join(f"{value:g}" for value in np.unique(wrong)[:5])
             raise ImageError(
-                f"{path}: labels must be integers, but {wrong.size} voxels are not (such as {examples}). "
+                f"{path}: labels must be integers of at most 31 bits, but {wrong.size} voxels are not (such as {examples}). "
                 "Export the segmentation as a label map, not as probabilities or resampled with interpolation."
             )
-        values = whole.astype(np.int32 if np.abs(whole).max() < 2**31 else np.int64)
+        values = whole.astype(np.int32)
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8)
     return LabelVolume(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")), grid, str(path))
@@ -74,7 +74,7 @@ def read_grid(path: Path) -> Grid:
     """The grid of an image or label file, or of a DICOM series folder, without reading its voxels. Raises ImageError."""
     path = Path(path)
     if path.is_dir():
-        return _usable(itk.read_dicom_grid(path), path)
+        return _usable(dicom.read_grid(path), path)
     return _usable(_format_of(path, "read").read_grid(path), path)
 
 
@@ -101,7 +101,7 @@ def write_scalars(path: Path, array: np.ndarray, grid: Grid, like: Path | None =
 def _read(path: Path) -> tuple[np.ndarray, Grid]:
     """Values (X, Y, Z) in the file's own type, and their grid."""
     if path.is_dir():
-        values, grid = itk.read_dicom(path)
+        values, grid = dicom.read(path)
     else:
         values, grid = _format_of(path, "read").read(path)
     if values.dtype.kind not in "biuf":

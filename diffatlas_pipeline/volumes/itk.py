@@ -1,10 +1,11 @@
-"""NRRD, MetaImage (.mha, .mhd) and DICOM series through SimpleITK.
+"""NRRD and MetaImage files (.mha, .mhd) through SimpleITK.
 
 ITK's world axes run left, posterior, superior; ours right, anterior, superior: the first two are negated on the way.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,87 +16,27 @@ from diffatlas_pipeline.errors import ImageError
 
 ENDINGS = (".nrrd", ".mha", ".mhd")
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # DICOM tags, in mm and as direction cosines
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_META_HEADER_BYTES = 4096
 
 
 def read(path: Path) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of an NRRD or MetaImage file and their grid. Raises ImageError."""
-    reader = _open(path)
-    grid = _grid(reader, path)
-    return _execute(reader, path).reshape(grid.shape), grid
+    reader = open_header(path)
+    grid = header_grid(reader, path)
+    return execute(reader, path).reshape(grid.shape), grid
 
 
 def read_grid(path: Path) -> Grid:
     """The grid of an NRRD or MetaImage file, from its header alone. Raises ImageError."""
-    return _grid(_open(path), path)
-
-
-def dicom_files(folder: Path) -> tuple[str, ...]:
-    """The files of the one DICOM series in ``folder``, in slice order; empty if there is none.
-
-    Raises ImageError if there are several.
-    """
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) > 1:
-        raise ImageError(
-            f"{folder}: holds {len(series)} DICOM series, but a case is one. Put each series into a folder of its own."
-        )
-    return tuple(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])) if series else ()
-
-
-def read_dicom(folder: Path) -> tuple[np.ndarray, Grid]:
-    """The values (X, Y, Z) of the DICOM series in ``folder``, rescaled as its headers say, and their grid.
-
-    The grid comes from the positions of all slices. Raises ImageError for unevenly spaced, missing or doubled slices.
-    """
-    grid = read_dicom_grid(folder)
-    names = dicom_files(folder)
-    if len(names) == 1:
-        return _execute(_open(Path(names[0])), folder).reshape(grid.shape), grid
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(names)
-    return _execute(reader, folder).reshape(grid.shape), grid
-
-
-def read_dicom_grid(folder: Path) -> Grid:
-    """The grid of the DICOM series in ``folder``, from its headers alone. Raises ImageError as :func:`read_dicom`."""
-    names = dicom_files(folder)
-    if not names:
-        raise ImageError(
-            f"{folder}: holds no DICOM series. Give a folder of DICOM slices, or image files ({', '.join(ENDINGS)})."
-        )
-    headers = [_open(Path(name)) for name in names]
-    first = _grid(headers[0], folder)
-    if len(names) == 1:
-        return first
-    for name, header in zip(names, headers, strict=True):
-        if not _same_plane(header, headers[0]):
-            raise ImageError(
-                f"{name}: its size, position or orientation does not fit the other slices. Export the series again."
-            )
-    positions = np.array([_numbers(header, _POSITION) for header in headers])
-    steps = np.diff(positions, axis=0)
-    step = (positions[-1] - positions[0]) / (len(names) - 1)
-    length = float(np.linalg.norm(step))
-    uneven = float(np.abs(steps - step).max())
-    if length == 0.0 or uneven > max(0.01 * length, 0.01):
-        gaps = np.linalg.norm(steps, axis=1)
-        raise ImageError(
-            f"{folder}: its slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, but even spacing is needed. "
-            "A slice is missing or doubled: export the series again."
-        )
-    affine = first.matrix
-    affine[:3, 2] = _LPS_TO_RAS[:3, :3] @ step
-    affine[:3, 3] = _LPS_TO_RAS[:3, :3] @ positions[0]
-    return Grid.of((first.shape[0], first.shape[1], len(names)), affine)
+    return header_grid(open_header(path), path)
 
 
 def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     """Write ``array`` (X, Y, Z) on ``grid``, with the exact geometry of ``like`` if that has this grid. Raises OSError."""
     dimensions = grid.dimensions
-    template = _open(like) if like is not None else None
-    if template is not None and like is not None and _grid(template, like) == grid:
+    template = open_header(like) if like is not None else None
+    if template is not None and like is not None and header_grid(template, like) == grid:
         dimensions = template.GetDimension()
     else:
         template = None
@@ -104,7 +45,7 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     if template is not None:
         origin, spacing, direction = template.GetOrigin(), template.GetSpacing(), template.GetDirection()
     else:
-        matrix = _LPS_TO_RAS @ grid.matrix
+        matrix = LPS_TO_RAS @ grid.matrix
         columns = matrix[:dimensions, :dimensions]
         spacing = np.linalg.norm(columns, axis=0)
         origin, direction = matrix[:dimensions, 3], (columns / spacing).ravel()
@@ -117,7 +58,10 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
         raise OSError(_reason(error)) from error
 
 
-def _open(path: Path) -> sitk.ImageFileReader:
+def open_header(path: Path) -> sitk.ImageFileReader:
+    """A reader that has read the header of ``path``. Raises ImageError."""
+    if path.name.endswith((".mha", ".mhd")):
+        _check_meta_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -127,16 +71,32 @@ def _open(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -> np.ndarray:
-    """The image's values with axes (X, Y, ...)."""
+def _check_meta_header(path: Path) -> None:
+    """Refuse what would end the process inside ITK: a wild number of axes, or a data file that is not there."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_META_HEADER_BYTES)
+    except OSError as error:
+        raise _damaged(path, error) from error
+    axes = re.search(rb"^NDims\s*=\s*(\d+)\s*$", header, re.MULTILINE)
+    data = re.search(rb"^ElementDataFile\s*=([^\r\n]*)", header, re.MULTILINE)
+    if axes is None or int(axes.group(1)) not in (2, 3, 4) or data is None:
+        raise _damaged(path, ValueError("no valid NDims and ElementDataFile in its header"))
+    name = data.group(1).strip().decode("utf-8", errors="replace")
+    if name not in ("LOCAL", "LIST") and "%" not in name and not (path.parent / name).is_file():
+        raise _damaged(path, FileNotFoundError(f"its data file {name!r} is missing"))
+
+
+def execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -> np.ndarray:
+    """The image's values with axes (X, Y, ...). Raises ImageError."""
     try:
         return sitk.GetArrayFromImage(reader.Execute()).T
     except RuntimeError as error:
         raise _damaged(path, error) from error
 
 
-def _grid(reader: sitk.ImageFileReader, path: Path) -> Grid:
-    """The grid that a header describes; trailing axes of length one do not count."""
+def header_grid(reader: sitk.ImageFileReader, path: Path) -> Grid:
+    """The grid that a header describes; trailing axes of length one do not count. Raises ImageError for what is not scalar."""
     size = reader.GetSize()
     dimensions = reader.GetDimension()
     if reader.GetNumberOfComponents() != 1 or dimensions < 2 or any(n != 1 for n in size[3:]):
@@ -150,23 +110,7 @@ def _grid(reader: sitk.ImageFileReader, path: Path) -> Grid:
     affine[:kept, :kept] = direction * np.array(reader.GetSpacing()[:kept])
     affine[:kept, 3] = reader.GetOrigin()[:kept]
     x, y, z = (*size, 1)[:3]
-    return Grid.of((x, y, z), _LPS_TO_RAS @ affine, 2 if z == 1 else 3)
-
-
-def _same_plane(header: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bool:
-    """Whether two DICOM slices have one size and direction, and the first a position."""
-    directions = _numbers(header, _ORIENTATION), _numbers(other, _ORIENTATION)
-    return (
-        header.GetSize()[:2] == other.GetSize()[:2]
-        and np.allclose(header.GetSpacing()[:2], other.GetSpacing()[:2], rtol=1e-4)
-        and len(directions[0]) == len(directions[1]) == 6
-        and np.allclose(*directions, atol=1e-4)
-        and len(_numbers(header, _POSITION)) == 3
-    )
-
-
-def _numbers(header: sitk.ImageFileReader, tag: str) -> list[float]:
-    return [float(number) for number in header.GetMetaData(tag).split("\\")] if header.HasMetaDataKey(tag) else []
+    return Grid.of((x, y, z), LPS_TO_RAS @ affine, 2 if z == 1 else 3)
 
 
 def _damaged(path: Path, error: BaseException) -> ImageError:

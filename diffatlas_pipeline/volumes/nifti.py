@@ -12,13 +12,17 @@ import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+from nibabel.wrapstruct import WrapStructError
 
 from diffatlas_pipeline.contracts import Grid
 from diffatlas_pipeline.errors import ImageError
 
 ENDINGS = (".nii.gz", ".nii")
 
-_UNREADABLE = (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, HeaderTypeError, ValueError, OverflowError)
+_UNREADABLE = (
+    *(OSError, EOFError, zlib.error, ValueError, OverflowError),
+    *(ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError),
+)
 _GZIP = b"\x1f\x8b"
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 _NIFTI2_SIZES = (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # 540 in either byte order, the first field of a header

@@ -1,0 +1,115 @@
+"""DICOM series (a folder with one file per slice) through SimpleITK."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from diffatlas_pipeline.contracts import Grid
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.itk import LPS_TO_RAS, execute, header_grid, open_header
+
+_POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
+_UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
+
+
+def has_series(folder: Path) -> bool:
+    """Whether ``folder`` itself (not its sub-folders) holds DICOM images."""
+    return bool(_series(folder))
+
+
+def read(folder: Path) -> tuple[np.ndarray, Grid]:
+    """The values (X, Y, Z) of the DICOM series in ``folder``, rescaled as its headers say, and their grid.
+
+    The grid comes from the positions of all slices, so that a tilted gantry gives a sheared grid. Raises ImageError for
+    several series, and for uneven, missing, doubled, unlike or damaged slices.
+    """
+    names, grid = _slices(folder)
+    if len(names) == 1:
+        return execute(open_header(Path(names[0])), folder).reshape(grid.shape), grid
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(names)
+    with _quiet():
+        return execute(reader, folder).reshape(grid.shape), grid
+
+
+def read_grid(folder: Path) -> Grid:
+    """The grid of the DICOM series in ``folder``, from its headers alone. Raises ImageError as :func:`read`."""
+    return _slices(folder)[1]
+
+
+def _slices(folder: Path) -> tuple[list[str], Grid]:
+    """The files of the series, sorted by position, and its grid."""
+    series = _series(folder)
+    if len(series) != 1:
+        found = f"holds {len(series)} DICOM series, but a case is one" if series else "holds no DICOM series"
+        raise ImageError(f"{folder}: {found}. Put the slices of one series into a folder of their own.")
+    with _quiet():
+        names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    headers = [open_header(Path(name)) for name in names]
+    first = header_grid(headers[0], folder)
+    if len(names) == 1:
+        return names, first
+    for name, header in zip(names, headers, strict=True):
+        if not _same_plane(header, headers[0]):
+            raise ImageError(
+                f"{name}: its size, position or orientation does not fit the other slices. Export the series again."
+            )
+    row, column = np.reshape(_numbers(headers[0], _ORIENTATION), (2, 3))
+    positions = np.array([_numbers(header, _POSITION) for header in headers])
+    order = np.argsort(positions @ np.cross(row, column), kind="stable")
+    positions = positions[order]
+    affine = first.matrix
+    affine[:3, 2] = LPS_TO_RAS[:3, :3] @ _step(positions, folder)
+    affine[:3, 3] = LPS_TO_RAS[:3, :3] @ positions[0]
+    return [names[i] for i in order], Grid.of((first.shape[0], first.shape[1], len(names)), affine)
+
+
+def _step(positions: np.ndarray, folder: Path) -> np.ndarray:
+    """The vector (3,) in mm from one slice to the next, for sorted ``positions`` (slices, 3)."""
+    steps = np.diff(positions, axis=0)
+    mean = (positions[-1] - positions[0]) / len(steps)
+    length = float(np.linalg.norm(mean))
+    if length == 0.0 or np.linalg.norm(steps - mean, axis=1).max() > _UNEVEN * length:
+        gaps = np.linalg.norm(steps, axis=1)
+        raise ImageError(
+            f"{folder}: its slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, but even spacing is needed. "
+            "A slice is missing or doubled: export the series again."
+        )
+    return mean
+
+
+def _series(folder: Path) -> tuple[str, ...]:
+    with _quiet():
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+
+
+def _same_plane(header: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bool:
+    """Whether two slices have one size, spacing and direction, and the first a position."""
+    directions = _numbers(header, _ORIENTATION), _numbers(other, _ORIENTATION)
+    return (
+        header.GetSize()[:2] == other.GetSize()[:2]
+        and np.allclose(header.GetSpacing()[:2], other.GetSpacing()[:2], rtol=1e-4)
+        and len(directions[0]) == len(directions[1]) == 6
+        and np.allclose(*directions, atol=1e-4)
+        and len(_numbers(header, _POSITION)) == 3
+    )
+
+
+def _numbers(header: sitk.ImageFileReader, tag: str) -> list[float]:
+    return [float(number) for number in header.GetMetaData(tag).split("\\")] if header.HasMetaDataKey(tag) else []
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without ITK's own warnings about uneven or absent slices: those are checked here, and are errors."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)

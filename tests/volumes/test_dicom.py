@@ -1,0 +1,147 @@
+"""DICOM series are read with the geometry of their slices; damaged series are named."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.io import list_cases, read_grid, read_labels, read_volume, write_labels
+
+ORIENTATION = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])  # columns: row, column and slice direction
+
+
+def write_series(
+    folder: Path, values: np.ndarray, step=(0.0, 0.0, 2.5), origin=(-20.0, 30.0, 5.0), uid: str = "1.2.3.4", skip=()
+) -> Path:
+    """One file per slice of ``values`` (X, Y, Z) int16; slice k lies at ``origin + k * step`` in DICOM's world axes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(values.shape[2]):
+        if k in skip:
+            continue
+        image = sitk.GetImageFromArray(values[:, :, k : k + 1].T.astype(np.int16))
+        image.SetSpacing((0.75, 0.5, 2.5))
+        image.SetDirection(ORIENTATION.ravel().tolist())
+        position = np.asarray(origin) + k * np.asarray(step)
+        tags = {
+            "0008|0060": "CT",
+            "0020|000e": uid,
+            "0020|000d": "1.2.3",
+            "0020|0013": str(k + 1),
+            "0020|0032": "\\".join(f"{value:.6f}" for value in position),
+            "0020|0037": "\\".join(f"{value:.6f}" for value in ORIENTATION.T[:2].ravel()),
+            "0028|1052": "-1000",
+            "0028|1053": "2",
+        }
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        # names in no useful order: slices are sorted by position
+        writer.SetFileName(str(folder / f"{(k * 7) % 11:02d}_{k}.dcm"))
+        writer.Execute(image)
+    return folder
+
+
+VALUES = np.random.default_rng(0).integers(-500, 500, size=(6, 5, 8)) * 2
+
+
+def expected_affine(step=(0.0, 0.0, 2.5), origin=(-20.0, 30.0, 5.0)) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([ORIENTATION[:, 0] * 0.75, ORIENTATION[:, 1] * 0.5, np.asarray(step)], axis=1)
+    affine[:3, 3] = origin
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def test_series_has_values_and_oblique_grid(tmp_path):
+    volume = read_volume([write_series(tmp_path / "case", VALUES)])
+    assert volume.grid.shape == VALUES.shape and volume.grid.dimensions == 3
+    np.testing.assert_allclose(volume.grid.matrix, expected_affine(), atol=1e-5)
+    np.testing.assert_allclose(volume.array[0], VALUES)
+    assert read_grid(tmp_path / "case") == volume.grid
+
+
+def test_tilted_gantry_gives_a_sheared_grid(tmp_path):
+    """Slices that are shifted within their plane, each a little further, must not be stacked into a straight block."""
+    step = (0.0, 0.4, 2.5)
+    volume = read_volume([write_series(tmp_path / "case", VALUES, step=step)])
+    np.testing.assert_allclose(volume.grid.matrix, expected_affine(step), atol=1e-5)
+
+
+def test_missing_slice_is_an_error_with_the_gap(tmp_path):
+    with pytest.raises(ImageError, match=r"case: its slices are 2\.5 to 5 mm apart"):
+        read_volume([write_series(tmp_path / "case", VALUES, skip=(3,))])
+
+
+def test_doubled_slice_is_an_error(tmp_path):
+    folder = write_series(tmp_path / "case", VALUES)
+    shutil.copy(next(folder.glob("*_3.dcm")), folder / "copy.dcm")
+    with pytest.raises(ImageError, match=r"case: its slices are 0 to 2\.5 mm apart"):
+        read_volume([folder])
+
+
+def test_two_series_in_one_folder_are_an_error(tmp_path):
+    write_series(tmp_path / "case", VALUES)
+    other = write_series(tmp_path / "other", VALUES, uid="1.2.3.5")
+    for path in other.iterdir():
+        path.rename(tmp_path / "case" / f"other_{path.name}")
+    with pytest.raises(ImageError, match=r"case: holds 2 DICOM series"):
+        read_volume([tmp_path / "case"])
+
+
+def test_truncated_slice_is_an_error(tmp_path):
+    folder = write_series(tmp_path / "case", VALUES)
+    path = next(folder.glob("*_4.dcm"))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ImageError, match="case"):
+        read_volume([folder])
+
+
+def test_folder_without_series_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(ImageError, match="holds no DICOM series"):
+        read_volume([tmp_path])
+
+
+def test_single_slice_is_a_flat_image(tmp_path):
+    volume = read_volume([write_series(tmp_path / "case", VALUES[:, :, :1])])
+    assert volume.grid.shape == (6, 5, 1) and volume.grid.dimensions == 2
+    np.testing.assert_allclose(volume.grid.matrix, expected_affine(), atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_labels_of_a_series_lie_on_its_grid(tmp_path, ending):
+    volume = read_volume([write_series(tmp_path / "case", VALUES)])
+    write_labels(tmp_path / f"case{ending}", (VALUES > 0).astype(np.uint8), volume.grid, like=tmp_path / "case")
+    got = read_labels(tmp_path / f"case{ending}")
+    np.testing.assert_array_equal(got.array, VALUES > 0)
+    np.testing.assert_allclose(got.grid.matrix, volume.grid.matrix, atol=1e-5)
+
+
+def test_sub_folders_with_a_series_are_cases(tmp_path):
+    for name in ("b", "a_0000"):
+        write_series(tmp_path / name, VALUES)
+    (tmp_path / "empty").mkdir()
+    assert [(case.case, case.images) for case in list_cases(tmp_path, None, 1)] == [
+        ("a", (tmp_path / "a_0000",)),
+        ("b", (tmp_path / "b",)),
+    ]
+    assert list_cases(tmp_path / "b", None, 1)[0].case == "b"  # the folder itself is the series
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("DIFFATLAS_TEST_DATA" not in os.environ, reason="DIFFATLAS_TEST_DATA is not set")
+@pytest.mark.parametrize(("study", "shape"), [("Study1", (35, 51, 32)), ("Study2", (36, 48, 35)), ("Study3", (34, 50, 40))])
+def test_real_series(study, shape):
+    folder = Path(os.environ["DIFFATLAS_TEST_DATA"]) / "hippocampus_dicom" / study
+    volume = read_volume([folder])
+    assert volume.grid.shape == shape and volume.array.std() > 1.0
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    np.testing.assert_array_equal(volume.array[0].T, sitk.GetArrayFromImage(image))
+    corner = image.TransformIndexToPhysicalPoint([n - 1 for n in shape])
+    np.testing.assert_allclose((volume.grid.matrix @ [*(n - 1 for n in shape), 1])[:3], np.array(corner) * [-1, -1, 1])
