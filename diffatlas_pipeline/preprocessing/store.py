@@ -54,7 +54,10 @@ class CaseFacts:
 
 @dataclass(frozen=True)
 class StoredCase:
-    """A case on disk; the arrays are opened at first use and read by slicing, in float16."""
+    """A case on disk; the arrays are opened at first use and read by slicing, in float16.
+
+    Opening a damaged array raises DatasetError.
+    """
 
     folder: Path
     facts: CaseFacts
@@ -89,18 +92,19 @@ class StoredCase:
 
     def verify(self) -> bool:
         """Whether the array files are those that were written (SHA-256)."""
-        for kind, stored in (("image", self.facts.image), ("distances", self.facts.distances)):
-            path = _array_path(self.folder, self.case, kind)
-            if stored is not None and (not path.is_file() or _checksum(path) != stored.sha256):
-                return False
-        return True
+        return self._is_intact("image") and (self.facts.distances is None or self._is_intact("distances"))
+
+    def _is_intact(self, kind: str) -> bool:
+        stored: StoredArray | None = getattr(self.facts, kind)
+        path = _array_path(self.folder, self.case, kind)
+        return stored is not None and path.is_file() and _checksum(path) == stored.sha256
 
     def _open(self, kind: str) -> blosc2.NDArray:
+        """Checked once per process: blosc2 unpacks most damaged files into wrong numbers without a word."""
         path = _array_path(self.folder, self.case, kind)
-        try:
-            return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DatasetError(f"{path}: cannot be read ({error}). {_AGAIN}") from error
+        if not self._is_intact(kind):
+            raise DatasetError(f"{path}: missing, or not as it was written (checksum). {_AGAIN}")
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
 
 
 _AGAIN = "Make it again with DiffAtlas_plan_and_preprocess; only missing and damaged cases are redone."

@@ -22,10 +22,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, store_cases(folder, PLAN, [(20, 26, 18), (14, 30, 18), (24, 24, 24)])
 
 
-def batches(
-    stored: tuple[Path, list[str]], first: int, last: int, workers: int = 0, seed: int = 7, plan: Plan = PLAN
-) -> list[Batch]:
-    with training_batches(*stored, plan, seed, first, last, workers) as made:
+def batches(stored: tuple[Path, list[str]], first: int, last: int, seed: int = 7) -> list[Batch]:
+    with training_batches(*stored, PLAN, seed, first, last, workers=0) as made:
         return list(made)
 
 
@@ -88,7 +86,7 @@ def test_killed_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]]
 def test_damaged_case_is_named(stored: tuple[Path, list[str]], tmp_path: Path, workers: int) -> None:
     (name,) = store_cases(tmp_path, PLAN, [(20, 26, 18)])
     (tmp_path / "cases" / f"{name}.image.b2nd").write_bytes(b"damaged")
-    with pytest.raises(DatasetError, match=rf"^\S*{name}\.image\.b2nd: cannot be read"):
+    with pytest.raises(DatasetError, match=rf"^\S*{name}\.image\.b2nd: missing, or not"):
         next(training_batches(tmp_path, [name], PLAN, 7, 0, 10, workers))
     assert not multiprocessing.active_children()
 

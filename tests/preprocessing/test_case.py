@@ -89,11 +89,14 @@ def test_thin_sheet_survives_a_finer_grid() -> None:
     assert dice(round_trip(volume, labels, (0.8, 0.8, 0.8)) == 1, array == 1) > 0.95
 
 
-def test_restored_labels_are_the_decoded_restored_distances() -> None:
-    plan = make_plan(spacing_mm=(1.5, 1.2, 2.0))
+@pytest.mark.parametrize("spacing_mm", [(1.5, 1.2, 2.0), (1.0, 1.0, 1.0)])
+def test_restored_labels_are_the_decoded_restored_distances(spacing_mm: TripleMm) -> None:
+    plan = make_plan(spacing_mm=spacing_mm)
     volume, labels = make_case()
     _, record = prepare_image(volume, plan)
     maps = prepare_labels(labels, record, plan)
+    maps[:, 2:5] = 0  # on the faces of both labels
+    maps[0, 6:9] = 0  # of the first only
     values = [label.value for label in plan.dataset.labels]
     np.testing.assert_array_equal(restore_labels(maps, record, plan), decode_labels(restore_distances(maps, record), values))
 
