@@ -124,7 +124,7 @@ def _summary(workspace: Path, seconds: float) -> None:
     print(f"  {'mean':<{width}}  {_number(summary['mean']['dice'])}\n")
     pictures = sorted(evaluation.rglob("*.png"), key=lambda path: (not path.name.startswith("median"), path.name))
     if pictures:
-        print(f"A typical case: {pictures[0].resolve()}")
+        print(f"Picture of the {pictures[0].name.split('_')[0]} case: {pictures[0].resolve()}")
     print(
         "Next, with your own data in the layout DatasetXXX_Name (imagesTr, labelsTr, dataset.json):\n"
         "  DiffAtlas_plan_and_preprocess -d path/to/DatasetXXX_Name"

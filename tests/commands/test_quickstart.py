@@ -54,7 +54,7 @@ def test_from_nothing_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert summary["case_count"] == 2
     table = output[output.index("Done in") :]
     assert all(name in table for name in [*summary["labels"], "mean"])
-    (picture,) = [line.split(": ")[1] for line in table.splitlines() if line.startswith("A typical case")]
+    (picture,) = [line.split(": ")[1] for line in table.splitlines() if line.startswith("Picture of the ")]
     assert Path(picture).stat().st_size > 10_000
     assert "DiffAtlas_plan_and_preprocess -d path/to/" in table
     model = next(place.rglob("checkpoint_final.safetensors"))
