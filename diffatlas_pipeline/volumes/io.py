@@ -40,7 +40,7 @@ def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Vol
                 f"{path}: not on the grid of {paths[0]} ({difference}). Resample one channel onto the other's grid."
             )
         with np.errstate(over="ignore"):
-            channel = np.ascontiguousarray(values, dtype=np.float32)
+            channel = values.astype(np.float32, order="K", copy=False)  # transposing is slow; orientation does it once
         bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
         if bad:
             raise ImageError(
@@ -67,7 +67,7 @@ def read_labels(path: Path) -> LabelVolume:
         values = whole.astype(np.int32)
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8)
-    return LabelVolume(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")), grid, str(path))
+    return LabelVolume(values.astype(values.dtype.newbyteorder("="), order="K", copy=False), grid, str(path))
 
 
 def read_grid(path: Path) -> Grid:

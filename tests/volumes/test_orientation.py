@@ -56,6 +56,17 @@ def test_canonical_stays_as_it_is():
 
 
 @pytest.mark.parametrize(("order", "signs"), ALL_48)
+def test_large_volume_copied_in_tiles_is_complete(order, signs):
+    native = oriented_grid(order, signs, shape=(37, 3, 70))
+    array = np.random.default_rng(0).normal(size=(2, 37, 3, 70)).astype(np.float32)
+    turned, _ = to_canonical(np.asfortranarray(array), native)
+    assert turned.flags.c_contiguous
+    back = from_canonical(turned, native)
+    np.testing.assert_array_equal(back, array)
+    assert back.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("order", "signs"), ALL_48)
 def test_slice_axis_of_a_flat_image_stays_last(order, signs):
     native = oriented_grid(order, signs, shape=(6, 7, 1), dimensions=2)
     positions = world_positions(native)
