@@ -103,9 +103,7 @@ def _train(arguments: argparse.Namespace) -> None:
     weights = train(
         method,
         Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.compile),
-        lambda first: training_batches(
-            source / "cases", training_cases, plan, arguments.seed, first, iterations, arguments.workers
-        ),
+        lambda first: training_batches(source, training_cases, plan, arguments.seed, first, iterations, arguments.workers),
         validate,
     )
     described = {
@@ -118,7 +116,7 @@ def _train(arguments: argparse.Namespace) -> None:
     write_final(folder, weights, {**described, "versions": versions()})
     print(f"Model written to {folder}")
     if validation_cases and not arguments.no_validation:
-        _segment_validation(arguments, workspace, model, name, validation_cases)
+        _segment_validation(arguments, workspace, model, name, validation_cases, device)
     print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {model.path} -f {name}")
 
 
@@ -136,9 +134,7 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
     from diffatlas_pipeline.planning.splits import load_splits
     from diffatlas_pipeline.preprocessing.store import list_stored
 
-    splits = load_splits(
-        Path(arguments.splits_file) if arguments.splits_file else source / "splits.json", list_stored(source / "cases")
-    )
+    splits = load_splits(Path(arguments.splits_file) if arguments.splits_file else source / "splits.json", list_stored(source))
     wanted = arguments.split or arguments.fold
     name = f"fold{wanted}" if wanted.isdigit() else wanted
     if name not in splits:
@@ -164,6 +160,7 @@ def _validation(
     import torch
 
     from diffatlas_pipeline.evaluation.metrics import dice
+    from diffatlas_pipeline.inference.predictor import segment_padded
     from diffatlas_pipeline.inference.stitched import Stitcher
     from diffatlas_pipeline.methods.registry import create_method
     from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
@@ -182,9 +179,10 @@ def _validation(
         scores: dict[str, list[float]] = {label.name: [] for label in plan.dataset.labels}
         with torch.inference_mode():
             for case in cases[:VALIDATED_CASES]:
-                stored = open_case(source / "cases", case)
+                stored = open_case(source, case)
+                assert stored.distances is not None  # a validation case has labels
                 image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
-                predicted = method.segment(network, image, stitch, settings, arguments.seed, case)
+                predicted = segment_padded(method, network, image, plan.patch_size, stitch, settings, arguments.seed, case)
                 found = decode_labels(predicted.distances.numpy(), list(labels))
                 truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), list(labels))
                 for value, label in zip(labels, plan.dataset.labels, strict=True):
@@ -203,6 +201,34 @@ def _with_fewer_steps(recipe: Recipe, steps: int) -> Recipe:
     return replace(recipe, steps=steps)
 
 
-def _segment_validation(arguments: argparse.Namespace, workspace: Any, model: Any, fold: str, cases: list[str]) -> None:
-    """Segment the whole validation fold from the raw images and write its table."""
-    raise NotImplementedError
+def _segment_validation(
+    arguments: argparse.Namespace, workspace: Any, model: Any, fold: str, cases: list[str], device: Any
+) -> None:
+    """Segment the whole validation fold from its raw images, as DiffAtlas_predict would, and write its table."""
+    from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
+    from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
+    from diffatlas_pipeline.evaluation.tables import results_table
+    from diffatlas_pipeline.inference.batch import Wanted, predict_cases
+    from diffatlas_pipeline.inference.predictor import Predictor
+    from diffatlas_pipeline.planning.dataset import read_dataset
+
+    trained = model.load(fold)
+    try:
+        raw = read_dataset(workspace.raw_dataset(arguments.dataset))
+    except UserError as error:
+        print(f"Warning: the validation cases were not segmented, because the raw data set cannot be read. {error}")
+        return
+    files = [case for case in raw.training if case.case in set(cases)]
+    settings = trained.plan.recipe(trained.recipe)
+    folder = model.path / fold / "validation"
+    print(f"Segmenting {len(files)} validation cases")
+    outcomes = predict_cases(Predictor([trained], device, settings, arguments.seed), files, Wanted(folder, overwrite=True))
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        raise UserError("; ".join(f"{outcome.case}: {outcome.message}" for outcome in failed))
+    references = raw.folder / "labelsTr"
+    evaluation = evaluate_folders(folder, references, trained.plan.dataset.labels, workers=1, missing="skip")
+    evaluation.write(folder)
+    write_overlays(evaluation, folder, find_images(references))
+    print(results_table(evaluation))
+    print(f"Validation written to {folder}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.errors import UserError
 
-_REPEATS = 3
+_REPEATS = 2
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -45,23 +45,20 @@ def autocast_for(
         return nullcontext
     if device.type == "cuda":
         return reduced if torch.cuda.is_bf16_supported() else nullcontext
-    return (
-        reduced
-        if _seconds(network, example, train, reduced) < 0.9 * _seconds(network, example, train, nullcontext)
-        else nullcontext
-    )
+    full = min(_seconds(network, example, train, nullcontext) for _ in range(_REPEATS))
+    half = _seconds(network, example, train, reduced)
+    if half < 2 * full:  # else it is emulated, and not worth a second look
+        half = min(half, *(_seconds(network, example, train, reduced) for _ in range(_REPEATS - 1)))
+    return reduced if half < 0.9 * full else nullcontext
 
 
 def _seconds(network: nn.Module, example: Tensor, train: bool, context: Callable[[], AbstractContextManager[None]]) -> float:
-    """Best of a few timings of one step; the best, because a shared machine only ever adds time."""
+    """One step's time; callers take the best of a few, because a shared machine only ever adds time."""
     level = torch.full((example.shape[0],), 0.5, device=example.device)
-    best = float("inf")
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        with torch.set_grad_enabled(train), context():
-            output = network(example, level, level)
-        if train:
-            output.float().square().mean().backward()
-            network.zero_grad(set_to_none=True)
-        best = min(best, time.perf_counter() - start)
-    return best
+    start = time.perf_counter()
+    with torch.set_grad_enabled(train), context():
+        output = network(example, level, level)
+    if train:
+        output.float().square().mean().backward()
+        network.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
