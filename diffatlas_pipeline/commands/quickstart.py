@@ -117,7 +117,9 @@ def _summary(workspace: Path, seconds: float) -> None:
     evaluation = workspace / "evaluation"
     summary = json.loads((evaluation / "summary.json").read_text(encoding="utf-8"))
     width = max(len(name) for name in [*summary["labels"], "label"])
-    print(f"\nDone in {seconds / 60:.1f} minutes. {summary['case_count']} hearts that the model had not seen:\n")
+    print(
+        f"\nDone in {seconds / 60:.1f} minutes. Scores of {summary['case_count']} test case(s), which the model had not seen:\n"
+    )
     print(f"  {'label':<{width}}   Dice")
     for name, metrics in summary["labels"].items():
         print(f"  {name:<{width}}  {_number(metrics['dice']['mean'])}")
