@@ -1,7 +1,9 @@
 """Batches of augmented patches, made ahead of the training by worker processes.
 
-The workers are those of ``torch.utils.data.DataLoader``: it notices a killed worker while it waits for a batch, and its
-workers notice a killed parent, so neither side is left waiting.
+batchgenerators makes the batches: its DataLoader deals out the sample numbers, over several workers too, and its augmenter
+applies the transform. The worker processes are those of ``torch.utils.data.DataLoader``: it notices a killed worker while it
+waits for a batch, and its workers notice a killed parent, so neither side is left waiting (with batchgenerators'
+MultiThreadedAugmenter the training waits for ever).
 """
 
 from __future__ import annotations
@@ -9,14 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import blosc2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from batchgenerators.dataloading import data_loader
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from batchgenerators.transforms.abstract_transforms import AbstractTransform
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from diffatlas_pipeline.contracts import Plan
-from diffatlas_pipeline.data.augmentation import Augmentation
+from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
 
@@ -25,37 +31,78 @@ PREFETCHED = 2  # batches that each worker makes ahead
 STALL_SECONDS = 600.0  # a batch takes well under a second; a worker silent for so long will never answer
 
 
-class BatchMaker(Dataset):
-    """Makes batch number i, from ``seed`` and i alone."""
+class PatchLoader(data_loader.DataLoader):
+    """Reads the boxes that the patches of batches ``numbers`` are augmented from, and draws how: worker ``part`` of ``parts``
+    makes every ``parts``-th batch. Sample b of batch i is number i * batch size + b, and depends on ``seed``, i and b alone.
+    """
 
-    def __init__(self, folder: Path, cases: Sequence[str], plan: Plan, seed: int) -> None:
-        self.folder, self.cases, self.plan, self.seed = folder, tuple(cases), plan, seed
-        self._source: PatchSource | None = None
-        self._augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm)
+    def __init__(
+        self,
+        source: PatchSource,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int,
+        numbers: range,
+        part: int = 0,
+        parts: int = 1,
+    ) -> None:
+        super().__init__(source, batch_size, parts, shuffle=False)
+        self.set_thread_id(part)
+        self.indices = range(numbers.start * batch_size, numbers.stop * batch_size)
+        self.augmentation = augmentation
+        self.seed = seed
 
-    def __getitem__(self, iteration: int) -> Batch | UserError:
-        """The batch, or the error of the user's that prevented it: it crosses processes better as a value than raised."""
-        try:
-            if self._source is None:  # opened by the process that reads
-                self._source = PatchSource(self.folder, self.cases, self.plan)
-            samples = [self._sample(iteration, b) for b in range(self.plan.training.batch_size)]
-        except UserError as error:
-            return error
-        images, distances = zip(*samples, strict=True)
-        return {"image": torch.from_numpy(np.stack(images)), "distances": torch.from_numpy(np.stack(distances))}
+    def generate_train_batch(self) -> dict[str, Any]:
+        """{"image": boxes (C, *extent), "distances": boxes (K, *extent), "parameters"}: a list each, one entry per sample."""
+        samples = [self._sample(*divmod(index, self.batch_size)) for index in self.get_indices()]
+        images, distances, parameters = map(list, zip(*samples, strict=True))
+        return {"image": images, "distances": distances, "parameters": parameters}
 
-    def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray]:
-        assert self._source is not None
+    def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, AugmentationParameters]:
         rng = np.random.default_rng((self.seed, iteration, position))
-        parameters = self._augmentation.draw(rng)
-        image, distances = self._source.sample(rng, self._augmentation.source_extent(parameters))
-        return self._augmentation.apply(image, distances, parameters)
+        parameters = self.augmentation.draw(rng)
+        image, distances = self._data.sample(rng, self.augmentation.source_extent(parameters))
+        return image, distances, parameters
+
+
+class AugmentPatches(AbstractTransform):
+    """Turns the boxes and drawn parameters of a batch into "image" (B, C, *patch) and "distances" (B, K, *patch)."""
+
+    def __init__(self, augmentation: Augmentation) -> None:
+        self.augmentation = augmentation
+
+    def __call__(self, image: list[np.ndarray], distances: list[np.ndarray], parameters: list[AugmentationParameters]) -> Batch:
+        patches = [self.augmentation.apply(*sample) for sample in zip(image, distances, parameters, strict=True)]
+        images, maps = zip(*patches, strict=True)
+        return {"image": torch.from_numpy(np.stack(images)), "distances": torch.from_numpy(np.stack(maps))}
+
+
+class BatchStream(IterableDataset):
+    """The batches ``numbers``, or this worker process's share of them, in order.
+
+    torch's DataLoader asks its workers in turn, as batchgenerators' deals to them, so the batches come out in order again.
+    """
+
+    def __init__(self, folder: Path, cases: Sequence[str], plan: Plan, seed: int, numbers: range) -> None:
+        self.folder, self.cases, self.plan, self.seed, self.numbers = folder, tuple(cases), plan, seed, numbers
+
+    def __iter__(self) -> Iterator[Batch | UserError]:
+        """An error of the user's ends the stream as its last entry: it crosses processes better as a value than raised."""
+        plan, worker = self.plan, get_worker_info()
+        part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm)
+        try:
+            source = PatchSource(self.folder, self.cases, plan)  # opened by the process that reads
+            loader = PatchLoader(source, augmentation, plan.training.batch_size, self.seed, self.numbers, part, parts)
+            yield from SingleThreadedAugmenter(loader, AugmentPatches(augmentation))
+        except UserError as error:
+            yield error
 
 
 class TrainingBatches:
-    """Iterator over the batches of ``[first_iteration, last_iteration)``; a context manager that stops its workers."""
+    """Iterator over the batches of ``stream``; a context manager that stops its workers."""
 
-    def __init__(self, maker: BatchMaker, first_iteration: int, last_iteration: int, workers: int) -> None:
+    def __init__(self, stream: BatchStream, workers: int) -> None:
         options: dict[str, object] = {}
         if workers > 0:
             # spawn: a fork would inherit locks and threads of the training (OpenMP, CUDA) in whatever state they are.
@@ -65,13 +112,8 @@ class TrainingBatches:
                 "timeout": STALL_SECONDS,
                 "worker_init_fn": _start_worker,
             }
-        loader = DataLoader(
-            maker,
-            batch_size=None,
-            sampler=range(first_iteration, last_iteration),
-            num_workers=workers,
-            **options,  # type: ignore[arg-type]
-        )
+        loader = DataLoader(stream, batch_size=None, num_workers=workers, **options)  # type: ignore[arg-type]
+        self._workers = workers
         self._batches: Iterator[Batch | UserError] | None = iter(loader)
 
     def __enter__(self) -> TrainingBatches:
@@ -91,12 +133,13 @@ class TrainingBatches:
         except StopIteration:
             self.close()
             raise
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, OSError) as error:
             self.close()
-            if "worker" in str(error) and ("killed" in str(error) or "exited" in str(error) or "timed out" in str(error)):
+            if self._workers and is_lost_worker(error):
                 raise UserError(
-                    f"A process that makes training batches died or no longer answers ({error}). Most often the system killed "
-                    "it for lack of memory: run again with fewer --workers; the training goes on from its last checkpoint."
+                    f"A process that makes training batches died or no longer answers ({error or type(error).__name__}). Most "
+                    "often the system killed it for lack of memory: run again with fewer --workers; the training goes on from "
+                    "its last checkpoint."
                 ) from error
             raise
         if isinstance(batch, UserError):
@@ -123,7 +166,16 @@ def training_batches(
     process. Use it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker dies.
     """
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker
-    return TrainingBatches(BatchMaker(folder, cases, plan, seed), first_iteration, last_iteration, workers)
+    return TrainingBatches(BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration)), workers)
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Whether what torch's DataLoader raised means that a worker was lost, and not that one raised an exception."""
+    if str(error).startswith("Caught "):  # torch's note on an exception that a worker raised
+        return False
+    # A batch lies in its worker's memory: when that dies while it is fetched, the connection breaks (EOFError, OSError).
+    lost = ("killed", "exited", "timed out")
+    return not isinstance(error, RuntimeError) or ("worker" in str(error) and any(word in str(error) for word in lost))
 
 
 def _start_worker(_: int) -> None:

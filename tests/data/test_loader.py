@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffatlas_pipeline.data.loader import Batch, training_batches
+from diffatlas_pipeline.data.loader import Batch, is_lost_worker, training_batches
 from diffatlas_pipeline.errors import DatasetError, UserError
 from tests.factories import make_plan, store_cases
 
@@ -61,6 +61,14 @@ def test_workers_make_the_same_batches_and_end_with_the_loop(stored: tuple[Path,
     assert not multiprocessing.active_children()
 
 
+def test_every_batch_comes_once_and_in_order_when_workers_run_dry(stored: tuple[Path, list[str]]) -> None:
+    expected = batches(stored, 3, 8)
+    with training_batches(*stored, PLAN, 7, 3, 8, workers=2) as made:  # three for one, two for the other
+        found = list(made)
+    assert len(found) == 5 and all(map(same, found, expected))
+    assert not multiprocessing.active_children()
+
+
 def test_exception_in_the_loop_ends_the_workers(stored: tuple[Path, list[str]]) -> None:
     with pytest.raises(ZeroDivisionError), training_batches(*stored, PLAN, 7, 0, 1000, workers=1) as made:
         next(made)
@@ -80,6 +88,22 @@ def test_killed_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]]
                 assert time.monotonic() - start < 30
         assert time.monotonic() - start < 30
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), True),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), True),
+        (EOFError(), True),  # the connection to the worker, closed while a batch was fetched
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nshapes differ"), False),
+        (OSError("Caught OSError in DataLoader worker process 0.\nno such file"), False),
+        (RuntimeError("shapes differ"), False),
+    ],
+)
+def test_a_lost_worker_is_told_from_a_bug_in_one(error: Exception, lost: bool) -> None:
+    assert is_lost_worker(error) is lost
 
 
 @pytest.mark.parametrize("workers", [0, 1])
