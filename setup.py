@@ -37,7 +37,7 @@ setup(
         "SimpleITK>=2.3",
         "batchgenerators>=0.25",
         "batchgeneratorsv2>=0.3",
-        "acvl-utils>=0.2.3",
+        "acvl-utils>=0.2.5",
         "blosc2>=3.0",
         "pandas>=2.1",
         "safetensors>=0.4",

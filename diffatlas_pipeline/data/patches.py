@@ -79,6 +79,7 @@ def _check(case: StoredCase, plan: Plan, folder: Path) -> None:
 
 def _read_padded(array: np.ndarray, start: Sequence[int], extent: Triple, padding: float) -> np.ndarray:
     """The box of ``array`` (C, X, Y, Z) that begins at ``start``, as float32 (C, *extent)."""
+    # Not acvl_utils' crop_and_pad_nd: it fills a box wholly outside the volume with 0, which is every label's surface.
     low = [max(0, s) for s in start]
     high = [min(n, s + e) for n, s, e in zip(array.shape[1:], start, extent, strict=True)]
     if all(s == lo and s + e == hi for s, e, lo, hi in zip(start, extent, low, high, strict=True)):

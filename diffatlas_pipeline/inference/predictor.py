@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from diffatlas_pipeline.contracts import Plan, Recipe, SpatialRecord, Triple, Volume
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
@@ -201,15 +201,9 @@ def segment_padded(
 
     Training pads small volumes in the same way, so the noise and the padding that the network sees are those it knows.
     """
-    missing = [max(0, window - size) for window, size in zip(patch, image.shape[1:], strict=True)]
-    before = [gap // 2 for gap in missing]
-    if any(missing):
-        sides = [side for axis in (2, 1, 0) for side in (before[axis], missing[axis] - before[axis])]
-        padded = pad(image, sides, value=IMAGE_PADDING)
-    else:
-        padded = image
+    padded, inside = pad_nd_image(image, patch, "constant", {"value": IMAGE_PADDING}, return_slicer=True)
     found = method.segment(network, padded, stitch, settings, seed, case, progress)
-    inside = (slice(None), *(slice(b, b + size) for b, size in zip(before, image.shape[1:], strict=True)))
+    inside = (slice(None), *inside[1:])  # as many labels as there are, whatever the number of channels
     return Segmentation(
         found.distances[inside].float().cpu(), None if found.spread is None else found.spread[inside].float().cpu()
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
-from torch.nn.functional import pad
 
 from diffatlas_pipeline.contracts import Triple
 from diffatlas_pipeline.errors import ModelError
@@ -54,15 +54,15 @@ class Stitcher:
         """
         x, y, z = volume.shape[1:]
         shape = self._padded((x, y, z))
-        before = [(large - small) // 2 for large, small in zip(shape, (x, y, z), strict=True)]
         if shape != (x, y, z):
-            after = [large - small - first for large, small, first in zip(shape, (x, y, z), before, strict=True)]
-            # torch.nn.functional.pad counts axes from the last one.
-            volume = pad(volume, [before[2], after[2], before[1], after[1], before[0], after[0]], mode="replicate")
+            before = [(large - small) // 2 for large, small in zip(shape, (x, y, z), strict=True)]
+            box = [[-first, large - first] for first, large in zip(before, shape, strict=True)]
+            padded = crop_and_pad_nd(volume, box, pad_mode="replicate")
+            inside = [[first, first + size] for first, size in zip(before, (x, y, z), strict=True)]
+            return crop_and_pad_nd(self(run, padded), inside)
         starts = windows(shape, self.patch, self.overlap)
         result = self._one(run, volume) if len(starts) == 1 else self._blend(run, volume, starts, shape)
-        inside = [slice(first, first + size) for first, size in zip(before, (x, y, z), strict=True)]
-        return result[:, inside[0], inside[1], inside[2]].to(volume.device)
+        return result.to(volume.device)
 
     def _padded(self, shape: Triple) -> Triple:
         x, y, z = (max(size, window) for size, window in zip(shape, self.patch, strict=True))

@@ -78,6 +78,14 @@ def test_extent_far_outside_is_padding(tmp_path: Path) -> None:
     assert image.shape == (1, 120, 120, 120) and image[0, 0, 0, 0] == IMAGE_PADDING and distances.max() == DISTANCE_PADDING
 
 
+def test_extent_beside_a_small_volume_is_padding(tmp_path: Path) -> None:
+    """Zooming in on a patch in which the volume lies at the rim."""
+    source, _ = source_of(tmp_path, SMALL, (120, 120, 120))
+    boxes = [source.sample(np.random.default_rng(seed), (20, 20, 20)) for seed in range(20)]
+    empty = [box for box in boxes if (box[0] == IMAGE_PADDING).all()]
+    assert empty and all((distances == DISTANCE_PADDING).all() for _, distances in empty)
+
+
 def test_cases_that_cannot_be_trained_on(tmp_path: Path) -> None:
     plan = make_plan()
     (name,) = store_cases(tmp_path, plan, [SMALL])
