@@ -150,7 +150,7 @@ class IntensityStatistics:
 class PowerSpectrum:
     """Radially averaged power per wave number.
 
-    ``frequency`` in cycles/voxel at the median spacing (bin centres), ``power`` the mean power of one Fourier coefficient of the
+    ``frequency`` in cycles/voxel at the median spacing (bin centres), ``power`` the mean power of one coefficient of the
     normalised quantity, scaled so that sum(power * weight) is its variance; ``weight`` the share of coefficients in the bin
     (sums to 1).
     """
@@ -394,4 +394,4 @@ def write_text_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -41,6 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that prepare batches (default: %(default)s)"
     )
+    parser.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: what is faster here (default)"
+    )
     parser.add_argument("--compile", action="store_true", help="use torch.compile; falls back to eager where it fails")
     parser.add_argument("--no-validation", action="store_true", help="do not segment the validation cases")
     parser.add_argument("--overwrite", action="store_true", help="start again, deleting what this fold has")
@@ -102,7 +105,7 @@ def _train(arguments: argparse.Namespace) -> None:
     validate = None if arguments.no_validation else _validation(plan, recipe, arguments, source, validation_cases, device)
     weights = train(
         method,
-        Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.compile),
+        Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.precision, arguments.compile),
         lambda first: training_batches(source, training_cases, plan, arguments.seed, first, iterations, arguments.workers),
         validate,
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.stitched import Stitcher, is_out_of_memory
 from diffatlas_pipeline.methods.base import Method, Progress, Segmentation, Stitch
 from diffatlas_pipeline.methods.registry import create_method
-from diffatlas_pipeline.networks.execution import autocast_for
+from diffatlas_pipeline.networks.execution import faster_precision, running_in
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 
@@ -111,8 +110,8 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """What the networks really run in; "undecided" before the first scan."""
-        return self.networks[0].chosen
+        """What the networks really run in; "auto" until the first scan decides."""
+        return self.networks[0].precision
 
     def segment_volume(
         self,
@@ -216,23 +215,13 @@ class _Runner(nn.Module):
         super().__init__()
         self.network = network.to(device).eval()
         self.device = device
-        self.chosen = "undecided"
-        self._wanted = precision
-        self._context: Callable[[], AbstractContextManager[None]] | None = None
+        self.precision = precision
 
     def forward(self, windows: Tensor, *levels: Tensor) -> Tensor:
-        if self._context is None:
-            self._context = self._decide(windows)
-            self.chosen = "float32" if self._context is nullcontext else "bfloat16"
-        with self._context():
+        if self.precision == "auto":
+            self.precision = faster_precision(self.device, self.network, windows, train=False)
+        with running_in(self.precision, self.device):
             return self.network(windows, *levels)
-
-    def _decide(self, windows: Tensor) -> Callable[[], AbstractContextManager[None]]:
-        if self._wanted == "auto":
-            return autocast_for(self.device, self.network, windows, train=False)
-        if self._wanted == "float32":
-            return nullcontext
-        return lambda: torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def _network_of(method: Method, fold: TrainedFold) -> nn.Module:

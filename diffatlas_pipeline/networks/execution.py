@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -29,34 +28,38 @@ def resolve_device(name: str | None) -> torch.device:
     return device
 
 
-def autocast_for(
-    device: torch.device, network: nn.Module, example: Tensor, train: bool
-) -> Callable[[], AbstractContextManager[None]]:
-    """A factory of contexts to run ``network`` in: bfloat16 autocast where it is measured faster than float32, else nothing.
+def running_in(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """A context to run a network in: "float32", or "bfloat16" autocast."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def faster_precision(device: torch.device, network: nn.Module, example: Tensor, train: bool) -> str:
+    """ "bfloat16" where it is measured faster than float32 for ``network``, else "float32".
 
     ``example`` is an input (B, c, X, Y, Z) on ``device``. Processors without bfloat16 instructions emulate it several times
     slower, those with them halve a step; only a measurement tells. Leaves no gradients behind.
     """
-
-    def reduced() -> AbstractContextManager[None]:
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-
     if device.type == "mps":
-        return nullcontext
+        return "float32"
     if device.type == "cuda":
-        return reduced if torch.cuda.is_bf16_supported() else nullcontext
-    full = min(_seconds(network, example, train, nullcontext) for _ in range(_REPEATS))
-    half = _seconds(network, example, train, reduced)
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+
+    def seconds(precision: str) -> float:
+        with running_in(precision, device):
+            return _seconds(network, example, train)
+
+    full = min(seconds("float32") for _ in range(_REPEATS))
+    half = seconds("bfloat16")
     if half < 2 * full:  # else it is emulated, and not worth a second look
-        half = min(half, *(_seconds(network, example, train, reduced) for _ in range(_REPEATS - 1)))
-    return reduced if half < 0.9 * full else nullcontext
+        half = min(half, *(seconds("bfloat16") for _ in range(_REPEATS - 1)))
+    return "bfloat16" if half < 0.9 * full else "float32"
 
 
-def _seconds(network: nn.Module, example: Tensor, train: bool, context: Callable[[], AbstractContextManager[None]]) -> float:
+def _seconds(network: nn.Module, example: Tensor, train: bool) -> float:
     """One step's time; callers take the best of a few, because a shared machine only ever adds time."""
     level = torch.full((example.shape[0],), 0.5, device=example.device)
     start = time.perf_counter()
-    with torch.set_grad_enabled(train), context():
+    with torch.set_grad_enabled(train):
         output = network(example, level, level)
     if train:
         output.float().square().mean().backward()

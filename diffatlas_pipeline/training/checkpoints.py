@@ -26,11 +26,13 @@ FINAL = "checkpoint_final.safetensors"
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands. ``settings`` are the options it was started with."""
+    """Where a training stands. ``settings`` are the options it was started with; ``precision`` is what it was found to run best
+    in ("" before the first step), kept because a resumed training is to come to the same result."""
 
     iteration: int
     elapsed_s: float
     settings: dict[str, Any]
+    precision: str = ""
 
 
 def save_checkpoint(folder: Path, tensors: dict[str, Tensor], progress: Progress) -> None:

@@ -10,6 +10,8 @@ import pandas as pd
 
 from diffatlas_pipeline.contracts import write_text_atomically
 
+SECONDS_BETWEEN_PICTURES = 20
+
 
 class TrainingLog:
     """Collects numbers of single iterations, writes means as rows; rows after ``iteration`` (of a killed run) are dropped."""
@@ -25,6 +27,7 @@ class TrainingLog:
                 for row in table[table["iteration"] <= iteration].to_dict(orient="records")
             ]
         self._collected: dict[str, list[float]] = defaultdict(list)
+        self._drawn_s = -math.inf
         self._events = _tensorboard(folder)
 
     def collect(self, parts: dict[str, float]) -> None:
@@ -37,8 +40,10 @@ class TrainingLog:
         values = self._collected.get(name, [])
         return sum(values) / len(values) if values else math.nan
 
-    def write_row(self, iteration: int, seconds: float, learning_rate: float, validation: dict[str, float]) -> None:
-        """End an epoch: a row of means, and the file, picture and events brought up to date."""
+    def write_row(
+        self, iteration: int, seconds: float, learning_rate: float, validation: dict[str, float], last: bool = False
+    ) -> None:
+        """End an epoch: a row of means, and the file and events brought up to date; the picture now and then and at the end."""
         row = {"iteration": float(iteration), "seconds": round(seconds, 2), "learning_rate": learning_rate}
         row |= {name: self.mean(name) for name in self._collected}
         row |= {f"dice_{name}": value for name, value in validation.items()}
@@ -47,7 +52,9 @@ class TrainingLog:
         table = pd.DataFrame(self.rows)
         table["iteration"] = table["iteration"].astype(int)
         write_text_atomically(self.path, table.to_csv(index=False, float_format="%.6g"))
-        draw_progress(table, self.folder / "progress.png")
+        if last or seconds - self._drawn_s > SECONDS_BETWEEN_PICTURES:
+            draw_progress(table, self.folder / "progress.png")
+            self._drawn_s = seconds
         if self._events is not None:
             for name, value in row.items():
                 self._events.add_scalar(name, value, iteration)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import Method
-from diffatlas_pipeline.networks.execution import autocast_for
+from diffatlas_pipeline.networks.execution import faster_precision, running_in
 from diffatlas_pipeline.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.training.schedule import Duration, learning_rate
@@ -42,6 +42,7 @@ class Run:
     seed: int
     device: torch.device
     settings: dict[str, Any]
+    precision: str = "auto"
     compile: bool = False
     quiet: bool = False
 
@@ -57,7 +58,7 @@ def train(method: Method, run: Run, batches: Batches, validate: Validation | Non
     done = _resume(run, state)
     log = TrainingLog(run.folder, done.iteration)
     network = _compiled(state.network) if run.compile else state.network
-    stepper = _Stepper(method, state, network, run.device)
+    stepper = _Stepper(method, state, network, run.device, done.precision or run.precision)
     clock = _Clock(done.elapsed_s)
     iteration, written = done.iteration, _epoch(run.duration.progress(done.iteration, done.elapsed_s))
     bar = tqdm(total=1.0, initial=run.duration.progress(iteration, clock.seconds()), disable=run.quiet, bar_format=_BAR)
@@ -73,8 +74,9 @@ def train(method: Method, run: Run, batches: Batches, validate: Validation | Non
                 written = _epoch(progress)
                 dice = validate(state.ema.module) if validate is not None and _is_validated(written) else {}
                 _say_if_collapsed(dice, progress, bar)
-                log.write_row(iteration, clock.seconds(), rate, dice)
-                save_checkpoint(run.folder, state.tensors(), Progress(iteration, clock.seconds(), run.settings))
+                log.write_row(iteration, clock.seconds(), rate, dice, last=progress >= 1)
+                at = Progress(iteration, clock.seconds(), run.settings, stepper.precision)
+                save_checkpoint(run.folder, state.tensors(), at)
     return state.ema_weights()
 
 
@@ -94,20 +96,20 @@ class _Clock:
 class _Stepper:
     """One optimisation step: loss, gradient, clipping, update, EMA."""
 
-    def __init__(self, method: Method, state: TrainingState, network: nn.Module, device: torch.device) -> None:
+    def __init__(self, method: Method, state: TrainingState, network: nn.Module, device: torch.device, precision: str) -> None:
         self.method, self.state, self.network, self.device = method, state, network, device
-        self._context: Callable[[], AbstractContextManager[None]] | None = None
+        self.precision = precision
         self._skipped = 0
 
     def step(self, batch: dict[str, Tensor], rate: float) -> dict[str, float]:
         image, distances = (batch[name].to(self.device, non_blocking=True) for name in ("image", "distances"))
-        if self._context is None:
+        if self.precision == "auto":
             example = torch.cat([image, distances], dim=1).contiguous(memory_format=torch.channels_last_3d)
-            self._context = autocast_for(self.device, self.state.network, example, train=True)
+            self.precision = faster_precision(self.device, self.state.network, example, train=True)
         state, clip = self.state, self.method.plan.training.gradient_clip
         for group in state.optimiser.param_groups:
             group["lr"] = rate
-        with self._context():
+        with running_in(self.precision, self.device):
             report = self.method.loss(self.network, image, distances, state.generator)
         state.optimiser.zero_grad(set_to_none=True)
         report.total.backward()

@@ -1,0 +1,117 @@
+"""DiffAtlas_train through its command: a model that predicts, a kill that is survived, mistakes that are explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from diffatlas_pipeline.commands import plan_and_preprocess, predict, train
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.training.checkpoints import FINAL, LATEST, read_tensors
+from tests.planning.raw_data import write_dataset
+
+NAME = "Dataset007_Balls"
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with six small planned cases."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    write_dataset(workspace / "raw", cases=6)
+    plan_and_preprocess.main(["--workspace", str(workspace), "--device", "cpu", "--workers", "1", "-d", "7"])
+    return workspace
+
+
+def command(workspace: Path, *options: str) -> None:
+    train.main(["--workspace", str(workspace), "--device", "cpu", "--workers", "0", *options])
+
+
+def refused(capsys: pytest.CaptureFixture[str], workspace: Path, *options: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        command(workspace, *options)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_from_plan_to_a_model_that_predicts(planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command(planned, "007", "fold0", "--iterations", "6")
+    folder = planned / "results" / NAME / "diffatlas__default" / "fold0"
+    assert (folder / FINAL).is_file() and (folder / "progress.png").is_file()
+    assert not (folder / LATEST).exists()
+    metadata = json.loads((folder / "checkpoint_final.json").read_text())
+    assert metadata["iterations"] == 6 and metadata["fold"] == "fold0"
+    assert set(metadata["training_cases"]).isdisjoint(metadata["validation_cases"])
+    summary = json.loads((folder / "validation" / "summary.json").read_text())
+    cases = pd.read_csv(folder / "validation" / "cases.csv")
+    assert set(cases["case"]) == set(metadata["validation_cases"]) and summary
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1].startswith("Next: DiffAtlas_predict")
+    predict.main(["-i", str(planned / "raw" / NAME / "imagesTr"), "-o", str(tmp_path), "--workspace", str(planned)])
+    assert len(list(tmp_path.glob("*.nii.gz"))) == 6
+    command(planned, "007", "0", "--iterations", "6")
+    assert "trained already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_model(planned: Path) -> None:
+    """SIGKILL in the middle, then the same command: weights equal those of an undisturbed run."""
+    options = ["007", "fold1", "--iterations", "40", "--workers", "0", "--device", "cpu", "--no-validation"]
+    call = [sys.executable, "-c", "from diffatlas_pipeline.commands.train import main; main()", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = planned / "results" / NAME / "diffatlas__default" / "fold1"
+    process = subprocess.Popen([*call, "--workspace", str(planned)], env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (folder / LATEST).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / LATEST).exists() and not (folder / FINAL).exists(), "it was to be killed in the middle"
+    again = subprocess.run([*call, "--workspace", str(planned)], env=environment, capture_output=True, text=True, check=True)
+    assert "Going on from iteration" in again.stdout + again.stderr
+    resumed, _ = read_tensors(folder / FINAL)
+    subprocess.run([*call, "--workspace", str(planned), "--overwrite"], env=environment, check=True, capture_output=True)
+    straight, _ = read_tensors(folder / FINAL)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_mistakes_are_explained(planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such preprocessed data set" in refused(capsys, planned, "9", "fold0")
+    assert "There are fold0" in refused(capsys, planned, "7", "fold9")
+    assert "default, paper" in refused(capsys, planned, "7", "fold0", "--recipe", "magic")
+    assert "known are diffatlas" in refused(capsys, planned, "7", "fold0", "--method", "magic")
+    assert "30m" in refused(capsys, planned, "7", "fold0", "--max-time", "soon")
+    assert "give 1 to" in refused(capsys, planned, "7", "fold0", "--num-cases", "99")
+    assert "at least 1" in refused(capsys, planned, "7", "fold0", "--iterations", "0")
+    assert "not a device" in refused(capsys, planned, "7", "fold0", "--device", "toaster")
+    own = tmp_path / "splits.json"
+    own.write_text(json.dumps({"mine": {"train": ["nobody"], "validation": []}}))
+    assert "nobody" in refused(capsys, planned, "7", "mine", "--splits-file", str(own))
+
+
+def test_few_cases_and_own_splits_get_their_own_folder(planned: Path, tmp_path: Path) -> None:
+    own = tmp_path / "splits.json"
+    cases = sorted(path.name.removesuffix("_0000.nii.gz") for path in (planned / "raw" / NAME / "imagesTr").iterdir())
+    own.write_text(json.dumps({"mine": {"train": cases[:3], "validation": []}}))
+    command(planned, "7", "mine", "--splits-file", str(own), "--num-cases", "2", "--iterations", "1")
+    metadata = planned / "results" / NAME / "diffatlas__default" / "mine_2cases" / "checkpoint_final.json"
+    assert len(json.loads(metadata.read_text())["training_cases"]) == 2
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("45", 45)])
+def test_durations(text: str, seconds: float) -> None:
+    assert train.seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-3m", "0m", "3 days", "m"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(UserError, match="not a duration"):
+        train.seconds_of(text)

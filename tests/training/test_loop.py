@@ -1,0 +1,129 @@
+"""The loop: it learns, and a killed training goes on to the very same weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from diffatlas_pipeline.contracts import NetworkPlan
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.training.checkpoints import LATEST
+from diffatlas_pipeline.training.loop import Run, train
+from diffatlas_pipeline.training.schedule import Duration
+from tests.factories import make_plan
+
+NETWORK = NetworkPlan((8, 16), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
+PLAN = make_plan(network=NETWORK, patch_size=(8, 8, 8))
+CPU = torch.device("cpu")
+
+
+def method(recipe: str = "default") -> DiffAtlas:
+    return DiffAtlas(PLAN, PLAN.recipe(recipe))
+
+
+def batch(iteration: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(iteration)
+    ramp = torch.linspace(-1, 1, 8).reshape(1, 1, 8, 1, 1).expand(2, 1, 8, 8, 8)
+    shift = torch.rand((2, 1, 1, 1, 1), generator=generator) - 0.5
+    distances = torch.cat([ramp + shift, shift - ramp], dim=1).clamp(-1, 1)
+    image = -distances[:, :1] + 0.1 * torch.randn((2, 1, 8, 8, 8), generator=generator)
+    return {"image": image.clamp(-1, 1), "distances": distances}
+
+
+@contextmanager
+def batches(first: int, stop: int | None = None) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
+    def stream() -> Iterator[dict[str, torch.Tensor]]:
+        iteration = first
+        while True:
+            if iteration == stop:
+                raise KeyboardInterrupt
+            yield batch(iteration)
+            iteration += 1
+
+    yield stream()
+
+
+def run(folder: Path, iterations: int = 12, **changes: object) -> Run:
+    settings = {"seed": 3, "iterations": iterations}
+    made = Run(folder, Duration(iterations), 3, CPU, settings, quiet=True)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, recipe: str) -> None:
+    straight = train(method(recipe), run(tmp_path / "a"), batches, None)
+    with pytest.raises(KeyboardInterrupt):
+        train(method(recipe), run(tmp_path / "b"), lambda first: batches(first, stop=5), None)
+    resumed = train(method(recipe), run(tmp_path / "b"), batches, None)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    logs = [pd.read_csv(tmp_path / side / "log.csv").drop(columns="seconds") for side in "ab"]
+    pd.testing.assert_frame_equal(logs[0], logs[1])
+
+
+def test_it_goes_on_from_the_previous_checkpoint_when_the_latest_is_damaged(tmp_path: Path) -> None:
+    straight = train(method(), run(tmp_path / "a"), batches, None)
+    with pytest.raises(KeyboardInterrupt):
+        train(method(), run(tmp_path / "b"), lambda first: batches(first, stop=5), None)
+    (tmp_path / "b" / LATEST).write_bytes(b"half a file")
+    resumed = train(method(), run(tmp_path / "b"), batches, None)
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_other_settings_are_refused_on_resuming(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(method(), run(tmp_path), lambda first: batches(first, stop=5), None)
+    other = run(tmp_path, settings={"seed": 4, "iterations": 12})
+    with pytest.raises(UserError, match=r"seed: was 3, now 4.*--overwrite"):
+        train(method(), other, batches, None)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    train(method(), run(tmp_path, iterations=150), batches, None)
+    losses = pd.read_csv(tmp_path / "log.csv")["loss"]
+    assert losses.iloc[-3:].mean() < 0.7 * losses.iloc[:3].mean()
+    assert (tmp_path / "progress.png").stat().st_size > 10_000
+
+
+def test_validation_sees_ema_weights_and_is_logged(tmp_path: Path) -> None:
+    seen = []
+
+    def validate(network: torch.nn.Module) -> dict[str, float]:
+        seen.append(next(network.parameters()).detach().clone())
+        return {"anterior": 0.25 * len(seen), "posterior": 0.5}
+
+    weights = train(method(), run(tmp_path), batches, validate)
+    log = pd.read_csv(tmp_path / "log.csv")
+    assert log["dice_anterior"].dropna().tolist() == [0.25 * (i + 1) for i in range(len(seen))]
+    assert not math.isnan(log["dice_anterior"].iloc[-1]), "the end is always validated"
+    assert torch.equal(seen[-1], next(iter(weights.values())))
+
+
+def test_a_lost_label_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(method(), run(tmp_path), batches, lambda network: {"anterior": 0.0, "posterior": 0.9})
+    out = capsys.readouterr().out
+    assert "anterior" in out and "posterior" not in out
+
+
+def test_a_time_budget_ends_it(tmp_path: Path) -> None:
+    made = run(tmp_path, duration=Duration(10**9, seconds=2.0))
+    train(method(), made, batches, None)
+    log = pd.read_csv(tmp_path / "log.csv")
+    assert 2.0 <= log["seconds"].iloc[-1] < 20
+    assert log["learning_rate"].iloc[-1] < 0.2 * log["learning_rate"].max()
+
+
+def test_divergence_is_an_error_not_a_silent_nan(tmp_path: Path) -> None:
+    @contextmanager
+    def broken(first: int) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
+        yield iter(lambda: {"image": torch.full((2, 1, 8, 8, 8), math.nan), "distances": torch.zeros(2, 2, 8, 8, 8)}, None)
+
+    with pytest.raises(UserError, match="diverged"):
+        train(method(), run(tmp_path, iterations=100), broken, None)
