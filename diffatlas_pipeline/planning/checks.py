@@ -9,7 +9,7 @@ import numpy as np
 from diffatlas_pipeline.contracts import CaseFiles, RawDataset
 from diffatlas_pipeline.errors import DatasetError, ImageError
 from diffatlas_pipeline.planning.dataset import MAX_LISTED
-from diffatlas_pipeline.planning.parallel import run_cases, useful_workers
+from diffatlas_pipeline.planning.parallel import reading_memory, run_cases, useful_workers
 from diffatlas_pipeline.volumes.grids import grid_difference
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 
@@ -41,7 +41,8 @@ def check_dataset(dataset: RawDataset, workers: int) -> None:
         raise DatasetError(f"{dataset.folder / 'imagesTr'}: no training case. At least one image with its label is needed.")
     tasks = [_Task(files, values) for files in cases]
     names = [files.case for files in cases]
-    findings = run_cases(_check_case, tasks, names, useful_workers(cases, workers), "Checking")
+    workers = useful_workers(cases, workers)
+    findings = run_cases(_check_case, tasks, names, workers, "Checking", memory=lambda task: reading_memory(task.files))
     rows = [(finding.case, problem) for finding in findings for problem in finding.problems]
     dimensions = [finding.dimensions for finding in findings if finding.dimensions]
     usual = max((2, 3), key=lambda d: (dimensions.count(d), d))

@@ -24,7 +24,7 @@ from diffatlas_pipeline.contracts import (
     TripleMm,
 )
 from diffatlas_pipeline.errors import DatasetError
-from diffatlas_pipeline.planning.parallel import run_cases, useful_workers
+from diffatlas_pipeline.planning.parallel import reading_memory, run_cases, useful_workers
 from diffatlas_pipeline.planning.rules import plan_channels, plan_distance, plan_spacing
 from diffatlas_pipeline.planning.spectrum import RadialPower, no_power, power_spectrum, radial_power
 from diffatlas_pipeline.planning.symmetry import CoarseCase, mirror_axes_of_labels, sample_coarsely
@@ -94,7 +94,8 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
     values = tuple(label.value for label in description.labels)
     names = [files.case for files in dataset.training]
     workers = useful_workers(dataset.training, workers)
-    looks = run_cases(_first_look, [_FirstTask(files, values) for files in dataset.training], names, workers, "Fingerprint")
+    first = [_FirstTask(files, values) for files in dataset.training]
+    looks = run_cases(_first_look, first, names, workers, "Fingerprint", memory=_memory)
     dimensions = max(look.dimensions for look in looks)
     intensities = tuple(_intensity_statistics(dataset, looks, c) for c in range(len(description.channels)))
     cases = tuple(look.shape for look in looks)
@@ -107,7 +108,7 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
     half_extent_mm = (float(reach[0]), float(reach[1]), float(reach[2]))
     chosen = _evenly(range(len(dataset.training)), MOST_SPECTRA)
     tasks = [_SecondTask(dataset.training[i], values, spacing_mm, channels, distance.tau_mm, half_extent_mm) for i in chosen]
-    seconds = run_cases(_second_look, tasks, [names[i] for i in chosen], workers, "Spectra")
+    seconds = run_cases(_second_look, tasks, [names[i] for i in chosen], workers, "Spectra", memory=_memory)
 
     coarse = [second.coarse for second in seconds if second.coarse is not None]
     mirrors = mirror_axes_of_labels(coarse, [label.name for label in description.labels], dimensions)
@@ -115,6 +116,10 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
     image_spectrum = power_spectrum(second.image for second in seconds)
     distance_spectrum = power_spectrum(second.distance for second in seconds)
     return Fingerprint(description, cases, intensities, labels, image_spectrum, distance_spectrum, dimensions)
+
+
+def _memory(task: _FirstTask | _SecondTask) -> str:
+    return reading_memory(task.files)
 
 
 # ------------------------------------------------------------------------------------------------------ first pass

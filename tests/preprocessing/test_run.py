@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
+import threading
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tqdm import tqdm
 
-from diffatlas_pipeline.contracts import CaseFiles, Plan, RawDataset
+from diffatlas_pipeline.contracts import CaseFiles, RawDataset
 from diffatlas_pipeline.errors import DatasetError
-from diffatlas_pipeline.preprocessing import run
 from diffatlas_pipeline.preprocessing.run import preprocess_dataset
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.volumes.io import write_labels, write_scalars
@@ -94,14 +95,26 @@ def test_same_name_labelled_and_unlabelled(tmp_path: Path) -> None:
         preprocess_dataset(twice, make_plan(), tmp_path / "out", workers=1, overwrite=False)
 
 
-def die_on_the_second(files: CaseFiles, plan: Plan, folder: Path) -> str | None:
-    if files.case == "case_1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return run.preprocess_case(files, plan, folder, overwrite=False)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_killed_worker_is_named_with_its_case_and_memory_in_bounded_time(tmp_path: Path) -> None:
+    """The second case's second channel is a pipe that nobody writes to: its worker waits there until it is killed."""
+    dataset, out = make_raw(tmp_path / "raw", labelled=2), tmp_path / "out"
+    first, second = dataset.training
+    pipe = tmp_path / "raw" / "case_1_0001.nii.gz"
+    os.mkfifo(pipe)
+    cases = (replace(first, images=first.images * 2), replace(second, images=(*second.images, pipe)))
+    plan = make_plan(channels=make_plan().channels * 2)
 
+    def kill_the_other() -> None:
+        while list_stored(out) != ["case_0"]:
+            time.sleep(0.05)
+        for process in multiprocessing.active_children():
+            process.kill()
 
-def test_killed_worker_is_named_with_its_case_and_memory(tmp_path: Path) -> None:
-    dataset = make_raw(tmp_path / "raw", labelled=2)
-    task = partial(die_on_the_second, plan=make_plan(), folder=tmp_path / "out")
-    with tqdm(disable=True) as bar, pytest.raises(DatasetError, match=r"^case_1: .*killed.* 0\.0 GB \(18 x 21 x 16 voxels\)"):
-        run._run(task, dataset.training, 2, bar, make_plan())
+    killer = threading.Thread(target=kill_the_other, daemon=True)
+    started = time.monotonic()
+    killer.start()
+    with pytest.raises(DatasetError, match=r"^case_1: .*killed.* 0\.2 GB \(18 x 21 x 16 voxels\)\. Finished cases are kept"):
+        preprocess_dataset(replace(dataset, training=cases), plan, out, workers=2, overwrite=False)
+    assert time.monotonic() - started < 60
+    assert list_stored(out) == ["case_0"]
