@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 
+from diffatlas_pipeline.commands._machine import available_bytes, usable_cores
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.workspace import Workspace
+
+MOST_WORKERS = 8  # beyond it the disk is what all wait for
+WORKER_BYTES = 2 * 10**9  # a CT of 512 x 512 x 150 voxels with a few labels
 
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
@@ -51,6 +54,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def default_workers() -> int:
-    """As many processes as cores this process may use, at most eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores))
+    """As many processes as cores this process may use and as the free memory has room for: at least one, at most eight."""
+    memory = available_bytes()
+    room = MOST_WORKERS if memory is None else memory // WORKER_BYTES
+    return max(1, min(MOST_WORKERS, usable_cores(), room))
