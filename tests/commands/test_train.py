@@ -65,6 +65,7 @@ def test_from_plan_to_a_model_that_predicts(planned: Path, tmp_path: Path, capsy
 def test_a_killed_process_goes_on_to_the_same_model(planned: Path) -> None:
     """SIGKILL in the middle, then the same command: weights equal those of an undisturbed run."""
     options = ["007", "fold1", "--iterations", "40", "--workers", "0", "--device", "cpu", "--no-validation"]
+    options += ["--precision", "float32"]  # else each run measures for itself which is faster
     call = [sys.executable, "-c", "from diffatlas_pipeline.commands.train import main; main()", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     folder = planned / "results" / NAME / "diffatlas__default" / "fold1"

@@ -53,7 +53,7 @@ def batches(first: int, stop: int | None = None) -> Iterator[Iterator[dict[str, 
 
 def run(folder: Path, iterations: int = 12, **changes: object) -> Run:
     settings = {"seed": 3, "iterations": iterations}
-    made = Run(folder, Duration(iterations), 3, CPU, settings, quiet=True)
+    made = Run(folder, Duration(iterations), 3, CPU, settings, precision="float32", quiet=True)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
