@@ -1,0 +1,182 @@
+"""Print the results files as the Markdown tables of documentation/benchmarks.md, or put them there (--write)."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.record import RESULTS, ROOT
+from diffatlas_pipeline.contracts import write_text_atomically
+
+PAGE = ROOT / "documentation" / "benchmarks.md"
+NOTHING = "Not measured yet."
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description="Print the benchmarks' results as Markdown tables.",
+        epilog="example:\n  python -m benchmarks.tables --write",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(TABLES)} (default: all)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="folder of the results files")
+    parser.add_argument(
+        "--write",
+        nargs="?",
+        const=PAGE,
+        type=Path,
+        metavar="FILE",
+        help=f"put the tables between the markers of FILE instead of printing them (default: {PAGE.name})",
+    )
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.names if name not in TABLES]
+    if unknown:
+        parser.error(f"unknown table {', '.join(unknown)}; choose from {', '.join(TABLES)}")
+    texts = {name: table_of(name, arguments.results) for name in arguments.names or TABLES}
+    if arguments.write is None:
+        print("\n\n".join(f"### {name}\n\n{text}" for name, text in texts.items()))
+        return
+    page = arguments.write.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        page = put(page, name, text)
+    write_text_atomically(arguments.write, page)
+    print(f"Written: {arguments.write}")
+
+
+def table_of(name: str, folder: Path = RESULTS) -> str:
+    """The table ``name`` from its CSV file in ``folder``."""
+    file, make = TABLES[name]
+    path = folder / file
+    return make(pd.read_csv(path)) if path.exists() else NOTHING
+
+
+def put(page: str, name: str, text: str) -> str:
+    """``page`` with ``text`` between the markers of ``name``. SystemExit if they are not there."""
+    start, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
+    pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
+    if not pattern.search(page):
+        sys.exit(f"Error: the page has no markers '{start}' and '{end}'. Add them where the table belongs.")
+    return pattern.sub(lambda _: f"{start}\n{text}\n{end}", page)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column to the left, the others to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
+
+
+def hippocampus_table(table: pd.DataFrame) -> str:
+    """Setting, recipe, sampling; Dice per label and mean, NSD, HD95, time; one row per run, in order of the file."""
+    labels = _labels(table)
+    header = ["setting (split)", "recipe", "seed", "training", "sampling", *(f"Dice {label}" for label in labels)]
+    header += ["Dice mean", "NSD", "HD95 [mm]", "s/case", "commit"]
+    rows = []
+    for _, row in table.iterrows():
+        iterations = _number(row["iterations"], 0)
+        setting = row["setting"] if row["split"] == row["setting"] else f"{row['setting']} ({row['split']})"
+        cells = [str(setting), str(row["recipe"]), str(row["seed"])]
+        cells += [f"{_number(row['train_seconds'] / 60, 1)} min, {iterations} iterations", _sampling(row)]
+        cells += [_with_spread(row, f"dice_{label}", 3) for label in labels]
+        cells += [_with_spread(row, "dice_mean", 3), _with_spread(row, "nsd_mean", 3), _with_spread(row, "hd95_mm_mean", 2)]
+        cells += [_number(row["seconds_per_case"], 2), str(row["commit"])]
+        rows.append(cells)
+    return markdown(header, rows)
+
+
+def steps_table(table: pd.DataFrame) -> str:
+    """Mean Dice of the validation cases: one row per number of steps, one column per solver, guidance level and draws."""
+    table = table.assign(
+        way=[
+            f"{row.solver}, image at {row.guidance_level:g}" + (f", {row.draws} draws" if row.draws > 1 else "")
+            for row in table.itertuples()
+        ]
+    )
+    wide = table.pivot_table(index="steps", columns="way", values="dice_mean", sort=True)
+    header = ["steps", *map(str, wide.columns)]
+    rows = [
+        [str(steps), *(_number(value, 3) for value in values)] for steps, values in zip(wide.index, wide.values, strict=True)
+    ]
+    return markdown(header, rows)
+
+
+def speed_table(table: pd.DataFrame) -> str:
+    """One row per network and input; times are medians with quartiles, ratios are to the authors' setting at the same input."""
+    header = ["network", "input", "parameters", "forwards/case", "GFLOP/forward", "TFLOP/case", "fewer FLOPs"]
+    header += [
+        "ms/sampling step",
+        "s/case",
+        "ms/training step (batch)",
+        "GB counted for training",
+        "peak GB sampling",
+        "peak GB training",
+    ]
+    rows = []
+    for _, row in table.iterrows():
+        ratio = "" if pd.isna(row["flops_ratio"]) else f"{row['flops_ratio']:,.0f} x"
+        training = _times(row, "training_ms")
+        cells = [str(row["network"]), f"{row['input']}, {row['channels']} ch", f"{row['parameters'] / 1e6:.1f} M"]
+        cells += [str(row["forwards_per_case"]), f"{row['forward_gflop']:,.1f}", f"{row['case_tflop']:,.3f}", ratio]
+        cells += [_times(row, "sampling_ms"), _number(row["case_s"], 2), f"{training} ({row['batch']})" if training else ""]
+        cells += [f"{row['training_gb']:.2f}", _number(row["peak_sampling_gb"], 2), _number(row["peak_training_gb"], 2)]
+        rows.append(cells)
+    return markdown(header, rows)
+
+
+def quickstart_table(table: pd.DataFrame) -> str:
+    """Dice per label of the quickstart's held-out phantom hearts and the minutes it took."""
+    labels = _labels(table)
+    header = ["cores", "minutes", *labels, "mean Dice", "commit"]
+    rows = [
+        [
+            str(row["cores"]),
+            _number(row["minutes"], 1),
+            *(_number(row[f"dice_{label}"], 3) for label in labels),
+            _number(row["dice_mean"], 3),
+            str(row["commit"]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    return markdown(header, rows)
+
+
+TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
+    "hippocampus": ("hippocampus.csv", hippocampus_table),
+    "steps": ("steps_curve.csv", steps_table),
+    "speed": ("speed.csv", speed_table),
+    "quickstart": ("quickstart.csv", quickstart_table),
+}
+
+
+def _labels(table: pd.DataFrame) -> list[str]:
+    names = [str(column)[len("dice_") :] for column in table if str(column).startswith("dice_")]
+    return [name for name in names if name != "mean" and not name.endswith("_std")]
+
+
+def _sampling(row: pd.Series) -> str:
+    draws = f", {row['draws']} draws" if row["draws"] > 1 else ""
+    return f"{row['solver']}, {row['steps']} steps, image at {row['guidance_level']:g}{draws}"
+
+
+def _number(value: float, digits: int) -> str:
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _with_spread(row: pd.Series, column: str, digits: int) -> str:
+    spread = _number(row.get(f"{column}_std", float("nan")), digits)
+    return _number(row[column], digits) + (f" ± {spread}" if spread else "")
+
+
+def _times(row: pd.Series, column: str) -> str:
+    """Median (quartiles) in ms."""
+    if pd.isna(row[column]):
+        return ""
+    return f"{row[column]:,.0f} ({row[f'{column}_low']:,.0f} to {row[f'{column}_high']:,.0f})"
+
+
+if __name__ == "__main__":
+    main()

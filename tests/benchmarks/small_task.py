@@ -1,0 +1,33 @@
+"""A task in the Decathlon's layout with a protocol, small enough to train on in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tests.planning.raw_data import ball_case, write_nifti
+
+TRAINING, TEST = 6, 2
+
+
+def write_task(folder: Path) -> Path:
+    """Balls of labels 3 and 7; ``full`` is six cases, ``2-shot`` two of them, the test two others."""
+    names = [f"ball_{index:03d}" for index in range(TRAINING + TEST)]
+    for index, name in enumerate(names):
+        image, labels = ball_case(seed=index)
+        write_nifti(folder / "imagesTr" / f"{name}.nii.gz", image, np.eye(4))
+        write_nifti(folder / "labelsTr" / f"{name}.nii.gz", labels, np.eye(4))
+    description = {
+        "name": "Balls",
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "3": "large", "7": "small"},
+        "training": [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names],
+        "test": [],
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    full = names[:TRAINING]
+    protocol = {"test": names[TRAINING:], "full": full, "2-shot": full[:2], "4-shot": full[:3], "8-shot": full[:3]}
+    (folder / "protocol.json").write_text(json.dumps({**protocol, "16-shot": full[:3]}))
+    return folder
