@@ -1,0 +1,288 @@
+"""The documentation agrees with the code: links, commands, options, the plan's fields and values.
+
+``python -m tests.test_documentation`` rewrites the tables of values in documentation/reference/plan.md from the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline import contracts
+from diffatlas_pipeline.commands.convert import CONVERTERS
+from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
+from diffatlas_pipeline.planning.diffusion_steps import sampled_variance
+from diffatlas_pipeline.planning.recipes import default_recipes
+from diffatlas_pipeline.planning.topology import PRESETS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "documentation").rglob("*.md")])
+RECORDS = ROOT / "documentation" / "results"  # written by benchmarks
+PLAN_PAGE = ROOT / "documentation" / "reference" / "plan.md"
+COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
+COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
+VARIABLES = {"DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"}
+OTHERS_OPTIONS = {"--time", "--gres", "--array"}  # of other programs that pages mention by name
+
+
+def page_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def prose_of(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^( *)```.*?^\1```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+# ------------------------------------------------------------------------------------------------------------- links
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose_of(path.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings]
+    return {re.sub(r"[^\w\- ]", "", heading).strip().replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        if not path.exists() or (anchor and anchor not in anchors_of(path)):
+            broken.append(target)
+    assert not broken
+
+
+def test_every_page_is_reachable_from_the_readme() -> None:
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)\s#]+\.md)", page.read_text(encoding="utf-8")):
+            path = (page.parent / target).resolve()
+            if path in PAGES and path not in reached:
+                waiting.append(path)
+    unreachable = {page for page in PAGES if page not in reached and not page.is_relative_to(RECORDS)}
+    assert not unreachable
+
+
+# ---------------------------------------------------------------------------------------------------------- commands
+class Parsed(Exception):
+    """Raised in place of running a command, once its arguments are parsed."""
+
+
+def parser_of(command: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
+    """Parse ``words`` as ``command`` would, without running it; SystemExit if it would refuse them."""
+    seen: list[argparse.ArgumentParser] = []
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_only(self: argparse.ArgumentParser, *arguments: Any, **options: Any) -> None:
+        seen.append(self)
+        original(self, *arguments, **options)
+        raise Parsed
+
+    with monkeypatch.context() as patched, pytest.raises(Parsed):
+        patched.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+        importlib.import_module(f"diffatlas_pipeline.commands.{COMMANDS[command]}").main(words)
+    return seen[0]
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """The words of every DiffAtlas command that a fenced block shows to be typed."""
+    for block in re.findall(r"^( *)```(?:bash|sh)\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        text = re.sub(r"\$\w+", "1", block[1].replace("\\\n", " "))  # any value of a shell variable
+        for line in text.splitlines():
+            for part in re.split(r"[&|;]+", line):
+                words = shlex.split(part, comments=True)
+                start = next((i for i, word in enumerate(words) if word.startswith("DiffAtlas_") and "=" not in word), None)
+                if start is not None:
+                    yield words[start:]
+
+
+LINES = [(page, words) for page in PAGES for words in command_lines(page)]
+
+
+def test_pages_show_commands() -> None:
+    assert {words[0] for _, words in LINES} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("page", "words"), LINES, ids=[f"{page_id(page)}: {' '.join(words)}" for page, words in LINES])
+def test_shown_commands_parse(page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert words[0] in COMMANDS
+    parser_of(words[0], words[1:], monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_named_commands_exist(page: Path) -> None:
+    named = set(re.findall(r"DiffAtlas_\w+", page.read_text(encoding="utf-8")))
+    assert named <= {*COMMANDS, *VARIABLES}
+
+
+MINIMAL: dict[str, list[list[str]]] = {
+    "DiffAtlas_plan_and_preprocess": [["-d", "1"]],
+    "DiffAtlas_train": [["1", "fold0"]],
+    "DiffAtlas_predict": [["-i", "in", "-o", "out"]],
+    "DiffAtlas_evaluate": [["-p", "a", "-r", "b"]],
+    "DiffAtlas_convert": [["msd", "-i", "Task04_A"], ["phantom", "-d", "1"]],
+    "DiffAtlas_quickstart": [[]],
+}
+
+
+def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
+    """Option strings of a parser, or of its sub-command that ``words`` chooses."""
+    found = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= options_of(action.choices[words[0]], words[1:])
+        else:
+            found |= set(action.option_strings)
+    return found - {"-h", "--help"}
+
+
+def documented_options(command: str, converter: str | None) -> set[str]:
+    """The options in the tables of a command's section of the reference."""
+    text = COMMANDS_PAGE.read_text(encoding="utf-8")
+    section = text.split(f"\n## {command}\n")[1].split("\n## ")[0]
+    if converter:
+        section = section.split(f"\n### {converter}\n")[1].split("\n### ")[0]
+    cells = re.findall(r"^\| (`-[^|]*) \|", section, flags=re.MULTILINE)
+    return {option for cell in cells for option in re.findall(r"`(-[^`]+)`", cell)}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_reference_lists_exactly_the_options_of_each_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in MINIMAL[command]:
+        options = options_of(parser_of(command, words, monkeypatch), words)
+        assert documented_options(command, words[0] if command == "DiffAtlas_convert" else None) == options
+
+
+def test_every_converter_has_its_section() -> None:
+    assert {words[0] for words in MINIMAL["DiffAtlas_convert"]} == set(CONVERTERS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_options_named_in_the_text_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = set(OTHERS_OPTIONS) | {"-h"}
+    for command, variants in MINIMAL.items():
+        for words in variants:
+            known |= options_of(parser_of(command, words, monkeypatch), words)
+    spans = re.findall(r"`([^`\n]+)`", prose_of(page.read_text(encoding="utf-8")))
+    named = {word for span in spans for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", span)}
+    assert named <= known
+
+
+# -------------------------------------------------------------------------------------------------------------- plan
+def fields_of(kind: type) -> set[str]:
+    """Names of all fields of a dataclass and of the dataclasses that it holds."""
+    names = set()
+    for field in dataclasses.fields(kind):
+        names.add(field.name)
+        for inner in re.findall(r"\b[A-Z]\w+", str(field.type)):
+            if dataclasses.is_dataclass(getattr(contracts, inner, None)):
+                names |= fields_of(getattr(contracts, inner))
+    return names
+
+
+def test_every_field_of_the_plan_is_described() -> None:
+    text = PLAN_PAGE.read_text(encoding="utf-8")
+    described = {name for cell in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
+    described |= set(re.findall(r"^### (\w+)$", text, re.MULTILINE))
+    wanted = fields_of(contracts.Plan)
+    assert {"training_steps", "guidance_interval", "file_ending"} <= wanted  # the search goes into nested dataclasses
+    missing = wanted - described
+    assert not missing
+
+
+@pytest.mark.parametrize("variance", [0.01, 1.0, 50.0])
+@pytest.mark.parametrize("steps", [50, 300])
+def test_the_sum_that_the_method_page_derives_is_the_variance_lost(variance: float, steps: int) -> None:
+    """The last equation of "How many steps" before the spectrum comes in."""
+    now = cosine_alpha_bar(steps)
+    before = np.concatenate([[1.0], now[:-1]])
+    beta, v_now, v_before = 1 - now / before, now * variance + 1 - now, before * variance + 1 - before
+    lost = np.sum(beta**2 * before**2 * variance**3 / ((1 - now) * v_now * v_before**2))
+    lost += now[-1] ** 2 * variance**2 * (variance - 1) / v_now[-1] ** 2
+    np.testing.assert_allclose(lost, variance - sampled_variance(np.array([variance]), now)[0], rtol=1e-9)
+
+
+def value_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value_text(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", " ")
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def recipe_table() -> str:
+    recipes = default_recipes()
+    rows = [
+        [f"`{field.name}`", *(value_text(getattr(recipe, field.name)) for recipe in recipes)]
+        for field in dataclasses.fields(contracts.Recipe)
+        if field.name != "name"
+    ]
+    return table(["option", *(f"`{recipe.name}`" for recipe in recipes)], rows)
+
+
+PRESET_ROWS = {
+    "widths": "widths of the stages, at most",
+    "blocks": "residual blocks per stage",
+    "stem_stride": "stride of the stem",
+    "attention": "attention at the coarsest stage",
+    "embedding": "size of the noise embedding",
+    "share": "share of the memory for one step",
+    "most_patch_voxels": "voxels of a patch, at most",
+    "most_batch_voxels": "voxels of a batch, at most",
+    "largest_batch": "patches of a batch, at most",
+    "learning_rate": "learning rate",
+    "iterations": "iterations: fewest, for 160 patches, most",
+}
+
+
+def preset_table() -> str:
+    kind = type(next(iter(PRESETS.values())))
+    assert set(PRESET_ROWS) == {field.name for field in dataclasses.fields(kind)}
+    rows = [
+        [meaning, *(value_text(getattr(preset, name)) for preset in PRESETS.values())] for name, meaning in PRESET_ROWS.items()
+    ]
+    return table(["", *(f"`{name}`" for name in PRESETS)], rows)
+
+
+TABLES = {"recipes": recipe_table, "presets": preset_table}
+
+
+def with_tables(text: str) -> str:
+    """The page's ``text`` with its tables of values as the code has them."""
+    for name, make in TABLES.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        head, rest = text.split(begin)
+        text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def test_tables_of_values_are_those_of_the_code() -> None:
+    text = PLAN_PAGE.read_text(encoding="utf-8")
+    assert text == with_tables(text), "run: python -m tests.test_documentation"
+
+
+if __name__ == "__main__":
+    PLAN_PAGE.write_text(with_tables(PLAN_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.stdout.write(f"Tables of values written to {PLAN_PAGE}\n")
