@@ -6,11 +6,17 @@ import argparse
 import json
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffatlas_pipeline.commands._common import add_workers, add_workspace, command_parser, run, workspace_of
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.workspace import Workspace
+
+if TYPE_CHECKING:
+    from diffatlas_pipeline.contracts import Budget, Fingerprint, RawDataset
+    from diffatlas_pipeline.planning.record import Record
 
 DESCRIPTION = "Check raw data sets, measure them, plan spacing, network, diffusion and training, and store their cases."
 EXAMPLE = "DiffAtlas_plan_and_preprocess -d 001"
@@ -44,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def plan_and_preprocess(arguments: argparse.Namespace) -> None:
-    """Do it for each data set asked for. Raises UserError for anything the user has to mend."""
+    """Do it for each data set asked for. Raises UserError for anything the user has to mend, after the others are done."""
     from diffatlas_pipeline.contracts import Budget
     from diffatlas_pipeline.planning.topology import preset_for, preset_named
 
@@ -57,24 +63,42 @@ def plan_and_preprocess(arguments: argparse.Namespace) -> None:
     preset_named(preset)
     budget = Budget(arguments.memory_gb, device, preset)
     workspace = workspace_of(arguments)
-    folders = list(dict.fromkeys(workspace.raw_dataset(identifier) for identifier in arguments.datasets))
-    done = [_one_dataset(folder, workspace, budget, arguments) for folder in folders]
-    print("\n".join(done))
+    _each_dataset(dict.fromkeys(arguments.datasets), workspace, budget, arguments)
 
 
-def _one_dataset(source: Path, workspace: Workspace, budget: object, arguments: argparse.Namespace) -> str:
+def _each_dataset(identifiers: Iterable[str], workspace: Workspace, budget: Budget, arguments: argparse.Namespace) -> None:
+    """One data set after the other: one that cannot be used does not stop the others, but is told at the end."""
+    closing: dict[Path, str] = {}
+    problems: list[UserError] = []
+    for identifier in identifiers:
+        try:
+            folder = workspace.raw_dataset(identifier)
+            if folder not in closing:
+                closing[folder] = _one_dataset(folder, workspace, budget, arguments)
+        except UserError as error:
+            problems.append(error)
+            if len(arguments.datasets) > 1:
+                print(f"  -d {identifier}: stopped by an error, which is listed at the end", flush=True)
+    if closing:
+        print("\n".join(closing.values()), flush=True)
+    if len(arguments.datasets) == 1 and problems:
+        raise problems[0]
+    if problems:
+        rest = "; the others are done" if closing else ""
+        listed = "\n".join(str(problem) for problem in problems)
+        raise UserError(f"{len(problems)} of {len(arguments.datasets)} data sets cannot be used{rest}.\n{listed}")
+
+
+def _one_dataset(source: Path, workspace: Workspace, budget: Budget, arguments: argparse.Namespace) -> str:
     """Check, fingerprint, plan, preprocess the data set in ``source``; returns the closing line."""
-    from diffatlas_pipeline.contracts import Budget, to_json
+    from diffatlas_pipeline.contracts import to_json
     from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
     from diffatlas_pipeline.networks.memory import training_bytes
-    from diffatlas_pipeline.planning.checks import check_dataset
     from diffatlas_pipeline.planning.dataset import read_dataset
     from diffatlas_pipeline.planning.describe import plan_table
-    from diffatlas_pipeline.planning.fingerprint import compute_fingerprint
     from diffatlas_pipeline.planning.planner import make_plan
     from diffatlas_pipeline.preprocessing.run import preprocess_dataset
 
-    assert isinstance(budget, Budget)
     number = re.fullmatch(r"Dataset(\d{3})_.+", source.name)
     if number is None:
         raise UserError(f"{source}: a raw data set's folder must be named DatasetXXX_Name (three digits). Rename it.")
@@ -82,23 +106,43 @@ def _one_dataset(source: Path, workspace: Workspace, budget: object, arguments: 
     clock = _Clock()
     print(f"Data set {source.name}, {source}", flush=True)
     dataset = read_dataset(source)
-    check_dataset(dataset, arguments.workers)
-    clock.done(f"checked {len(dataset.training)} training and {len(dataset.unlabelled)} unlabelled cases")
-    fingerprint = compute_fingerprint(dataset, arguments.workers)
-    clock.done("measured")
+    fingerprint, record = _measured(dataset, folder, arguments, clock)
     plan = make_plan(fingerprint, budget, training_bytes, cosine_alpha_bar)
     clock.done("planned")
     print(f"\n{plan_table(plan)}\n", flush=True)
     cases = [files.case for files in dataset.training]
-    _write(folder, to_json(plan), to_json(fingerprint), to_json(dataset.description), cases, arguments.overwrite)
+    texts = {"measured": record, "fingerprint": fingerprint, "dataset": dataset.description}
+    _write(folder, to_json(plan), {name: to_json(value) for name, value in texts.items()}, cases, arguments.overwrite)
     preprocess_dataset(dataset, plan, folder, arguments.workers, arguments.overwrite)
     clock.done("preprocessed")
     count = len(dataset.training) + len(dataset.unlabelled)
     return f"Wrote the plan and {count} preprocessed cases to {folder}. Next: DiffAtlas_train {number.group(1)} fold0"
 
 
-def _write(folder: Path, plan: str, fingerprint: str, description: str, cases: list[str], overwrite: bool) -> None:
-    """Write the JSON files. UserError if another plan is there and may not be replaced, or nothing can be written."""
+def _measured(dataset: RawDataset, folder: Path, arguments: argparse.Namespace, clock: _Clock) -> tuple[Fingerprint, Record]:
+    """The fingerprint and its record: those in ``folder`` if nothing has changed since, else made now."""
+    from diffatlas_pipeline.contracts import to_json
+    from diffatlas_pipeline.planning.checks import check_dataset
+    from diffatlas_pipeline.planning.fingerprint import compute_fingerprint
+    from diffatlas_pipeline.planning.record import make_record, recorded_fingerprint, source_digest
+
+    source = source_digest(dataset)  # before reading: what changes meanwhile is seen next time
+    known = recorded_fingerprint(folder / "measured.json", folder / "fingerprint.json", source)
+    if known is not None and not arguments.overwrite:
+        print(f"  unchanged since {known[1].since}: not checked and measured again (--overwrite does)", flush=True)
+        return known
+    check_dataset(dataset, arguments.workers)
+    clock.done(f"checked {len(dataset.training)} training and {len(dataset.unlabelled)} unlabelled cases")
+    fingerprint = compute_fingerprint(dataset, arguments.workers)
+    clock.done("measured")
+    return fingerprint, make_record(source, to_json(fingerprint))
+
+
+def _write(folder: Path, plan: str, texts: dict[str, str], cases: list[str], overwrite: bool) -> None:
+    """Write plans.json, the other JSON ``texts`` by name, and splits.json.
+
+    UserError if another plan is there and may not be replaced, or nothing can be written.
+    """
     from diffatlas_pipeline.contracts import write_text_atomically
     from diffatlas_pipeline.planning.splits import load_splits, make_splits, write_splits
 
@@ -109,8 +153,8 @@ def _write(folder: Path, plan: str, fingerprint: str, description: str, cases: l
             "its cases, the same options as before to keep it, or another --workspace."
         )
     try:
-        write_text_atomically(folder / "fingerprint.json", fingerprint)
-        write_text_atomically(folder / "dataset.json", description)
+        for name, text in texts.items():
+            write_text_atomically(folder / f"{name}.json", text)
         write_text_atomically(path, plan)
         if splits_path.is_file() and not _is_outdated(splits_path, cases, overwrite):
             load_splits(splits_path, cases)  # one's own splits are kept

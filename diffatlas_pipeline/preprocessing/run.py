@@ -11,6 +11,7 @@ from pathlib import Path
 from diffatlas_pipeline.contracts import CaseFiles, Plan, RawDataset
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.planning.parallel import memory_note, run_cases
+from diffatlas_pipeline.planning.record import file_states
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 from diffatlas_pipeline.preprocessing.store import STORE_VERSION, open_case, write_case
@@ -68,12 +69,6 @@ def _is_stored(folder: Path, case: str, settings: str) -> bool:
 
 def _settings(files: CaseFiles, plan: Plan) -> str:
     """Digest of everything a stored case depends on: the plan's part in it, and which files it was made from."""
-    paths = [*files.images, *([files.label] if files.label else [])]
-    parts = [part for path in paths for part in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    missing = [path for path in parts if not path.exists()]
-    if missing:
-        raise DatasetError(f"{missing[0]}: no such file. Put it back, or remove the case.")
-    source = [(part.name, (status := part.stat()).st_size, status.st_mtime_ns) for part in parts]
     made_with = {
         "version": STORE_VERSION,
         "limit": STORED_LIMIT,
@@ -82,7 +77,7 @@ def _settings(files: CaseFiles, plan: Plan) -> str:
         "channels": [dataclasses.asdict(channel) for channel in plan.channels],
         "tau_mm": plan.distance.tau_mm,
         "labels": [dataclasses.asdict(label) for label in plan.dataset.labels],
-        "source": source,
+        "source": file_states(files),
     }
     return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -73,6 +74,32 @@ def test_the_same_again_resumes_and_another_plan_needs_overwrite(workspace: Path
     assert kept.stat().st_mtime_ns > before
 
 
+def test_an_unchanged_data_set_is_not_measured_again(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, raw = workspace / "preprocessed" / NAME, workspace / "raw" / NAME
+
+    def measured(*options: str) -> bool:
+        """Whether the command opened the raw files again; it must say so, and the files it writes must not differ."""
+        command(workspace, "-d", "7", *options)
+        output = capsys.readouterr().out
+        assert ("unchanged since 20" in output) != ("checked 6" in output and "measured in" in output)
+        return "unchanged since" not in output
+
+    assert measured()
+    first = {name: (folder / name).read_bytes() for name in ("plans.json", "fingerprint.json", "measured.json")}
+    assert not measured()
+    assert first == {name: (folder / name).read_bytes() for name in first}
+
+    (folder / "fingerprint.json").write_bytes(first["fingerprint.json"].replace(b'"MRI"', b'"CT"'))
+    assert measured() and (folder / "fingerprint.json").read_bytes() == first["fingerprint.json"]
+    (folder / "measured.json").write_text("{")
+    assert measured() and not measured()
+    os.utime(raw / "labelsTr/case02.nii.gz", ns=(1, 1))  # another file under the same name
+    assert measured() and not measured()
+    assert measured("--overwrite") and not measured()
+    (raw / "imagesTr/case02_0000.nii.gz").write_bytes(b"no image")
+    assert "case02" in refused(capsys, workspace, "-d", "7")
+
+
 def test_splits_follow_changed_cases_only_when_overwriting(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command(workspace, "-d", "7")
     raw = workspace / "raw" / NAME
@@ -93,6 +120,20 @@ def test_several_data_sets_and_a_path(workspace: Path, capsys: pytest.CaptureFix
     plan = from_json(Plan, (workspace / "preprocessed/Dataset008_One/plans.json").read_text())
     assert plan.dimensions == 2 and plan.patch_size[2] == 1
     assert "nothing is left to validate" in plan.why["folds"]
+
+
+def test_a_bad_data_set_does_not_stop_the_others(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(workspace / "raw", cases=2, name="Dataset001_Damaged")
+    (workspace / "raw/Dataset001_Damaged/imagesTr/case01_0000.nii.gz").write_bytes(b"no image")
+    with pytest.raises(SystemExit) as stop:
+        command(workspace, "-d", "1", "-d", "9", "-d", "7")
+    output, error = capsys.readouterr()
+    assert stop.value.code == 2
+    assert error.startswith("Error: 2 of 3 data sets cannot be used; the others are done.\n")
+    assert "1 of 2 cases" in error and "case01" in error and "no such raw data set" in error
+    assert output.count("listed at the end") == 2 and output.splitlines()[-1].endswith("DiffAtlas_train 007 fold0")
+    assert len(list_stored(workspace / "preprocessed" / NAME)) == 6
+    assert not (workspace / "preprocessed/Dataset001_Damaged").exists()
 
 
 @pytest.mark.parametrize(
