@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks import steps_curve, tables
+
+PAGE = "before\n<!-- table steps -->\nold\n<!-- end steps -->\nafter\n"
+
+
+def write_curve(folder: Path) -> None:
+    rows = [
+        {"solver": solver, "steps": steps, "guidance_level": 0.0, "draws": 1, "dice_mean": dice, "dice_a": dice}
+        for solver, steps, dice in (("ddim", 16, 0.83), ("ddim", 2, 0.81), ("dpmpp_2m", 2, 0.8251))
+    ]
+    pd.DataFrame(rows).to_csv(folder / "steps_curve.csv", index=False)
+
+
+def test_steps_table_sorts_by_steps_and_leaves_gaps_empty(tmp_path: Path) -> None:
+    write_curve(tmp_path)
+    lines = tables.table_of("steps", tmp_path).splitlines()
+    assert lines[0] == "| steps | ddim, image at 0 | dpmpp_2m, image at 0 |"
+    assert lines[2:] == ["| 2 | 0.810 | 0.825 |", "| 16 | 0.830 |  |"]
+
+
+def test_tables_are_put_between_their_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_curve(tmp_path)
+    page = tmp_path / "page.md"
+    page.write_text(PAGE)
+    tables.main(["steps", "--results", str(tmp_path), "--write", str(page)])
+    first = page.read_text()
+    assert first.startswith("before\n<!-- table steps -->\n| steps |") and first.endswith("<!-- end steps -->\nafter\n")
+    assert "old" not in first
+    tables.main(["steps", "--results", str(tmp_path), "--write", str(page)])
+    assert page.read_text() == first
+    with pytest.raises(SystemExit):
+        tables.main(["speed", "--results", str(tmp_path), "--write", str(page)])
+
+
+def test_what_is_not_measured_is_said(tmp_path: Path) -> None:
+    assert all(tables.table_of(name, tmp_path) == tables.NOTHING for name in tables.TABLES)
+
+
+def test_the_page_has_a_place_for_every_table() -> None:
+    page = tables.PAGE.read_text(encoding="utf-8")
+    for name in tables.TABLES:
+        page = tables.put(page, name, f"text of {name}")
+    assert all(f"text of {name}" in page for name in tables.TABLES)
+
+
+def test_combinations_are_cheapest_first_and_unique() -> None:
+    words = ["-m", "x", "--steps", "0", "4", "4", "1", "--guidance-levels", "0", "1", "--draws", "1", "2"]
+    ways = steps_curve.combinations(steps_curve.parser().parse_args(words))
+    assert len(ways) == len(set(ways)) == 12
+    assert (ways[0].steps, ways[0].draws) == (1, 1) and ways[-1].steps == 0 and ways[-1].draws == 2
+
+
+def test_curve_is_drawn(tmp_path: Path) -> None:
+    write_curve(tmp_path)
+    steps_curve.draw(pd.read_csv(tmp_path / "steps_curve.csv"), tmp_path / "deep" / "curve.png")
+    assert (tmp_path / "deep" / "curve.png").read_bytes().startswith(b"\x89PNG")
