@@ -174,7 +174,8 @@ def test_every_converter_has_its_section() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_options_named_in_the_text_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = set(OTHERS_OPTIONS) | {"-h"}
+    scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
+    known = OTHERS_OPTIONS | {option for script in scripts for option in re.findall(r'"(--[a-z-]+)"', script)}
     for command, variants in MINIMAL.items():
         for words in variants:
             known |= options_of(parser_of(command, words, monkeypatch), words)
