@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -45,6 +46,11 @@ def add_workspace(parser: argparse.ArgumentParser) -> None:
 
 def workspace_of(arguments: argparse.Namespace) -> Workspace:
     return Workspace.resolve(arguments.workspace)
+
+
+def same_workspace(arguments: argparse.Namespace) -> str:
+    """What the next command must carry to find what this one wrote: " --workspace FOLDER", or nothing if none was given."""
+    return f" --workspace {shlex.quote(str(arguments.workspace))}" if arguments.workspace else ""
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:

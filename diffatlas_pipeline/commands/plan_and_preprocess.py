@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffatlas_pipeline.commands._common import add_workers, add_workspace, command_parser, run, workspace_of
+from diffatlas_pipeline.commands._common import add_workers, add_workspace, command_parser, run, same_workspace, workspace_of
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.workspace import Workspace
 
@@ -116,7 +116,9 @@ def _one_dataset(source: Path, workspace: Workspace, budget: Budget, arguments: 
     preprocess_dataset(dataset, plan, folder, arguments.workers, arguments.overwrite)
     clock.done("preprocessed")
     count = len(dataset.training) + len(dataset.unlabelled)
-    return f"Wrote the plan and {count} preprocessed cases to {folder}. Next: DiffAtlas_train {number.group(1)} fold0"
+    name = number.group(1) if source.parent == workspace.raw else str(source)  # a path, if it was named by one
+    following = f"DiffAtlas_train {name} fold0{same_workspace(arguments)}"
+    return f"Wrote the plan and {count} preprocessed cases to {folder}. Next: {following}"
 
 
 def _measured(dataset: RawDataset, folder: Path, arguments: argparse.Namespace, clock: _Clock) -> tuple[Fingerprint, Record]:

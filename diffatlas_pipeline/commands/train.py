@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
         "DiffAtlas_train 001 fold0 --max-time 30m",
     )
     parser.add_argument("dataset", help="data set number, name or path")
-    parser.add_argument("fold", help="fold0 ... fold4 (or 0 ... 4), all, or a split named in splits.json")
+    parser.add_argument("fold", nargs="?", help="fold0 ... fold4 (or 0 ... 4), all, or a split named in splits.json")
     parser.add_argument("--recipe", default="default", help="default, or paper (as published) (default: %(default)s)")
     parser.add_argument("--method", default="diffatlas", help="what to train (default: %(default)s)")
     parser.add_argument(
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--iterations", type=int, metavar="N", help="train for N iterations instead of the planned number")
     parser.add_argument("--num-cases", type=int, metavar="K", help="use only K of the fold's training cases, drawn with --seed")
-    parser.add_argument("--split", metavar="NAME", help="another name of the split to use; same as the argument fold")
+    parser.add_argument("--split", metavar="NAME", help="a split named in splits.json; another way to give the argument fold")
     parser.add_argument("--splits-file", metavar="FILE", help="use the splits of this JSON file instead of the planned ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
@@ -60,9 +60,10 @@ def seconds_of(text: str) -> float:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    import hashlib
     import shutil
 
-    from diffatlas_pipeline.contracts import Plan, from_json
+    from diffatlas_pipeline.contracts import Plan, from_json, to_json
     from diffatlas_pipeline.data.loader import training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
     from diffatlas_pipeline.methods.registry import create_method
@@ -82,10 +83,11 @@ def _train(arguments: argparse.Namespace) -> None:
     limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
     iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
     method = create_method(arguments.method, plan, recipe)
-    model = ModelFolder.create(ModelFolder.location(workspace, source.name, arguments.method, recipe.name), plan)
-    folder = model.path / name
+    location = ModelFolder.location(workspace, source.name, arguments.method, recipe.name)
+    folder = location / name
     if arguments.overwrite and folder.exists():
         shutil.rmtree(folder)
+    model = ModelFolder.create(location, plan)
     if name in model.folds():
         print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
@@ -95,6 +97,7 @@ def _train(arguments: argparse.Namespace) -> None:
         "iterations": iterations,
         "max_time_s": limit_s,
         "training_cases": training_cases,
+        "plan": hashlib.sha256(to_json(plan).encode()).hexdigest()[:12],
     }
     print(
         f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
@@ -103,7 +106,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if not validation_cases:
         print("No validation case: the log will hold no validation Dice.")
     validate = None if arguments.no_validation else _validation(plan, recipe, arguments, source, validation_cases, device)
-    weights = train(
+    trained = train(
         method,
         Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.precision, arguments.compile),
         lambda first: training_batches(source, training_cases, plan, arguments.seed, first, iterations, arguments.workers),
@@ -115,8 +118,11 @@ def _train(arguments: argparse.Namespace) -> None:
         "fold": name,
         **settings,
         "validation_cases": validation_cases,
+        "iterations": trained.iterations,
+        "seconds": round(trained.seconds, 1),
+        "precision": trained.precision,
     }
-    write_final(folder, weights, {**described, "versions": versions()})
+    write_final(folder, trained.weights, {**described, "versions": versions()})
     print(f"Model written to {folder}")
     if validation_cases and not arguments.no_validation:
         _segment_validation(arguments, workspace, model, name, validation_cases, device)
@@ -139,6 +145,12 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
 
     splits = load_splits(Path(arguments.splits_file) if arguments.splits_file else source / "splits.json", list_stored(source))
     wanted = arguments.split or arguments.fold
+    if wanted is None:
+        raise UserError(
+            f"Which fold? {source.name} has {', '.join(splits)}: DiffAtlas_train {arguments.dataset} {next(iter(splits))}"
+        )
+    if arguments.split and arguments.fold and arguments.split != arguments.fold:
+        raise UserError(f"The argument '{arguments.fold}' and --split {arguments.split} name two splits. Give one of them.")
     name = f"fold{wanted}" if wanted.isdigit() else wanted
     if name not in splits:
         raise UserError(f"'{wanted}': no such fold or split of {source.name}. There are {', '.join(splits)}.")

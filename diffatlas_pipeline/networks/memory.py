@@ -20,14 +20,14 @@ def training_bytes(network: NetworkPlan, channels: int, patch: Triple, batch: in
     with torch.device("meta"):
         model = build_network(network, channels, channels)
         weights = {id(parameter): parameter.numel() * parameter.element_size() for parameter in model.parameters()}
-        saved: dict[tuple[int, int], int] = {}
+        saved: dict[int, int] = {}
         held = []
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             if id(tensor) not in weights:
+                held.append(tensor)  # keeps addresses from being reused while they are counted
                 storage = tensor.untyped_storage()
-                held.append(storage)  # keeps ids from being reused while they are counted
-                saved[(id(storage._cdata), storage._cdata)] = storage.nbytes()
+                saved[storage._cdata] = storage.nbytes()
             return tensor
 
         level = torch.rand(batch)

@@ -47,8 +47,18 @@ class Run:
     quiet: bool = False
 
 
-def train(method: Method, run: Run, batches: Batches, validate: Validation | None) -> dict[str, Tensor]:
-    """Train, or go on where a killed training stopped, and return the EMA weights by name.
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training: EMA weights by name, the iterations and seconds it took, the precision it ran in."""
+
+    weights: dict[str, Tensor]
+    iterations: int
+    seconds: float
+    precision: str
+
+
+def train(method: Method, run: Run, batches: Batches, validate: Validation | None) -> Trained:
+    """Train, or go on where a killed training stopped.
 
     Raises UserError if the folder holds a training with other settings, or if training diverges.
     """
@@ -77,7 +87,7 @@ def train(method: Method, run: Run, batches: Batches, validate: Validation | Non
                 log.write_row(iteration, clock.seconds(), rate, dice, last=progress >= 1)
                 at = Progress(iteration, clock.seconds(), run.settings, stepper.precision)
                 save_checkpoint(run.folder, state.tensors(), at)
-    return state.ema_weights()
+    return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision)
 
 
 _BAR = "training {percentage:5.1f}% |{bar:24}| {elapsed} done, {remaining} left{postfix}"

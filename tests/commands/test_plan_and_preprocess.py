@@ -38,7 +38,9 @@ def test_from_raw_data_to_stored_cases(workspace: Path, capsys: pytest.CaptureFi
     command(workspace, "-d", "7")
     folder = workspace / "preprocessed" / NAME
     output = capsys.readouterr().out
-    assert output.splitlines()[-1].endswith("Next: DiffAtlas_train 007 fold0") and str(folder) in output
+    assert (
+        output.splitlines()[-1].endswith(f"Next: DiffAtlas_train 007 fold0 --workspace {workspace}") and str(folder) in output
+    )
     assert "patch size" in output and "median over 6 cases" in output
     plan = from_json(Plan, (folder / "plans.json").read_text())
     description = from_json(DatasetDescription, (folder / "dataset.json").read_text())

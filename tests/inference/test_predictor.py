@@ -199,7 +199,7 @@ def test_precision_is_decided_once_and_can_be_forced() -> None:
     image, labels = scan()
     volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
     predictor = Predictor([fold()], CPU, recipe(), precision="bfloat16")
-    assert predictor.precision == "auto"
+    assert predictor.precision == "bfloat16"
     assert overlap(predictor.segment_volume(volume, "a").labels > 0, labels > 0) > 0.95
     assert predictor.precision == "bfloat16"
     with pytest.raises(UserError, match="float16"):

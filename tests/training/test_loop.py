@@ -59,21 +59,21 @@ def run(folder: Path, iterations: int = 12, **changes: object) -> Run:
 
 @pytest.mark.parametrize("recipe", ["default", "paper"])
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, recipe: str) -> None:
-    straight = train(method(recipe), run(tmp_path / "a"), batches, None)
+    straight = train(method(recipe), run(tmp_path / "a"), batches, None).weights
     with pytest.raises(KeyboardInterrupt):
         train(method(recipe), run(tmp_path / "b"), lambda first: batches(first, stop=5), None)
-    resumed = train(method(recipe), run(tmp_path / "b"), batches, None)
+    resumed = train(method(recipe), run(tmp_path / "b"), batches, None).weights
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     logs = [pd.read_csv(tmp_path / side / "log.csv").drop(columns="seconds") for side in "ab"]
     pd.testing.assert_frame_equal(logs[0], logs[1])
 
 
 def test_it_goes_on_from_the_previous_checkpoint_when_the_latest_is_damaged(tmp_path: Path) -> None:
-    straight = train(method(), run(tmp_path / "a"), batches, None)
+    straight = train(method(), run(tmp_path / "a"), batches, None).weights
     with pytest.raises(KeyboardInterrupt):
         train(method(), run(tmp_path / "b"), lambda first: batches(first, stop=5), None)
     (tmp_path / "b" / LATEST).write_bytes(b"half a file")
-    resumed = train(method(), run(tmp_path / "b"), batches, None)
+    resumed = train(method(), run(tmp_path / "b"), batches, None).weights
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
@@ -99,7 +99,7 @@ def test_validation_sees_ema_weights_and_is_logged(tmp_path: Path) -> None:
         seen.append(next(network.parameters()).detach().clone())
         return {"anterior": 0.25 * len(seen), "posterior": 0.5}
 
-    weights = train(method(), run(tmp_path), batches, validate)
+    weights = train(method(), run(tmp_path), batches, validate).weights
     log = pd.read_csv(tmp_path / "log.csv")
     assert log["dice_anterior"].dropna().tolist() == [0.25 * (i + 1) for i in range(len(seen))]
     assert not math.isnan(log["dice_anterior"].iloc[-1]), "the end is always validated"
