@@ -118,7 +118,7 @@ def test_several_data_sets_and_a_path(workspace: Path, capsys: pytest.CaptureFix
     elsewhere = write_dataset(workspace / "elsewhere", cases=1, name="Dataset008_One", dimensions=2, shape=(40, 44, 1))
     command(workspace, "-d", "7", "-d", str(elsewhere))
     lines = capsys.readouterr().out.splitlines()[-2:]
-    assert "DiffAtlas_train 007" in lines[0] and "DiffAtlas_train 008" in lines[1]
+    assert "DiffAtlas_train 007" in lines[0] and f"DiffAtlas_train {elsewhere} fold0" in lines[1]
     plan = from_json(Plan, (workspace / "preprocessed/Dataset008_One/plans.json").read_text())
     assert plan.dimensions == 2 and plan.patch_size[2] == 1
     assert "nothing is left to validate" in plan.why["folds"]
