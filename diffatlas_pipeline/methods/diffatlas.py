@@ -73,7 +73,7 @@ class DiffAtlas(Method):
         levels = sampling_levels(diffusion.schedule, diffusion.training_steps, settings.steps)
 
         def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
-            return stitch(lambda windows: self._denoise_windows(network, windows, image_level, mask_level), state)
+            return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
 
         total, squares = torch.zeros((shape[0] - channels, *shape[1:])), None
         for draw in range(settings.draws):
@@ -94,7 +94,7 @@ class DiffAtlas(Method):
         spread = None if squares is None else (squares / settings.draws - mean.square()).clamp_min(0).sqrt()
         return Segmentation(mean, spread)
 
-    def _denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
+    def denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
         """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""
         batch, width = windows.shape[:2]
         on_image, on_mask = windows.new_full((batch,), image_level), windows.new_full((batch,), mask_level)
