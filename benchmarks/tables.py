@@ -104,6 +104,16 @@ def steps_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def why_table(table: pd.DataFrame) -> str:
+    """Dice of one evaluation from the true noisy mask and from the network's own, one row per noise level of the mask."""
+    header = ["noise level of the mask", "Dice from the true mask, made noisy", "Dice from its own first answer, made noisy"]
+    rows = [
+        [f"{row.mask_level:g}", _number(row.dice_from_true_mask, 3), _number(row.dice_from_own_mask, 3)]
+        for row in table.itertuples()
+    ]
+    return markdown(header, rows)
+
+
 def speed_table(table: pd.DataFrame) -> str:
     """One row per network and input; times are medians with quartiles, ratios are to the authors' setting at the same input."""
     header = ["network", "input", "parameters", "forwards/case", "GFLOP/forward", "TFLOP/case", "fewer FLOPs"]
@@ -147,6 +157,7 @@ def quickstart_table(table: pd.DataFrame) -> str:
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "hippocampus": ("hippocampus.csv", hippocampus_table),
     "steps": ("steps_curve.csv", steps_table),
+    "why": ("steps_why.csv", why_table),
     "speed": ("speed.csv", speed_table),
     "quickstart": ("quickstart.csv", quickstart_table),
 }
