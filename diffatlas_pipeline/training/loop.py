@@ -22,7 +22,8 @@ from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.training.schedule import Duration, learning_rate
 from diffatlas_pipeline.training.state import TrainingState
 
-EPOCHS = 40  # rows of the log in a training of any length
+EPOCHS = 40  # rows of the log in a training of any length; more where an epoch is long:
+SECONDS_BETWEEN_CHECKPOINTS = 600.0  # the most that a killed training loses
 MOST_SKIPPED = 20  # batches in a row whose gradient was not finite
 COLLAPSE_DICE = 0.01
 
@@ -70,23 +71,26 @@ def train(method: Method, run: Run, batches: Batches, validate: Validation | Non
     network = _compiled(state.network) if run.compile else state.network
     stepper = _Stepper(method, state, network, run.device, done.precision or run.precision)
     clock = _Clock(done.elapsed_s)
-    iteration, written = done.iteration, _epoch(run.duration.progress(done.iteration, done.elapsed_s))
-    bar = tqdm(total=1.0, initial=run.duration.progress(iteration, clock.seconds()), disable=run.quiet, bar_format=_BAR)
+    iteration, saved_s = done.iteration, done.elapsed_s
+    progress = run.duration.progress(iteration, saved_s)
+    epoch = _epoch(progress)
+    bar = tqdm(total=1.0, initial=progress, disable=run.quiet, bar_format=_BAR)
     with bar, batches(iteration) as stream:
-        while (progress := run.duration.progress(iteration, clock.seconds())) < 1:
+        while progress < 1:
             rate = learning_rate(plan.learning_rate, progress, plan.warmup_fraction)
             log.collect(stepper.step(next(stream), rate))
             iteration += 1
             progress = run.duration.progress(iteration, clock.seconds())
             bar.update(progress - bar.n)
             bar.set_postfix_str(f"iteration {iteration}, loss {log.mean('loss'):.3f}", refresh=False)
-            if _epoch(progress) > written or progress >= 1:
-                written = _epoch(progress)
-                dice = validate(state.ema.module) if validate is not None and _is_validated(written) else {}
+            ended = _epoch(progress) > epoch
+            if ended or clock.seconds() - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
+                epoch = _epoch(progress)
+                dice = validate(state.ema.module) if validate is not None and ended and _is_validated(epoch) else {}
                 _say_if_collapsed(dice, progress, bar)
                 log.write_row(iteration, clock.seconds(), rate, dice, last=progress >= 1)
-                at = Progress(iteration, clock.seconds(), run.settings, stepper.precision)
-                save_checkpoint(run.folder, state.tensors(), at)
+                saved_s = clock.seconds()
+                save_checkpoint(run.folder, state.tensors(), Progress(iteration, saved_s, run.settings, stepper.precision))
     return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision)
 
 
