@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> None:
         "--results", type=Path, default=RESULTS / "quickstart.csv", metavar="FILE", help="(default: documentation/results/)"
     )
     arguments, others = parser.parse_known_args(argv)
+    if any(word.startswith("--workspace") for word in others):
+        parser.error("--workspace: it always runs in an empty folder of its own, which is deleted afterwards")
     try:
         with tempfile.TemporaryDirectory() as folder:
             seconds = do("quickstart", [*others, "--workspace", folder])
