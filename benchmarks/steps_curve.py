@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     fold = ModelFolder.find(Workspace.resolve(), path=arguments.model).load(arguments.fold)
     files = validation_files(fold, arguments.raw or raw_folder(arguments.model), arguments.cases)
     wanted = combinations(arguments)
-    recipe = fold.plan.recipe(fold.recipe)
+    recipe = fold.plan.recipe(fold.recipe, fold.method)
     for way in wanted:  # all options are checked before the first hour is spent
         settings_for(recipe, way.steps, way.solver, way.draws, way.guidance_level)
     cases = [(one.case, read_volume(one.images), read_labels(_label_of(one))) for one in files]

@@ -283,27 +283,28 @@ class AugmentationPlan:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the joint diffusion model is trained and sampled; each field is one named option.
+    """How a diffusion model is trained and sampled; each field is one named option.
 
     Noise levels run from 0 (clean) to 1 (pure noise): a state at level u is cos(pi/2 u) z0 + sin(pi/2 u) noise.
     """
 
     name: str
-    prediction: str  # "epsilon", "v" or "x0"
-    mask_levels: str  # training: "schedule" (uniform over the T steps) or "high" (1 - u^2)
-    image_levels: str  # training: "equal" to the mask's, or "mixed" (clean, equal, or uniformly below)
-    clean_image_fraction: float  # share of "mixed" samples whose image is clean
-    equal_level_fraction: float  # share of "mixed" samples whose image is as noisy as the mask
-    segmentation_loss: float  # weight of cross-entropy + soft Dice of the labels decoded from predicted distances
-    image_loss: float  # weight of the image's squared error
-    solver: str  # "ddpm", "ddim" or "dpmpp_2m"
-    steps: int  # sampling steps; 0 = all T
-    eta: float  # stochasticity of ddim
-    guidance_level: float  # the image is given at min(mask level, guidance_level): 1 = as noisy as the mask, 0 = clean
-    guidance_noise: str  # "fresh" noise on the image at each step, or "fixed"
-    guidance_interval: tuple[float, float]  # mask levels (low, high) within which the image is given; outside it is generated
-    resampling: int  # RePaint repeats of each step; 1 = none
-    draws: int
+    prediction: str = "x0"  # or "epsilon", "v"
+    mask_levels: str = "high"  # training: 1 - u^2; or "schedule": uniform over the T steps
+    image_levels: str = "equal"  # training: the mask's; or "mixed": clean, equal, or uniformly below
+    clean_image_fraction: float = 0.0  # share of "mixed" samples whose image is clean
+    equal_level_fraction: float = 0.0  # share of "mixed" samples whose image is as noisy as the mask
+    segmentation_loss: float = 0.0  # weight of cross-entropy + soft Dice of the labels decoded from predicted distances
+    image_loss: float = 1.0  # weight of the image's squared error
+    solver: str = "ddim"  # or "ddpm", "dpmpp_2m"
+    steps: int = 1  # sampling steps; 0 = all T
+    eta: float = 0.0  # stochasticity of ddim
+    guidance_level: float = 0.0  # the image is given at min(mask level, guidance_level): 1 = as noisy as the mask, 0 = clean
+    guidance_noise: str = "fixed"  # noise on the image; or "fresh" at each step
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # mask levels within which the image is given, else it is generated
+    resampling: int = 1  # RePaint repeats of each step; 1 = none
+    draws: int = 1
+    method: str = "diffatlas"  # whose recipe it is
 
 
 @dataclass(frozen=True)
@@ -325,13 +326,19 @@ class Plan:
     why: dict[str, str] = field(default_factory=dict)
     version: int = PLAN_VERSION
 
-    def recipe(self, name: str) -> Recipe:
-        """The recipe called ``name``; UserError lists the known ones."""
-        for recipe in self.recipes:
-            if recipe.name == name:
-                return recipe
-        known = ", ".join(recipe.name for recipe in self.recipes)
-        raise UserError(f"Unknown recipe '{name}': this plan has {known}. Choose one with --recipe.")
+    def recipe(self, name: str, method: str = "diffatlas") -> Recipe:
+        """The recipe of ``method`` called ``name``; UserError lists the known ones.
+
+        A method that does not diffuse has nothing to choose: it has an empty one called "default".
+        """
+        fitting = {recipe.name: recipe for recipe in self.recipes if recipe.method == method}
+        if not fitting:
+            fitting = {"default": Recipe("default", method=method)}
+        if name not in fitting:
+            raise UserError(
+                f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting)}. Choose one with --recipe."
+            )
+        return fitting[name]
 
 
 # ----------------------------------------------------------------------------------------------------------- JSON

@@ -238,9 +238,9 @@ def recipe_table() -> str:
     rows = [
         [f"`{field.name}`", *(value_text(getattr(recipe, field.name)) for recipe in recipes)]
         for field in dataclasses.fields(contracts.Recipe)
-        if field.name != "name"
+        if field.name not in ("name", "method")
     ]
-    return table(["option", *(f"`{recipe.name}`" for recipe in recipes)], rows)
+    return table(["option", *(f"{recipe.method} `{recipe.name}`" for recipe in recipes)], rows)
 
 
 PRESET_ROWS = {

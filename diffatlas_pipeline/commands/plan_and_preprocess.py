@@ -112,7 +112,8 @@ def _one_dataset(source: Path, workspace: Workspace, budget: Budget, arguments: 
     print(f"\n{plan_table(plan)}\n", flush=True)
     cases = [files.case for files in dataset.training]
     texts = {"measured": record, "fingerprint": fingerprint, "dataset": dataset.description}
-    _write(folder, to_json(plan), {name: to_json(value) for name, value in texts.items()}, cases, arguments.overwrite)
+    _write(folder, to_json(plan), {name: to_json(value) for name, value in texts.items()}, arguments.overwrite)
+    _write_splits(folder / "splits.json", source / "splits.json", cases, arguments.overwrite)
     preprocess_dataset(dataset, plan, folder, arguments.workers, arguments.overwrite)
     clock.done("preprocessed")
     count = len(dataset.training) + len(dataset.unlabelled)
@@ -140,15 +141,14 @@ def _measured(dataset: RawDataset, folder: Path, arguments: argparse.Namespace, 
     return fingerprint, make_record(source, to_json(fingerprint))
 
 
-def _write(folder: Path, plan: str, texts: dict[str, str], cases: list[str], overwrite: bool) -> None:
-    """Write plans.json, the other JSON ``texts`` by name, and splits.json.
+def _write(folder: Path, plan: str, texts: dict[str, str], overwrite: bool) -> None:
+    """Write plans.json and the other JSON ``texts`` by name.
 
     UserError if another plan is there and may not be replaced, or nothing can be written.
     """
     from diffatlas_pipeline.contracts import write_text_atomically
-    from diffatlas_pipeline.planning.splits import load_splits, make_splits, write_splits
 
-    path, splits_path = folder / "plans.json", folder / "splits.json"
+    path = folder / "plans.json"
     if path.is_file() and path.read_text(encoding="utf-8") != plan and not overwrite:
         raise UserError(
             f"{path}: another plan is already there ({_differences(path, plan)}). Give --overwrite to replace it and redo all "
@@ -158,14 +158,27 @@ def _write(folder: Path, plan: str, texts: dict[str, str], cases: list[str], ove
         for name, text in texts.items():
             write_text_atomically(folder / f"{name}.json", text)
         write_text_atomically(path, plan)
-        if splits_path.is_file() and not _is_outdated(splits_path, cases, overwrite):
-            load_splits(splits_path, cases)  # one's own splits are kept
-        else:
-            write_splits(splits_path, make_splits(cases))
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}). Mend it or give another --workspace."
-        ) from error
+        raise _unwritable(folder, error) from error
+
+
+def _write_splits(path: Path, own: Path, cases: list[str], overwrite: bool) -> None:
+    """The planned splits; over them those that are in ``path`` already, and over these the data set's ``own`` ones."""
+    from diffatlas_pipeline.planning.splits import load_splits, make_splits, write_splits
+
+    splits = make_splits(cases)
+    if path.is_file() and not _is_outdated(path, cases, overwrite):
+        splits |= load_splits(path, cases)
+    if own.is_file():
+        splits |= load_splits(own, cases)
+    try:
+        write_splits(path, splits)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: cannot be written ({error.strerror or error}). Mend it or give another --workspace.")
 
 
 def _is_outdated(path: Path, cases: list[str], overwrite: bool) -> bool:

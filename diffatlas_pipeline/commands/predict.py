@@ -75,11 +75,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     plan = predictor.plan
     cases = find_cases(arguments.input, len(plan.channels))
     check_output(arguments.output, cases, plan.dataset.file_ending)
-    print(
-        f"{len(cases)} case(s), model {model.path} ({', '.join(predictor.folds)}), {predictor.settings.solver} with "
-        f"{predictor.settings.steps or plan.diffusion.training_steps} steps, {predictor.settings.draws} draw(s), "
-        f"on {predictor.device}"
-    )
+    sampling = f", {_sampling(predictor)}" if predictor.method.options else ""
+    print(f"{len(cases)} case(s), model {model.path} ({', '.join(predictor.folds)}){sampling}, on {predictor.device}")
     before = read_record(arguments.output)
     start = time.perf_counter()
     wanted = Wanted(
@@ -110,11 +107,17 @@ def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
     workspace = _common.workspace_of(arguments)
     model = ModelFolder.find(workspace, arguments.dataset, arguments.method, arguments.recipe, arguments.model)
     folds = [model.load(fold) for fold in model.choose_folds(arguments.folds)]
-    recipe = folds[0].plan.recipe(folds[0].recipe)
+    recipe = folds[0].plan.recipe(folds[0].recipe, folds[0].method)
     settings = settings_for(recipe, arguments.steps, arguments.solver, arguments.draws, arguments.guidance_level)
     if arguments.save_uncertainty and settings.draws * len(folds) < 2:
         raise UserError("--save-uncertainty needs several segmentations: add --draws 5, or several folds with -f 0 1 2.")
     return model, Predictor(folds, device, settings, arguments.seed, arguments.precision)
+
+
+def _sampling(predictor: Predictor) -> str:
+    settings = predictor.settings
+    steps = settings.steps or predictor.plan.diffusion.training_steps
+    return f"{settings.solver} with {steps} step(s), {settings.draws} draw(s)"
 
 
 def _record(

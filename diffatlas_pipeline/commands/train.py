@@ -10,11 +10,13 @@ from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
 
     from diffatlas_pipeline.contracts import Plan, Recipe
+    from diffatlas_pipeline.methods.base import TrainingCase
     from diffatlas_pipeline.training.loop import Validation
 
 VALIDATED_CASES = 4  # cases sampled for the log; the whole fold is segmented at the end
@@ -28,7 +30,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("dataset", help="data set number, name or path")
     parser.add_argument("fold", nargs="?", help="fold0 ... fold4 (or 0 ... 4), all, or a split named in splits.json")
     parser.add_argument("--recipe", default="default", help="default, or paper (as published) (default: %(default)s)")
-    parser.add_argument("--method", default="diffatlas", help="what to train (default: %(default)s)")
+    parser.add_argument(
+        "--method",
+        default="diffatlas",
+        help="diffatlas, icf (feed-forward), icmd (mask diffusion), rba (registered atlases) or mean (default: %(default)s)",
+    )
     parser.add_argument(
         "--max-time", metavar="TIME", help="train for this long, e.g. 90s, 30m, 2h, instead of the planned iterations"
     )
@@ -66,16 +72,18 @@ def _train(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.contracts import Plan, from_json, to_json
     from diffatlas_pipeline.data.loader import training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
-    from diffatlas_pipeline.methods.registry import create_method
+    from diffatlas_pipeline.methods.registry import create_method, known_method
     from diffatlas_pipeline.networks.execution import resolve_device
     from diffatlas_pipeline.training.checkpoints import write_final
-    from diffatlas_pipeline.training.loop import Run, train
+    from diffatlas_pipeline.training.fit import fit
+    from diffatlas_pipeline.training.loop import Run
     from diffatlas_pipeline.training.schedule import Duration
 
     workspace = _common.workspace_of(arguments)
     source = workspace.preprocessed_dataset(arguments.dataset)
     plan = from_json(Plan, _read(source / "plans.json"), str(source / "plans.json"))
-    recipe = plan.recipe(arguments.recipe)
+    known_method(arguments.method)
+    recipe = plan.recipe(arguments.recipe, arguments.method)
     device = resolve_device(arguments.device)
     name, training_cases, validation_cases = _cases(arguments, source)
     if arguments.iterations is not None and arguments.iterations < 1:
@@ -106,10 +114,11 @@ def _train(arguments: argparse.Namespace) -> None:
     if not validation_cases:
         print("No validation case: the log will hold no validation Dice.")
     validate = None if arguments.no_validation else _validation(plan, recipe, arguments, source, validation_cases, device)
-    trained = train(
+    trained = fit(
         method,
         Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.precision, arguments.compile),
         lambda first: training_batches(source, training_cases, plan, arguments.seed, first, iterations, arguments.workers),
+        lambda: _whole_cases(source, training_cases),
         validate,
     )
     described = {
@@ -162,7 +171,24 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
             )
         training = sorted(random.Random(arguments.seed).sample(training, arguments.num_cases))
         name = f"{name}_{arguments.num_cases}cases"
+    if arguments.seed:
+        name = f"{name}_seed{arguments.seed}"  # trainings that differ in their seed alone lie side by side
     return name, training, validation
+
+
+def _whole_cases(source: Path, cases: list[str]) -> Iterator[TrainingCase]:
+    """The preprocessed training cases, one after the other."""
+    import numpy as np
+
+    from diffatlas_pipeline.methods.base import TrainingCase
+    from diffatlas_pipeline.preprocessing.store import open_case
+
+    for case in cases:
+        stored = open_case(source, case)
+        if stored.distances is None:
+            raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot train. Leave it out of the split.")
+        image, distances = (np.asarray(array[:], dtype=np.float32) for array in (stored.image, stored.distances))
+        yield TrainingCase(case, image, distances)
 
 
 def _validation(
@@ -234,7 +260,7 @@ def _segment_validation(
         print(f"Warning: the validation cases were not segmented, because the raw data set cannot be read. {error}")
         return
     files = [case for case in raw.training if case.case in set(cases)]
-    settings = trained.plan.recipe(trained.recipe)
+    settings = trained.plan.recipe(trained.recipe, trained.method)
     folder = model.path / fold / "validation"
     print(f"Segmenting {len(files)} validation cases")
     outcomes = predict_cases(Predictor([trained], device, settings, arguments.seed), files, Wanted(folder, overwrite=True))

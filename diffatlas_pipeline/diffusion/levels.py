@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffatlas_pipeline.contracts import DiffusionPlan
+
 COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021, Eq. 17: keeps the first steps from being too small
 LARGEST_BETA = 0.999
 
@@ -49,6 +51,19 @@ def sampling_levels(schedule: str, training_steps: int, steps: int) -> list[floa
     all_levels = np.concatenate([[0.0], schedule_levels(schedule, training_steps)])
     chosen = np.linspace(training_steps, 0, (steps or training_steps) + 1).round().astype(int)
     return [float(all_levels[index]) for index in chosen]
+
+
+def mask_levels(name: str, plan: DiffusionPlan, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` random training levels of the mask, float32 (count,): "schedule" is one of the plan's T, "high" 1 - u^2.
+
+    Raises ValueError for an unknown name.
+    """
+    if name == "schedule":
+        known = torch.from_numpy(schedule_levels(plan.schedule, plan.training_steps)).float()
+        return known[torch.randint(len(known), (count,), generator=generator)]
+    if name == "high":
+        return 1 - torch.rand(count, generator=generator).square()
+    raise ValueError(f"mask_levels '{name}' is unknown; known: schedule, high")
 
 
 def add_noise(clean: Tensor, eps: Tensor, level: Tensor) -> Tensor:

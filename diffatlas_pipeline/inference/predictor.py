@@ -18,8 +18,8 @@ from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.stitched import Stitcher, is_out_of_memory
-from diffatlas_pipeline.methods.base import Method, Progress, Segmentation, Stitch
-from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.methods.base import LearnedMethod, Method, Progress, Segmentation, Stitch
+from diffatlas_pipeline.methods.registry import create_method, known_method
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
@@ -61,7 +61,10 @@ def settings_for(
     draws: int | None = None,
     guidance_level: float | None = None,
 ) -> Recipe:
-    """``recipe`` with the given sampling options instead of its own. UserError for a value that is not allowed."""
+    """``recipe`` with the given sampling options instead of its own.
+
+    UserError for a value that is not allowed, or an option that the recipe's method does not have.
+    """
     if steps is not None and steps < 0:
         raise UserError(f"--steps {steps}: must be at least 1, or 0 for all training steps.")
     if solver is not None and solver not in SOLVERS:
@@ -71,7 +74,12 @@ def settings_for(
     if guidance_level is not None and not 0 <= guidance_level <= 1:
         raise UserError(f"--guidance-level {guidance_level}: must lie between 0 (clean image) and 1 (as noisy as the mask).")
     given: dict[str, Any] = {"steps": steps, "solver": solver, "draws": draws, "guidance_level": guidance_level}
-    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    foreign = [name for name in given if name not in known_method(recipe.method).options]
+    if foreign:
+        flags = ", ".join("--" + name.replace("_", "-") for name in foreign)
+        raise UserError(f"{flags}: the method {recipe.method} has no such option. Leave it out.")
+    return replace(recipe, **given)
 
 
 class Predictor:
@@ -103,7 +111,10 @@ class Predictor:
         self.folds = tuple(fold.fold for fold in folds)
         self.device, self.settings, self.seed = device, settings, seed
         self.method = create_method(first.method, self.plan, settings)
-        self.networks = [_Runner(_network_of(self.method, fold), device, precision) for fold in folds]
+        networks = [_restored(self.method, fold) for fold in folds]
+        if isinstance(self.method, LearnedMethod):
+            networks = [_Runner(network, device, precision) for network in networks]
+        self.networks = networks
         if batch_size is None:  # sampling keeps no activations, so more windows fit than in training
             batch_size = 2 * self.plan.training.batch_size if device.type == "cuda" else 1
         self.stitch = Stitcher(self.plan.patch_size, overlap, batch_size, device)
@@ -111,7 +122,7 @@ class Predictor:
     @property
     def precision(self) -> str:
         """What the networks really run in; "auto" until the first scan decides."""
-        return self.networks[0].precision
+        return str(getattr(self.networks[0], "precision", "float32"))
 
     def segment_volume(
         self,
@@ -224,15 +235,11 @@ class _Runner(nn.Module):
             return self.network(windows, *levels)
 
 
-def _network_of(method: Method, fold: TrainedFold) -> nn.Module:
-    network = method.build_network()
+def _restored(method: Method, fold: TrainedFold) -> nn.Module:
     try:
-        network.load_state_dict(fold.state)
+        return method.restore(fold.state)
     except RuntimeError as error:
-        raise ModelError(
-            f"{fold.fold}: its weights do not fit the plan's network ({error}). Restore the model folder."
-        ) from error
-    return network
+        raise ModelError(f"{fold.fold}: its checkpoint does not fit the plan ({error}). Restore the model folder.") from error
 
 
 def _ensemble(parts: Sequence[Segmentation]) -> Segmentation:

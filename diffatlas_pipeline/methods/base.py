@@ -1,12 +1,14 @@
-"""The contract of a method: what network it needs, what it learns from a batch, how it segments a volume."""
+"""The contract of a method: what it learns or memorises of the training cases, and how it segments a volume."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,28 +33,39 @@ class LossReport:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Signed distances (K, X, Y, Z) in units of tau, negative inside, mean over draws; ``spread`` their standard deviation."""
+    """Signed distances (K, X, Y, Z) in units of tau, negative inside, mean over draws; ``spread`` their standard deviation.
+
+    A voxel belongs to the label of smallest distance where that is negative, else to the background; a method that predicts no
+    distances gives numbers that decode to its labels in the same way.
+    """
 
     distances: Tensor
     spread: Tensor | None
 
 
-class Method(ABC):
-    """One way to learn a segmentation from a plan's preprocessed cases; the trainer and predictor never ask which."""
+@dataclass(frozen=True)
+class TrainingCase:
+    """A whole preprocessed case: ``image`` (C, X, Y, Z) in [-1, 1], ``distances`` (K, X, Y, Z) in units of tau, float32."""
 
     name: str
+    image: np.ndarray
+    distances: np.ndarray
+
+
+class Method(ABC):
+    """One way to segment by a plan's preprocessed cases; the trainer and predictor never ask which."""
+
+    name: ClassVar[str]
+    options: ClassVar[frozenset[str]] = frozenset()
+    """The fields of the recipe that may be chosen anew at prediction."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         self.plan = plan
         self.recipe = recipe
 
     @abstractmethod
-    def build_network(self) -> nn.Module:
-        """A fresh network with this method's channels."""
-
-    @abstractmethod
-    def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau."""
+    def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """What :meth:`segment` works with, from a checkpoint. RuntimeError if the tensors do not fit the plan."""
 
     @abstractmethod
     def segment(
@@ -66,6 +79,31 @@ class Method(ABC):
         progress: Progress | None = None,
     ) -> Segmentation:
         """Segment ``image`` (C, X, Y, Z). The result depends on (image, settings, seed, case) alone."""
+
+
+class LearnedMethod(Method):
+    """A method whose network is trained by gradient descent."""
+
+    @abstractmethod
+    def build_network(self) -> nn.Module:
+        """A fresh network with this method's channels."""
+
+    @abstractmethod
+    def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
+        """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
+        network = self.build_network()
+        network.load_state_dict(dict(state))
+        return network
+
+
+class MemorisedMethod(Method):
+    """A method that needs no training: what it keeps of the training cases is the model."""
+
+    @abstractmethod
+    def memorise(self, cases: Iterable[TrainingCase]) -> dict[str, Tensor]:
+        """What the checkpoint holds; :meth:`restore` makes it usable."""
 
 
 def case_generator(seed: int, case: str, draw: int) -> torch.Generator:

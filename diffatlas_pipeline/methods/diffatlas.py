@@ -9,20 +9,22 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.diffusion.guidance import guided
-from diffatlas_pipeline.diffusion.levels import add_noise, sampling_levels, schedule_levels
+from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels
 from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
 from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
-from diffatlas_pipeline.methods.base import LossReport, Method, Progress, Segmentation, Stitch, case_generator
-from diffatlas_pipeline.methods.segmentation_loss import segmentation_loss
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
+from diffatlas_pipeline.methods.draws import averaged
+from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
 
 
-class DiffAtlas(Method):
+class DiffAtlas(LearnedMethod):
     """The joint state is z0 = [image, s * S]; one network predicts both halves from their noisy versions."""
 
     name = "diffatlas"
+    options = frozenset({"steps", "solver", "draws", "guidance_level"})
 
     def build_network(self) -> nn.Module:
         channels = len(self.plan.channels) + len(self.plan.dataset.labels)
@@ -47,7 +49,7 @@ class DiffAtlas(Method):
         parts = {"loss_mask": float(mask_error.detach().mean()), "loss_image": _masked_mean(image_error, given)}
         if self.recipe.segmentation_loss:
             predicted = clean_of(self.recipe.prediction, output, noisy, levels)[:, channels:] / self.plan.distance.scale
-            seg = segmentation_loss(predicted, distances)
+            seg = segmentation_loss(label_logits(predicted), distances)
             total = total + self.recipe.segmentation_loss * seg
             parts["loss_segmentation"] = float(seg.detach())
         for band in range(BANDS):
@@ -75,24 +77,16 @@ class DiffAtlas(Method):
         def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
             return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
 
-        total, squares = torch.zeros((shape[0] - channels, *shape[1:])), None
-        for draw in range(settings.draws):
-            generator = case_generator(seed, case, draw)
+        def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn(shape, generator=generator).to(image)
             denoiser = guided(
                 denoise, image, settings.guidance_level, settings.guidance_noise, settings.guidance_interval, generator
             )
-            report = _shifted(progress, draw, settings.draws)
-            clean = sample(
-                denoiser, start, levels, SOLVERS[settings.solver], settings.eta, generator, settings.resampling, report
-            )
-            distances = (clean[channels:] / scale).clamp(-1, 1).float().cpu()
-            total += distances
-            if settings.draws > 1:
-                squares = distances.square() if squares is None else squares + distances.square()
-        mean = total / settings.draws
-        spread = None if squares is None else (squares / settings.draws - mean.square()).clamp_min(0).sqrt()
-        return Segmentation(mean, spread)
+            solver = SOLVERS[settings.solver]
+            clean = sample(denoiser, start, levels, solver, settings.eta, generator, settings.resampling, report)
+            return clean[channels:] / scale
+
+        return averaged(draw, settings.draws, seed, case, progress)
 
     def denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
         """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""
@@ -106,13 +100,7 @@ class DiffAtlas(Method):
     def _training_levels(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noise levels (B,) of mask and image, as the recipe says."""
         recipe = self.recipe
-        if recipe.mask_levels == "schedule":
-            known = torch.from_numpy(schedule_levels(self.plan.diffusion.schedule, self.plan.diffusion.training_steps)).float()
-            mask = known[torch.randint(len(known), (batch,), generator=generator)]
-        elif recipe.mask_levels == "high":
-            mask = 1 - torch.rand(batch, generator=generator).square()
-        else:
-            raise ValueError(f"mask_levels '{recipe.mask_levels}' is unknown; known: schedule, high")
+        mask = mask_levels(recipe.mask_levels, self.plan.diffusion, batch, generator)
         if recipe.image_levels == "equal":
             return mask, mask
         if recipe.image_levels != "mixed":
@@ -131,9 +119,3 @@ class DiffAtlas(Method):
 def _masked_mean(values: Tensor, weight: Tensor) -> float:
     total = float(weight.sum())
     return float((values.detach() * weight).sum()) / total if total else math.nan
-
-
-def _shifted(progress: Progress | None, draw: int, draws: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(draw * total + done, draws * total)

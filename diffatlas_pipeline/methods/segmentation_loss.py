@@ -1,4 +1,4 @@
-"""Cross-entropy and soft Dice of the labels that predicted signed distances stand for."""
+"""Cross-entropy and soft Dice of labels, and the logits that signed distances stand for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ def label_logits(distances: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(distances[:, :1]), -SHARPNESS * distances], dim=1)
 
 
-def segmentation_loss(predicted: Tensor, reference: Tensor) -> Tensor:
-    """Cross-entropy + 1 - soft Dice (foreground labels, over the batch) of (B, K, X, Y, Z) distances; one scalar."""
-    logits = label_logits(predicted.float())
+def distances_of(logits: Tensor) -> Tensor:
+    """The inverse of :func:`label_logits`: logits (B, 1 + K, ...) -> numbers (B, K, ...) that decode as distances do."""
+    return (logits[:, :1] - logits[:, 1:]) / SHARPNESS
+
+
+def segmentation_loss(logits: Tensor, reference: Tensor) -> Tensor:
+    """Cross-entropy + 1 - soft Dice (foreground labels, over the batch) of logits (B, 1 + K, X, Y, Z); one scalar.
+
+    ``reference`` (B, K, X, Y, Z) are the signed distances whose labels are true.
+    """
     labels = label_logits(reference).argmax(dim=1)
+    logits = logits.float()
     entropy = functional.cross_entropy(logits, labels)
     probability = logits.softmax(dim=1)[:, 1:]
     truth = functional.one_hot(labels, logits.shape[1]).movedim(-1, 1)[:, 1:].to(probability)

@@ -36,23 +36,27 @@ class LevelEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the noise embedding scales and shifts the second's input (Dhariwal & Nichol 2021, section 3)."""
+    """Two convolutions; the noise embedding scales and shifts the second's input (Dhariwal & Nichol 2021, section 3).
+
+    ``embedding`` is its size; 0 for a network that is told no noise level.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: Triple, embedding: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(_groups(inputs), inputs)
         self.conv1 = _convolution(inputs, outputs, kernel)
-        self.modulation = nn.Linear(embedding, 2 * outputs)
-        self.norm2 = nn.GroupNorm(_groups(outputs), outputs, affine=False)
+        self.modulation = nn.Linear(embedding, 2 * outputs) if embedding else None
+        self.norm2 = nn.GroupNorm(_groups(outputs), outputs, affine=not embedding)
         self.conv2 = _convolution(outputs, outputs, kernel)
         self.skip = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv2.weight)  # a block starts as the identity
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        hidden = self.conv1(functional.silu(self.norm1(x)))
-        scale, shift = self.modulation(embedding)[:, :, None, None, None].chunk(2, dim=1)
-        hidden = self.conv2(functional.silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale)))
-        return self.skip(x) + hidden
+    def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
+        hidden = self.norm2(self.conv1(functional.silu(self.norm1(x))))
+        if self.modulation is not None:
+            scale, shift = self.modulation(embedding)[:, :, None, None, None].chunk(2, dim=1)
+            hidden = torch.addcmul(shift, hidden, 1 + scale)
+        return self.skip(x) + self.conv2(functional.silu(hidden))
 
 
 class Attention(nn.Module):
@@ -76,10 +80,10 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """See :func:`build_network`."""
 
-    def __init__(self, plan: NetworkPlan, inputs: int, outputs: int) -> None:
+    def __init__(self, plan: NetworkPlan, inputs: int, outputs: int, levels: bool) -> None:
         super().__init__()
-        widths, kernels, size = plan.widths, plan.kernels, plan.embedding
-        self.embedding = LevelEmbedding(size)
+        widths, kernels, size = plan.widths, plan.kernels, plan.embedding if levels else 0
+        self.embedding = LevelEmbedding(size) if levels else None
         self.stem = _stem(inputs, widths[0], kernels[0], plan.strides[0])
         self.encoder, self.down, self.attention = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for stage, width in enumerate(widths):
@@ -98,8 +102,8 @@ class UNet(nn.Module):
         self.head_norm = nn.GroupNorm(_groups(widths[0]), widths[0])
         self.head = _head(widths[0], outputs, kernels[0], plan.strides[0])
 
-    def forward(self, x: Tensor, level_image: Tensor, level_mask: Tensor) -> Tensor:
-        embedding = self.embedding(level_image, level_mask)
+    def forward(self, x: Tensor, level_image: Tensor | None = None, level_mask: Tensor | None = None) -> Tensor:
+        embedding = None if self.embedding is None else self.embedding(level_image, level_mask)
         x = self.stem(x)
         skips = []
         for down, blocks, attention in zip(self.down, self.encoder, self.attention, strict=True):
@@ -114,13 +118,13 @@ class UNet(nn.Module):
         return self.head(functional.silu(self.head_norm(x)))
 
 
-def build_network(plan: NetworkPlan, inputs: int, outputs: int) -> UNet:
-    """A U-Net of ``plan``'s topology.
+def build_network(plan: NetworkPlan, inputs: int, outputs: int, levels: bool = True) -> UNet:
+    """A U-Net of ``plan``'s topology; without ``levels`` it is told no noise level: forward(x) alone.
 
     forward(x (B, inputs, X, Y, Z), image level (B,), mask level (B,)) -> (B, outputs, X, Y, Z), where X, Y and Z must be
     multiples of ``plan.total_stride``. Weights lie channels-last, which is about twice as fast on a CPU.
     """
-    network = UNet(plan, inputs, outputs)
+    network = UNet(plan, inputs, outputs, levels)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network
 

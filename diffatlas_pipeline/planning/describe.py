@@ -35,7 +35,8 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
     rotations = ", ".join(f"{degrees:g}" for degrees in augmentation.rotation_degrees)
     mirrors = ", ".join("XYZ"[axis] for axis in augmentation.mirror_axes) or "no axis"
     recipes = ", ".join(
-        f"{recipe.name} ({recipe.solver}, {recipe.steps or plan.diffusion.training_steps} steps)" for recipe in plan.recipes
+        f"{recipe.method} {recipe.name} ({recipe.solver}, steps: {recipe.steps or plan.diffusion.training_steps})"
+        for recipe in plan.recipes
     )
     budget = plan.budget
     return [
@@ -54,7 +55,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("rotation", f"{rotations} degrees about X, Y, Z", why["augmentation"]),
         ("mirroring", mirrors, why["mirroring"]),
         ("folds", "", why["folds"]),
-        ("recipes", recipes, "--recipe chooses one"),
+        ("recipes", recipes, "--method and --recipe choose one"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Which cases train and which validate: five folds, the split 'all', or a file of one's own."""
+"""Which cases train and which validate: five folds, the split 'all', few-shot splits, or a file of one's own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from diffatlas_pipeline.errors import UserError
 
 FOLDS = 5
 SEED = 12345
+SHOTS = (2, 4, 8, 16)
+SHOT_SEEDS = (0, 1, 2)
+FEW_SHOT_VALIDATION = 16  # cases: validation is not to take longer than a few-shot training
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,27 @@ def make_splits(cases: Sequence[str], folds: int = FOLDS, seed: int = SEED) -> d
         held_out = {names[i] for i in order[fold::count]}
         train = tuple(name for name in names if name not in held_out)
         splits[f"fold{fold}"] = Split(train, tuple(sorted(held_out)))
-    return {**splits, "all": everything}
+    return {**splits, "all": everything, **few_shot_splits(splits["fold0"], seed)}
+
+
+def few_shot_splits(fold: Split, seed: int = SEED) -> dict[str, Split]:
+    """``2-shot``, ``4-shot``, ... with other cases for other seeds: ``2-shot-seed1``, ...; the larger hold the smaller ones.
+
+    They train on cases of ``fold`` and validate on some of its validation cases, which therefore can test all of them.
+    """
+    held_out = np.random.default_rng(seed).permutation(len(fold.validation))[:FEW_SHOT_VALIDATION]
+    validation = tuple(sorted(fold.validation[i] for i in held_out))
+    splits = {}
+    for shots in (shots for shots in SHOTS if shots <= len(fold.train)):
+        for shot_seed in SHOT_SEEDS:
+            order = np.random.default_rng([seed, shot_seed]).permutation(len(fold.train))[:shots]
+            splits[few_shot_name(shots, shot_seed)] = Split(tuple(sorted(fold.train[i] for i in order)), validation)
+    return splits
+
+
+def few_shot_name(shots: int, seed: int) -> str:
+    """Name of the split that trains on ``shots`` cases drawn with ``seed``."""
+    return f"{shots}-shot" + (f"-seed{seed}" if seed else "")
 
 
 def write_splits(path: Path, splits: Mapping[str, Split]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.methods.base import Method
+from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
 from diffatlas_pipeline.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
@@ -58,7 +58,7 @@ class Trained:
     precision: str
 
 
-def train(method: Method, run: Run, batches: Batches, validate: Validation | None) -> Trained:
+def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validation | None) -> Trained:
     """Train, or go on where a killed training stopped.
 
     Raises UserError if the folder holds a training with other settings, or if training diverges.
@@ -110,7 +110,9 @@ class _Clock:
 class _Stepper:
     """One optimisation step: loss, gradient, clipping, update, EMA."""
 
-    def __init__(self, method: Method, state: TrainingState, network: nn.Module, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, method: LearnedMethod, state: TrainingState, network: nn.Module, device: torch.device, precision: str
+    ) -> None:
         self.method, self.state, self.network, self.device = method, state, network, device
         self.precision = precision
         self._skipped = 0

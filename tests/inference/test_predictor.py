@@ -16,7 +16,7 @@ from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_tab
 from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.predictor import Predictor, segment_padded, settings_for
-from diffatlas_pipeline.methods.base import LossReport, Method, Segmentation, Stitch, case_generator
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
 from diffatlas_pipeline.methods.registry import METHODS, create_method
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume, write_scalars
 
@@ -32,7 +32,7 @@ class Mix(nn.Conv3d):
         return super().forward(windows)
 
 
-class Brightness(Method):
+class Brightness(LearnedMethod):
     """A method known in closed form: the first label is what is bright, the second what is very bright."""
 
     name = "brightness"
@@ -231,7 +231,7 @@ def test_folds_must_fit_each_other_and_their_plan() -> None:
     with pytest.raises(ModelError, match="different plans"):
         Predictor([fold(), fold("fold1", small=plan(patch=(32, 16, 16)))], CPU, recipe())
     broken = replace(fold(), state={"weight": torch.zeros(3)})
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="does not fit"):
         Predictor([broken], CPU, recipe())
 
 
@@ -358,3 +358,11 @@ def test_record_survives_damage(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == read_record(tmp_path) == {"seed": 1}
     path.write_text("{")
     assert read_record(tmp_path) == {}
+
+
+def test_options_that_a_method_does_not_have_are_refused() -> None:
+    with pytest.raises(UserError, match="--steps: the method icf has no such option"):
+        settings_for(Recipe("default", method="icf"), steps=3)
+    with pytest.raises(UserError, match="--guidance-level: the method icmd"):
+        settings_for(recipe(method="icmd"), guidance_level=0.5)
+    assert settings_for(recipe(method="icmd"), steps=3, draws=2).steps == 3

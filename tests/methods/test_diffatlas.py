@@ -134,8 +134,8 @@ def test_segmentation_loss_prefers_the_truth() -> None:
     truth[:, 0, 2:5] = -1
     truth[:, 1, 5:7] = -1
     shifted = torch.roll(truth, 1, dims=2)
-    assert float(segmentation_loss(truth, truth)) < 0.05
-    assert float(segmentation_loss(shifted, truth)) > 0.2
+    assert float(segmentation_loss(label_logits(truth), truth)) < 0.05
+    assert float(segmentation_loss(label_logits(shifted), truth)) > 0.2
 
 
 def test_unknown_method_lists_the_known() -> None:

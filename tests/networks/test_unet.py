@@ -24,6 +24,16 @@ def test_output_has_the_input_s_shape_and_learns(plan: NetworkPlan, shape: Tripl
     assert sum(p.numel() for p in first.parameters()) == sum(p.numel() for p in network.parameters())
 
 
+def test_without_levels_it_is_a_plain_network() -> None:
+    torch.manual_seed(0)
+    network = build_network(TINY, 3, 2, levels=False)
+    output = network(torch.randn(2, 3, 8, 8, 8))
+    assert output.shape == (2, 2, 8, 8, 8)
+    output.square().mean().backward()
+    assert all(p.grad is not None for p in network.parameters()), "an unused weight"
+    assert not any("embedding" in name or "modulation" in name for name in network.state_dict())
+
+
 def test_both_noise_levels_matter() -> None:
     torch.manual_seed(0)
     network = build_network(TINY, 1, 1)

@@ -16,7 +16,7 @@ NAMES = st.sets(st.text("abcdef0123456789_", min_size=1, max_size=8), min_size=1
 @given(names=NAMES)
 def test_folds_partition_the_cases(names: set[str]) -> None:
     splits = make_splits(sorted(names))
-    folds = [split for name, split in splits.items() if name != "all"]
+    folds = [split for name, split in splits.items() if name.startswith("fold")]
     assert splits["all"] == Split(tuple(sorted(names)), ())
     if len(names) == 1:
         assert folds == [splits["all"]]
@@ -32,6 +32,25 @@ def test_folds_partition_the_cases(names: set[str]) -> None:
 @given(names=NAMES, seed=st.integers(0, 3))
 def test_order_of_the_names_does_not_matter(names: set[str], seed: int) -> None:
     assert make_splits(sorted(names), seed=seed) == make_splits(sorted(names, reverse=True), seed=seed)
+
+
+@given(names=NAMES)
+def test_few_shot_splits_can_be_tested_on_fold0(names: set[str]) -> None:
+    splits = make_splits(sorted(names))
+    shots = {name: split for name, split in splits.items() if "-shot" in name}
+    for name, split in shots.items():
+        assert len(split.train) == int(name.partition("-")[0])
+        assert set(split.train) <= set(splits["fold0"].train)
+        assert set(split.validation) <= set(splits["fold0"].validation)
+    assert ("2-shot" in shots) == ("2-shot-seed1" in shots) == (len(names) > 2)
+
+
+def test_few_shot_splits_differ_by_seed_and_grow_with_the_shots() -> None:
+    splits = make_splits([f"case{i}" for i in range(40)])
+    assert {name for name in splits if name.endswith("-shot")} == {"2-shot", "4-shot", "8-shot", "16-shot"}
+    assert len({splits[name].train for name in ("4-shot", "4-shot-seed1", "4-shot-seed2")}) == 3
+    assert set(splits["2-shot-seed1"].train) < set(splits["16-shot-seed1"].train)
+    assert len(splits["2-shot"].validation) == 8
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -1,0 +1,29 @@
+"""Several draws of a segmentation: their mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffatlas_pipeline.methods.base import Progress, Segmentation, case_generator
+
+Draw = Callable[[torch.Generator, Progress | None], Tensor]
+"""A generator of its own noise, and whom to tell of the steps -> signed distances (K, X, Y, Z) in units of tau."""
+
+
+def averaged(draw: Draw, draws: int, seed: int, case: str, progress: Progress | None) -> Segmentation:
+    """Mean and standard deviation over ``draws`` of the distances, clipped to [-1, 1] each; no spread for one draw."""
+    total, squares = torch.zeros(()), torch.zeros(())
+    for index in range(draws):
+        distances = draw(case_generator(seed, case, index), _part_of(progress, index, draws)).clamp(-1, 1).float().cpu()
+        total = total + distances
+        if draws > 1:
+            squares = squares + distances.square()
+    mean = total / draws
+    return Segmentation(mean, (squares / draws - mean.square()).clamp_min(0).sqrt() if draws > 1 else None)
+
+
+def _part_of(progress: Progress | None, index: int, draws: int) -> Progress | None:
+    return None if progress is None else lambda done, total: progress(index * total + done, draws * total)

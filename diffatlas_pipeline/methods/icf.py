@@ -1,0 +1,44 @@
+"""Image-conditional feed-forward segmentation (ICF in the paper, Fig. 1a): the backbone, told no noise level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffatlas_pipeline.contracts import Recipe
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
+from diffatlas_pipeline.methods.segmentation_loss import distances_of, segmentation_loss
+from diffatlas_pipeline.networks.unet import build_network
+
+
+class FeedForward(LearnedMethod):
+    """Image -> logits of background and labels, learnt by cross-entropy and soft Dice."""
+
+    name = "icf"
+
+    def build_network(self) -> nn.Module:
+        return build_network(self.plan.network, len(self.plan.channels), 1 + len(self.plan.dataset.labels), levels=False)
+
+    def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
+        logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
+        loss = segmentation_loss(logits, distances)
+        return LossReport(loss, {"loss_segmentation": float(loss.detach())})
+
+    def segment(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        settings: Recipe,
+        seed: int,
+        case: str,
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        def distances(windows: Tensor) -> Tensor:
+            logits = network(windows.contiguous(memory_format=torch.channels_last_3d))
+            return distances_of(logits.to(windows.dtype))
+
+        found = stitch(distances, image).clamp(-1, 1).float().cpu()
+        if progress is not None:
+            progress(1, 1)
+        return Segmentation(found, None)

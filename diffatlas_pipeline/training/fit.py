@@ -1,0 +1,24 @@
+"""From a method and its training cases to what its checkpoint holds, whatever kind of method it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from tqdm import tqdm
+
+from diffatlas_pipeline.methods.base import LearnedMethod, MemorisedMethod, Method, TrainingCase
+from diffatlas_pipeline.training.loop import Batches, Run, Trained, Validation, train
+
+
+def fit(
+    method: Method, run: Run, batches: Batches, cases: Callable[[], Iterable[TrainingCase]], validate: Validation | None
+) -> Trained:
+    """Train by gradient descent what learns; let the others memorise their cases. See :func:`train` for what is raised."""
+    if isinstance(method, LearnedMethod):
+        return train(method, run, batches, validate)
+    assert isinstance(method, MemorisedMethod)
+    start = time.monotonic()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(cases(), desc="memorising", unit="case", disable=run.quiet, delay=1)
+    return Trained(method.memorise(bar), 0, time.monotonic() - start, "float32")

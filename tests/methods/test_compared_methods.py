@@ -1,0 +1,153 @@
+"""The methods that DiffAtlas is compared with: what their networks see, what they learn, and how they segment."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffatlas_pipeline.contracts import NetworkPlan, Recipe
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.base import LearnedMethod, TrainingCase
+from diffatlas_pipeline.methods.icf import FeedForward
+from diffatlas_pipeline.methods.icmd import MaskDiffusion
+from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
+from diffatlas_pipeline.methods.registry import METHODS, create_method
+from diffatlas_pipeline.methods.segmentation_loss import distances_of, label_logits
+from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+from tests.factories import make_case, make_plan, make_recipe
+
+SHAPE = (16, 16, 16)
+NETWORK = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
+MASK = make_recipe("default", method="icmd", steps=3, draws=2)
+PLAN = make_plan(patch_size=SHAPE, network=NETWORK, recipes=(make_recipe("default"), MASK))
+
+
+def case() -> tuple[torch.Tensor, torch.Tensor]:
+    """A bright block (label 1) beside a dark one (label 2): image (1, ...), distances (2, ...)."""
+    distances = torch.full((2, *SHAPE), 1.0)
+    distances[0, 3:8, 4:12, 4:12] = -0.8
+    distances[1, 8:13, 4:12, 4:12] = -0.8
+    image = torch.zeros((1, *SHAPE)) + (distances[0] < 0) - (distances[1] < 0).float()
+    return image * 0.9, distances
+
+
+def plain(run, volume):
+    return run(volume[None])[0]
+
+
+def learnt(method: LearnedMethod, iterations: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network = method.build_network()
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    image, distances = case()
+    for _ in range(iterations):
+        loss = method.loss(network, image[None], distances[None], generator).total
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return network.eval()
+
+
+@pytest.mark.parametrize(("name", "iterations"), [("icf", 40), ("icmd", 120)])
+def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
+    method = create_method(name, PLAN, PLAN.recipe("default", name))
+    assert isinstance(method, LearnedMethod)
+    image, distances = case()
+    network = method.restore(learnt(method, iterations).state_dict())
+    with torch.inference_mode():
+        found = method.segment(network, image, plain, method.recipe, 0, "a")
+    wanted = decode_labels(distances.numpy(), [1, 2])
+    agree = (decode_labels(found.distances.numpy(), [1, 2]) == wanted)[wanted > 0].mean()
+    assert agree > 0.95
+    assert (found.spread is None) == (method.recipe.draws == 1)
+
+
+def test_logits_of_distances_and_back() -> None:
+    distances = torch.rand((1, 3, 4, 4, 4)) * 2 - 1
+    assert torch.allclose(distances_of(label_logits(distances)), distances, atol=1e-6)
+    logits = torch.randn((1, 4, 4, 4, 4))
+    labels = decode_labels(distances_of(logits)[0].numpy(), [1, 2, 3])
+    assert np.array_equal(labels, logits[0].argmax(dim=0).numpy())
+
+
+def test_mask_diffusion_shows_the_network_the_clean_image() -> None:
+    image, distances = case()
+    seen: list[tuple[torch.Tensor, float, float]] = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+            seen.append((x[:, :1].clone(), float(level_image[0]), float(level_mask[0])))
+            return distances[None] * PLAN.distance.scale
+
+    method = MaskDiffusion(PLAN, MASK)
+    found = method.segment(Watching(), image, plain, MASK, 0, "a")
+    assert torch.allclose(found.distances, distances, atol=1e-5)
+    assert len(seen) == MASK.steps * MASK.draws
+    assert all(torch.equal(given[0], image) and level == 0 for given, level, _ in seen)
+    assert [level for _, _, level in seen[: MASK.steps]] == sorted((level for _, _, level in seen[: MASK.steps]), reverse=True)
+
+
+def test_draws_of_an_undecided_network_spread() -> None:
+    """Answering with the noise it is shown, draws differ by case and seed, and agree for the same."""
+    image, _ = case()
+
+    class Echo(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+            return x[:, 1:] / 10
+
+    method = MaskDiffusion(PLAN, replace(MASK, steps=1))
+    first, again, other = (method.segment(Echo(), image, plain, method.recipe, 0, name) for name in "aab")
+    assert torch.equal(first.distances, again.distances) and not torch.equal(first.distances, other.distances)
+    assert first.spread is not None and float(first.spread.mean()) > 0.01
+
+
+def test_mean_atlas_is_the_mean_about_the_centre() -> None:
+    _, small = case()
+    large = torch.nn.functional.pad(small, (2,) * 6, value=1.5)  # the same anatomy with more around it
+    cases = [TrainingCase(name, np.zeros((1, *d.shape[1:]), np.float32), d.numpy()) for name, d in (("a", small), ("b", large))]
+    method = MeanAtlas(PLAN, PLAN.recipe("default", "mean"))
+    network = method.restore(method.memorise(cases))
+    found = method.segment(network, torch.zeros((1, *SHAPE)), plain, method.recipe, 0, "c").distances
+    assert torch.allclose(found, small, atol=1e-3)
+    wider = method.segment(network, torch.zeros((1, 24, 20, 16)), plain, method.recipe, 0, "c").distances
+    assert torch.allclose(wider[:, 4:20, 2:18], small, atol=1e-3) and torch.all(wider[:, 0] == 1)
+
+
+def test_mean_atlas_says_what_a_foreign_checkpoint_lacks() -> None:
+    with pytest.raises(RuntimeError, match="2 label"):
+        MeanAtlas(PLAN, PLAN.recipe("default", "mean")).restore({"weight": torch.zeros(1)})
+
+
+def test_recipes_belong_to_methods() -> None:
+    assert PLAN.recipe("default", "icmd").draws == 2 and PLAN.recipe("default").draws == 1
+    assert PLAN.recipe("default", "icf") == Recipe("default", method="icf")
+    with pytest.raises(UserError, match="Unknown recipe 'paper' of icf: this plan has default"):
+        PLAN.recipe("paper", "icf")
+    with pytest.raises(UserError, match="Unknown recipe 'paper' of icmd: this plan has default"):
+        PLAN.recipe("paper", "icmd")
+
+
+def test_every_method_has_its_name_and_known_options() -> None:
+    fields = set(Recipe.__dataclass_fields__)
+    for name, method in METHODS.items():
+        assert method.name == name and method.options <= fields
+    assert FeedForward.options == frozenset()
+
+
+def test_made_cases_can_be_memorised() -> None:
+    """Real distance maps of the tests' ellipsoids: the mean of two similar ones finds most of each."""
+    from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
+
+    plan = make_plan()
+    cases = []
+    for seed in range(2):
+        volume, labels = make_case(seed=seed)
+        image, record = prepare_image(volume, plan)
+        cases.append(TrainingCase(str(seed), image, prepare_labels(labels, record, plan).astype(np.float32)))
+    method = MeanAtlas(plan, plan.recipe("default", "mean"))
+    network = method.restore(method.memorise(cases))
+    found = method.segment(network, torch.from_numpy(cases[0].image), plain, method.recipe, 0, "c").distances
+    predicted, wanted = (decode_labels(np.asarray(d), [1, 2]) for d in (found, cases[0].distances))
+    assert (predicted == wanted)[wanted > 0].mean() > 0.85
