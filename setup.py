@@ -13,6 +13,7 @@ COMMANDS = {
     "DiffAtlas_train": "train",
     "DiffAtlas_predict": "predict",
     "DiffAtlas_evaluate": "evaluate",
+    "DiffAtlas_benchmark": "benchmark",
     "DiffAtlas_quickstart": "quickstart",
     "DiffAtlas_convert": "convert",
 }

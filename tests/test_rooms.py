@@ -10,7 +10,7 @@ import diffatlas_pipeline
 ROOT = Path(diffatlas_pipeline.__file__).parent
 ORDER = [
     "errors", "contracts", "workspace", "volumes", "planning", "preprocessing", "data", "diffusion", "networks", "methods",
-    "training", "inference", "evaluation", "commands",
+    "training", "inference", "evaluation", "benchmark", "commands",
 ]  # fmt: skip
 
 

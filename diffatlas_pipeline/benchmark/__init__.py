@@ -1,0 +1,1 @@
+"""Methods times settings times seeds: what to run, what came of it, and the table."""

@@ -1,0 +1,141 @@
+"""Run cells: train the model unless it is there, predict, evaluate; a failure ends its cell only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status
+from diffatlas_pipeline.benchmark.settings import TestSet
+
+METADATA = "checkpoint_final.json"
+LONGEST_MESSAGE = 400
+
+Do = Callable[[str, Sequence[str], Path], int]
+"""Runs a command with its arguments, adds what it prints to a file, returns its exit code."""
+
+
+class CellFailed(Exception):
+    """A command of a cell failed; the message says which and why."""
+
+
+@dataclass
+class Runner:
+    """``do`` runs a command; ``test_sets`` are the folders with the test cases by data set; ``device`` as the user gave it."""
+
+    status: Status
+    do: Do
+    test_sets: dict[str, Path]
+    max_time: str | None
+    device: str
+    labels_json: Path
+    workers: int
+    report: Callable[[Cell], None]
+    _broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.status.folder
+
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Run cells that share one model, one after the other."""
+        for cell in cells:
+            wall: dict[str, float] = {}
+            try:
+                done = self._one(cell, wall)
+            except CellFailed as error:
+                self.status.update(cell, status=FAILED, message=str(error), wall_seconds=wall)
+            else:
+                self.status.update(cell, status=DONE, message="", wall_seconds=wall, **done)
+            self.report(cell)
+
+    def _one(self, cell: Cell, wall: dict[str, float]) -> dict[str, Any]:
+        entry = cell.entry()
+        log, predictions = self.folder / entry["log"], self.folder / entry["predictions"]
+        fold = self.folder / cell.model
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)
+        self._train(cell, fold, log, wall)
+        before = self.status.entry(cell) or {}
+        if "train" in wall or before.get("predicted") != json.loads(json.dumps(cell.prediction_options())):
+            shutil.rmtree(predictions, ignore_errors=True)  # of another model
+        self.status.update(cell, predicted=cell.prediction_options())
+        place = self.test_sets[cell.test.dataset]
+        predict = ["-i", str(place / "imagesTs"), "-o", str(predictions), "-m", str(fold.parent), "-f", fold.name]
+        predict += ["--seed", str(cell.seed), "--device", self.device]
+        predict += ["--modality", cell.test.modality] if cell.test.modality else []
+        self._step("predict", predict, log, wall)
+        evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / entry["evaluation"])]
+        evaluate += ["--tolerance-mm", str(cell.conditions.tolerance_mm), "--labels", str(self.labels_json)]
+        self._step("evaluate", [*evaluate, "--workers", str(self.workers)], log, wall)
+        return {"train_seconds": _train_seconds(fold), "seconds_per_case": _seconds_per_case(predictions, cell.test)}
+
+    def _train(self, cell: Cell, fold: Path, log: Path, wall: dict[str, float]) -> None:
+        if cell.model in self._broken:
+            raise CellFailed(self._broken[cell.model])
+        matches = self.status.model_matches(cell)
+        if matches and (fold / WEIGHTS).is_file():
+            return
+        self.status.note_model(cell)
+        train = [cell.conditions.dataset, cell.pool.split, "--method", cell.method, "--recipe", cell.recipe]
+        train += ["--seed", str(cell.seed), "--device", self.device, "--no-validation"]
+        train += ["--max-time", self.max_time] if self.max_time else []
+        train += ["--splits-file", str(cell.pool.splits_file)] if cell.pool.splits_file else []
+        train += ["--overwrite"] if matches is False else []
+        try:
+            self._step("train", train, log, wall)
+            if not (fold / WEIGHTS).is_file():
+                raise CellFailed(f"training left no {WEIGHTS} in {cell.model}")
+        except CellFailed as error:
+            self._broken[cell.model] = str(error)
+            raise
+
+    def _step(self, command: str, words: Sequence[str], log: Path, wall: dict[str, float]) -> None:
+        start = time.monotonic()
+        code = self.do(command, words, log)
+        wall[command] = round(time.monotonic() - start, 2)
+        if code:
+            raise CellFailed(f"DiffAtlas_{command}: {reason(log, code)}")
+
+
+def reason(log: Path, code: int) -> str:
+    """Why a command failed: its error message, else the last line that it printed, else its exit code."""
+    if code < 0:
+        return f"killed by signal {-code}, most often by the system for lack of memory"
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    except OSError:
+        lines = []
+    lines = [line.rstrip() for line in lines if line.strip()]
+    starts = [index for index, line in enumerate(lines) if line.startswith("Error: ")]
+    if starts:
+        first = starts[-1]
+        rest = [line.strip() for line in lines[first + 1 :] if line.startswith("  ")]
+        text = " ".join([lines[first].removeprefix("Error: "), *rest])
+    else:
+        text = lines[-1] if lines else f"exit code {code}"
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} ..."
+
+
+def _train_seconds(fold: Path) -> float | None:
+    seconds = _json(fold / METADATA).get("seconds")
+    return None if seconds is None else float(seconds)
+
+
+def _seconds_per_case(predictions: Path, test: TestSet) -> float | None:
+    """Mean over the test cases of the seconds of all stages."""
+    cases = _json(predictions / "prediction.json").get("cases", {})
+    taken = [sum(cases[name]["seconds"].values()) for name in test.names if cases.get(name, {}).get("seconds")]
+    return round(sum(taken) / len(taken), 4) if taken else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,283 @@
+"""What a setting trains on and is tested on; every check that can be made before anything is trained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from diffatlas_pipeline.contracts import CaseFiles, RawDataset
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.planning.splits import Split, few_shot_name, load_splits
+
+FULL = "full"
+ZERO_SHOT = "zero-shot:"
+HELD_OUT = "fold0"  # its validation cases are tested on where a data set has no test cases with labels
+_SHOTS = re.compile(r"([1-9]\d*)-shot")
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method and the recipe that it is used with."""
+
+    name: str
+    recipe: str = "default"
+
+    @property
+    def text(self) -> str:
+        return self.name if self.recipe == "default" else f"{self.name}:{self.recipe}"
+
+    @staticmethod
+    def parse(text: str) -> MethodChoice:
+        """'icf' or 'diffatlas:paper'. UserError otherwise."""
+        name, colon, recipe = text.partition(":")
+        if not name or (colon and not recipe):
+            raise UserError(f"--methods {text}: write a method, or method:recipe such as diffatlas:paper.")
+        return MethodChoice(name, recipe or "default")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``training`` is "full" or "K-shot"; ``dataset`` tests, None for the benchmark's own."""
+
+    training: str
+    dataset: str | None = None
+
+    @property
+    def text(self) -> str:
+        if self.dataset is None:
+            return self.training
+        return f"{ZERO_SHOT}{self.dataset}" + ("" if self.training == FULL else f"@{self.training}")
+
+    @property
+    def shots(self) -> int | None:
+        """Number of training cases, None for all."""
+        match = _SHOTS.fullmatch(self.training)
+        return int(match.group(1)) if match else None
+
+    @staticmethod
+    def parse(text: str) -> Setting:
+        """'full', '2-shot', 'zero-shot:DATASET' or 'zero-shot:DATASET@2-shot'. UserError otherwise."""
+        if text == FULL or _SHOTS.fullmatch(text):
+            return Setting(text)
+        dataset, at, training = text.removeprefix(ZERO_SHOT).rpartition("@")
+        if not (at and (training == FULL or _SHOTS.fullmatch(training))):
+            dataset, training = text.removeprefix(ZERO_SHOT), FULL
+        if not text.startswith(ZERO_SHOT) or not dataset:
+            raise UserError(
+                f"--settings {text}: unknown; write full, K-shot (such as 2-shot), zero-shot:DATASET or "
+                "zero-shot:DATASET@2-shot."
+            )
+        return Setting(training, dataset)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What a setting trains on with one seed; ``splits_file`` None means the planned splits."""
+
+    split: str
+    cases: tuple[str, ...]
+    splits_file: Path | None = None
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Cases with labels to test on; ``modality`` says what they are if that differs from the training cases."""
+
+    __test__ = False  # no class of tests
+
+    dataset: str
+    description: Path
+    cases: tuple[CaseFiles, ...]
+    place: str
+    modality: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(files.case for files in self.cases)
+
+
+@dataclass(frozen=True)
+class PreparedSetting:
+    """A setting ready to run: its pool for every seed, its test set, and what a reader of the table must know of it."""
+
+    text: str
+    pools: dict[int, Pool]
+    test: TestSet
+    notes: tuple[str, ...]
+
+
+Splits = dict[str, tuple[Split, Path | None]]
+
+
+def known_splits(planned: Path, own: Path | None, cases: Sequence[str]) -> Splits:
+    """All splits by name, with the file to name to DiffAtlas_train; those of one's own file win over the planned ones."""
+    found: Splits = {name: (split, None) for name, split in load_splits(planned, cases).items()}
+    if own is not None:
+        found |= {name: (split, own.resolve()) for name, split in load_splits(own, cases).items()}
+    return found
+
+
+def check_settings(texts: Sequence[str], dataset: RawDataset, find: Callable[[str], RawDataset]) -> dict[Setting, RawDataset]:
+    """The settings, each with the data set that tests it. ``find`` gives a raw data set by what the user called it.
+
+    UserError for an unknown setting, more shots than cases, a zero-shot data set that does not fit.
+    """
+    found: dict[Setting, RawDataset] = {}
+    for text in texts:
+        setting = Setting.parse(text)
+        if setting.shots is not None and setting.shots > len(dataset.training):
+            raise UserError(
+                f"--settings {text}: {setting.shots} training cases are asked for, but {dataset.folder.name} has "
+                f"{len(dataset.training)}. Ask for fewer shots."
+            )
+        if setting.dataset is None:
+            found[setting] = dataset
+        else:
+            other = find(setting.dataset)
+            _check_other(text, dataset, other)
+            found[replace(setting, dataset=other.folder.name)] = other
+    return found
+
+
+def _check_other(text: str, own: RawDataset, other: RawDataset) -> None:
+    """UserError unless a model of ``own`` can be scored on ``other``."""
+    if own.folder.resolve() == other.folder.resolve():
+        raise UserError(f"--settings {text}: that is the data set that is trained on. Name another one.")
+    counts = len(own.description.channels), len(other.description.channels)
+    if counts[0] != counts[1]:
+        raise UserError(
+            f"--settings {text}: {other.folder.name} has {counts[1]} channel(s), {own.folder.name} has {counts[0]}. "
+            "Both need the same number."
+        )
+    labels = [{label.name: label.value for label in raw.description.labels} for raw in (own, other)]
+    if labels[0] != labels[1]:
+        raise UserError(
+            f"--settings {text}: {other.folder.name} has the labels {labels[1]}, {own.folder.name} has {labels[0]}. "
+            "Both need the same names and numbers."
+        )
+    modality_of(own, other)
+
+
+def modality_of(own: RawDataset, other: RawDataset) -> str | None:
+    """CT or MRI, what ``other`` is, if that differs from what a model of ``own`` has learnt; else None."""
+    kinds = [tuple("CT" if name.upper() == "CT" else "MRI" for name in raw.description.channels) for raw in (own, other)]
+    if kinds[0] == kinds[1]:
+        return None
+    if len(set(kinds[1])) > 1:
+        raise UserError(
+            f"{other.folder.name} has channels of CT and of MRI ({', '.join(other.description.channels)}), in another order "
+            f"than {own.folder.name} ({', '.join(own.description.channels)}). Bring them into the same order."
+        )
+    return kinds[1][0]
+
+
+def prepare_settings(
+    settings: Mapping[Setting, RawDataset],
+    dataset: RawDataset,
+    splits: Splits,
+    seeds: Sequence[int],
+    most_cases: int | None = None,
+) -> list[PreparedSetting]:
+    """Pools and test sets. UserError for a split that is missing, test cases without labels, and cases on both sides."""
+    own_test = _own_test_set(dataset, splits)
+    prepared = []
+    for setting, other in settings.items():
+        pools = {seed: _pool(setting, seed, dataset, splits, own_test) for seed in seeds}
+        if setting.dataset is None:
+            test = own_test
+        else:
+            test = replace(_test_set(other) or _training_cases_of(other), modality=modality_of(dataset, other))
+        test = replace(test, cases=test.cases[:most_cases])
+        for pool in pools.values():
+            _check_apart(setting, pool, test, dataset)
+        prepared.append(PreparedSetting(setting.text, pools, test, tuple(_notes(setting, pools, test))))
+    return prepared
+
+
+def _own_test_set(dataset: RawDataset, splits: Splits) -> TestSet:
+    found = _test_set(dataset)
+    if found is not None:
+        return found
+    if HELD_OUT not in splits or not splits[HELD_OUT][0].validation:
+        raise UserError(
+            f"{dataset.folder}: there is nothing to test on: no imagesTs with labelsTs, and no split {HELD_OUT} with "
+            "validation cases. Add test cases with labels."
+        )
+    held_out = set(splits[HELD_OUT][0].validation)
+    cases = tuple(files for files in dataset.training if files.case in held_out)
+    return TestSet(dataset.folder.name, dataset.folder / "dataset.json", cases, f"validation cases of {HELD_OUT}")
+
+
+def _test_set(dataset: RawDataset) -> TestSet | None:
+    """imagesTs with labelsTs, None if one of them is not there. UserError if some labels are missing."""
+    folder = dataset.folder / "labelsTs"
+    if not dataset.test or not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    ending = dataset.description.file_ending
+    cases = tuple(replace(files, label=folder / f"{files.case}{ending}") for files in dataset.test)
+    missing = [files.case for files in cases if files.label is not None and not files.label.is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: no label for {len(missing)} of the {len(cases)} test cases: {_some(missing)}. "
+            "Add them, or remove their images from imagesTs."
+        )
+    return TestSet(dataset.folder.name, dataset.folder / "dataset.json", cases, "imagesTs")
+
+
+def _training_cases_of(other: RawDataset) -> TestSet:
+    return TestSet(other.folder.name, other.folder / "dataset.json", other.training, "imagesTr")
+
+
+def _pool(setting: Setting, seed: int, dataset: RawDataset, splits: Splits, own_test: TestSet) -> Pool:
+    """The split that ``setting`` trains on with ``seed``."""
+    if setting.shots is None:
+        name = "all" if own_test.place == "imagesTs" else HELD_OUT
+    else:
+        name = few_shot_name(setting.shots, seed)
+        name = name if name in splits else setting.training
+    if name not in splits:
+        raise UserError(
+            f"--settings {setting.text}: {dataset.folder.name} has no split '{name}' (it has {', '.join(splits)}). "
+            "Run DiffAtlas_plan_and_preprocess to make it, or name your own with --splits-file."
+        )
+    split, file = splits[name]
+    return Pool(name, split.train, file)
+
+
+def _check_apart(setting: Setting, pool: Pool, test: TestSet, dataset: RawDataset) -> None:
+    """UserError if a case that trains is tested on."""
+    both = sorted(set(pool.cases) & set(test.names)) if test.dataset == dataset.folder.name else []
+    if both:
+        raise UserError(
+            f"--settings {setting.text}: split '{pool.split}' trains on cases that are tested on ({test.place}): "
+            f"{_some(both)}. "
+            f"Take them out of the split, or give {dataset.folder.name} test cases of other names in imagesTs and labelsTs."
+        )
+
+
+def _notes(setting: Setting, pools: Mapping[int, Pool], test: TestSet) -> list[str]:
+    first = next(iter(pools.values()))
+    names = list(dict.fromkeys(pool.split for pool in pools.values()))
+    counts = sorted({len(pool.cases) for pool in pools.values()})
+    count = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    text = f"{setting.text}: trained on {count} case(s), split {', '.join(names)}"
+    if len(pools) > 1 and len(names) < len(pools) and setting.shots is not None:
+        text += " (seeds without a split of their own share its cases, and only their training differs)"
+    text += f"; tested on {len(test.cases)} case(s), {test.place} of {test.dataset}"
+    if test.modality:
+        text += f", as {test.modality}"
+    notes = [f"{text}."]
+    same = sorted(set(first.cases) & set(test.names)) if setting.dataset else []
+    if same:
+        notes.append(
+            f"{setting.text}: {len(same)} test case(s) are named like training cases ({_some(same)}). If they are the same "
+            "patients, the test is easier than it looks."
+        )
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

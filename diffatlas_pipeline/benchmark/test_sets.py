@@ -1,0 +1,65 @@
+"""A folder that shows the chosen test cases to the commands as a data set of their own, by links."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from diffatlas_pipeline.benchmark.cells import safe
+from diffatlas_pipeline.benchmark.settings import TestSet
+from diffatlas_pipeline.contracts import CaseFiles
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS
+
+
+def link_test_set(test: TestSet, folder: Path) -> Path:
+    """``folder/<data set>`` with dataset.json, imagesTs and labelsTs that hold exactly the cases of ``test``; returns it.
+
+    Links are symbolic, else hard, else copies. UserError if nothing can be written.
+    """
+    place = folder / safe(test.dataset)
+    wanted = {place / "dataset.json": test.description}
+    for files in test.cases:
+        wanted |= _links(files, place)
+    try:
+        for kind in ("imagesTs", "labelsTs"):
+            (place / kind).mkdir(parents=True, exist_ok=True)
+            for path in (place / kind).iterdir():
+                if path not in wanted:
+                    path.unlink()
+        for path, source in wanted.items():
+            _link(source.resolve(), path)
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written ({error.strerror or error}). Give another folder with -o.") from error
+    return place
+
+
+def _links(files: CaseFiles, place: Path) -> dict[Path, Path]:
+    assert files.label is not None  # test cases have labels
+    links = {place / "labelsTs" / f"{files.case}{_ending(files.label)}": files.label}
+    for channel, image in enumerate(files.images):
+        links[place / "imagesTs" / f"{files.case}_{channel:04d}{_ending(image)}"] = image
+    for kind, path in [("labelsTs", files.label), *(("imagesTs", image) for image in files.images)]:
+        if path.suffix == ".mhd":  # its voxels lie in a file beside it
+            beside = [other for other in path.parent.glob(f"{path.stem}.*") if other != path]
+            links |= {place / kind / other.name: other for other in beside}
+    return links
+
+
+def _ending(path: Path) -> str:
+    return next(ending for ending in FILE_ENDINGS if path.name.endswith(ending))
+
+
+def _link(source: Path, path: Path) -> None:
+    if path.is_symlink() or path.exists():
+        if path.is_symlink() and path.readlink() == source:
+            return
+        path.unlink()
+    for way in (os.symlink, os.link, shutil.copyfile):
+        try:
+            way(source, path)
+            return
+        except OSError:
+            if way is shutil.copyfile:
+                raise

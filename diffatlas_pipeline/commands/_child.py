@@ -1,0 +1,75 @@
+"""``python -m diffatlas_pipeline.commands._child COMMAND ARGUMENTS``: a command that does not outlive who started it.
+
+It ends when its standard input does, which whoever started it holds open. So a benchmark that is killed leaves no training
+behind that would write to the same files as the next one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ENDED = 143
+
+
+class Stopped(Exception):
+    """The children were told to stop."""
+
+
+class Children:
+    """Runs commands as processes that end with this one, or when told to. Safe to use from several threads."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = {**environment, "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "30"}
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+        self._lock = threading.Lock()
+
+    def do(self, command: str, words: Sequence[str], log: Path | None) -> int:
+        """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. Stopped if told to stop."""
+        line = [sys.executable, "-m", "diffatlas_pipeline.commands._child", command, *words]
+        file = None if log is None else log.open("ab")
+        try:
+            if file is not None:
+                file.write(f"$ DiffAtlas_{command} {' '.join(words)}\n".encode())
+                file.flush()
+            with self._lock:
+                if self._stopping:
+                    raise Stopped
+                errors = None if file is None else subprocess.STDOUT
+                child = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=file, stderr=errors, env=self._environment)
+                self._running.add(child)
+            code = child.wait()
+        finally:
+            if file is not None:
+                file.close()
+        with self._lock:
+            self._running.discard(child)
+            if child.stdin is not None:
+                child.stdin.close()
+            if self._stopping:
+                raise Stopped
+        return code
+
+    def stop(self) -> None:
+        """End all that run, and start no more."""
+        with self._lock:
+            self._stopping = True
+            for child in self._running:
+                child.terminate()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    os._exit(ENDED)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    importlib.import_module(f"diffatlas_pipeline.commands.{sys.argv[1]}").main(sys.argv[2:])
