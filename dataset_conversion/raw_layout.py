@@ -24,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffatlas_pipeline.contracts import write_text_atomically
-from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.errors import DatasetError, UserError
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -159,40 +159,50 @@ def write_description(folder: Path, name: str, training_cases: int, description:
         write_text_atomically(path, text)
 
 
-def for_each_case(work: Callable[..., None], jobs: Sequence[tuple[Any, ...]], workers: int, title: str) -> dict[str, str]:
+def for_each_case(
+    work: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: int,
+    title: str,
+    results: dict[str, Any] | None = None,
+) -> dict[str, str]:
     """Run ``work(case, ...)`` for every job with a progress bar; returns what went wrong, per case, with every job tried.
 
-    Only DatasetError and OSError count as a case's fault; any other exception is a bug and is raised. ``work`` must be a
-    top-level function. A worker killed by the system is reported with the cases that were under way.
+    Only UserError and OSError count as a case's fault; any other exception is a bug and is raised. ``work`` must be a
+    top-level function; what it returns is put into ``results`` under the case's name. A worker killed by the system is reported
+    with the cases that were under way.
     """
     bad: dict[str, str] = {}
+    done: dict[str, Any] = {} if results is None else results
     if workers <= 1 or len(jobs) <= 1:
         for job in tqdm(jobs, desc=title, unit="case"):
-            _collect(bad, job[0], partial(work, *job))
+            _collect(bad, done, job[0], partial(work, *job))
         return bad
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        running: dict[Future[None], str] = {pool.submit(work, *job): job[0] for job in jobs}
+        running: dict[Future[Any], str] = {pool.submit(work, *job): job[0] for job in jobs}
         for future in tqdm(as_completed(running), total=len(running), desc=title, unit="case"):
-            _collect(bad, running[future], future.result)
+            _collect(bad, done, running[future], future.result)
     return bad
 
 
-def _collect(bad: dict[str, str], case: str, finish: Callable[[], None]) -> None:
+def _collect(bad: dict[str, str], done: dict[str, Any], case: str, finish: Callable[[], Any]) -> None:
     try:
-        finish()
+        done[case] = finish()
     except BrokenProcessPool:
         bad[case] = "its worker process was killed, most likely for want of memory; use fewer --workers"
-    except (DatasetError, OSError) as error:
+    except (UserError, OSError) as error:
         bad[case] = str(error)
 
 
-def raise_bad_cases(bad: Mapping[str, str], folder: Path) -> None:
-    """Raise one DatasetError that lists every bad case, if there is any."""
+LEAVE_OUT = "Mend these cases, or leave them out of the source's list, then run the same command again."
+
+
+def raise_bad_cases(bad: Mapping[str, str], folder: Path, remedy: str = LEAVE_OUT) -> None:
+    """Raise one DatasetError that lists every bad case and ends with ``remedy``, if there is any."""
     if bad:
         (folder / "dataset.json").unlink(missing_ok=True)  # an older one would declare this folder complete
         width = max(len(case) for case in bad)
         table = "\n".join(f"  {case:<{width}}  {problem}" for case, problem in sorted(bad.items()))
         raise DatasetError(
-            f"{len(bad)} case(s) could not be converted:\n{table}\nThe others are in {folder}, without a dataset.json. "
-            "Mend these cases, or leave them out of the source's list, then run the same command again."
+            f"{len(bad)} case(s) could not be converted:\n{table}\nThe others are in {folder}, without a dataset.json. {remedy}"
         )

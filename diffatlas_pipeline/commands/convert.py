@@ -28,6 +28,16 @@ CONVERTERS = {
         "a task of the Medical Segmentation Decathlon",
         "DiffAtlas_convert msd -i Task04_Hippocampus -d 4",
     ),
+    "mmwhs": Converter(
+        "dataset_conversion.mmwhs",
+        "MM-WHS 2017, whole hearts in CT or MRI",
+        "DiffAtlas_convert mmwhs -i MM-WHS -d 11 --modality CT",
+    ),
+    "totalsegmentator": Converter(
+        "dataset_conversion.totalsegmentator",
+        "the whole hearts of TotalSegmentator's CT data set",
+        "DiffAtlas_convert totalsegmentator -i Totalsegmentator_dataset -d 13 --crop-margin-mm 20",
+    ),
     "phantom": Converter(
         "dataset_conversion.phantom",
         "generated hearts with five labels, CT-like or MRI-like",
