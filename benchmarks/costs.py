@@ -153,8 +153,8 @@ class Stopwatch:
     def precision(self, train: bool) -> str:
         """What it runs in, measured when first asked."""
         if self._precision[train] == "auto":
-            example = (self.batch if train else self.one)[0]
-            self._precision[train] = faster_precision(self.device, self.network, example, train)
+            example = self.batch if train else self.one
+            self._precision[train] = faster_precision(self.device, self.network, lambda: self.network(*example), train)
         return self._precision[train]
 
     def _timed(self, step: Callable[[], None]) -> float:

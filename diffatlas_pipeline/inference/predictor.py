@@ -230,7 +230,7 @@ class _Runner(nn.Module):
 
     def forward(self, windows: Tensor, *levels: Tensor) -> Tensor:
         if self.precision == "auto":
-            self.precision = faster_precision(self.device, self.network, windows, train=False)
+            self.precision = faster_precision(self.device, self.network, lambda: self.network(windows, *levels), train=False)
         with running_in(self.precision, self.device):
             return self.network(windows, *levels)
 

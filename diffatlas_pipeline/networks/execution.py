@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -33,10 +34,10 @@ def running_in(precision: str, device: torch.device) -> AbstractContextManager[N
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def faster_precision(device: torch.device, network: nn.Module, example: Tensor, train: bool) -> str:
+def faster_precision(device: torch.device, network: nn.Module, run: Callable[[], Tensor], train: bool) -> str:
     """ "bfloat16" where it is measured faster than float32 for ``network``, else "float32".
 
-    ``example`` is an input (B, c, X, Y, Z) on ``device``. Processors without bfloat16 instructions emulate it several times
+    ``run`` calls it on a real input on ``device``; what it returns is differentiated if ``train``. Processors without bfloat16 instructions emulate it several times
     slower, those with them halve a step; only a measurement tells. Leaves no gradients behind.
     """
     if device.type == "mps":
@@ -46,7 +47,7 @@ def faster_precision(device: torch.device, network: nn.Module, example: Tensor, 
 
     def seconds(precision: str) -> float:
         with running_in(precision, device):
-            return _seconds(network, example, train)
+            return _seconds(network, run, train)
 
     full = min(seconds("float32") for _ in range(_REPEATS))
     half = seconds("bfloat16")
@@ -55,12 +56,11 @@ def faster_precision(device: torch.device, network: nn.Module, example: Tensor, 
     return "bfloat16" if half < 0.9 * full else "float32"
 
 
-def _seconds(network: nn.Module, example: Tensor, train: bool) -> float:
+def _seconds(network: nn.Module, run: Callable[[], Tensor], train: bool) -> float:
     """One step's time; callers take the best of a few, because a shared machine only ever adds time."""
-    level = torch.full((example.shape[0],), 0.5, device=example.device)
     start = time.perf_counter()
     with torch.set_grad_enabled(train):
-        output = network(example, level, level)
+        output = run()
     if train:
         output.float().square().mean().backward()
         network.zero_grad(set_to_none=True)
