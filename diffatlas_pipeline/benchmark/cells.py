@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -159,21 +160,37 @@ class Status:
     def model_matches(self, cell: Cell) -> bool | None:
         """Whether the model of ``cell`` was trained (or begun) with its options; None if there is none."""
         known = self.content.get("models", {}).get(cell.model)
-        if known is None:
+        if known is None and not (self.folder / cell.model).exists():
             return None
         return bool(known == _as_json(cell.training_options()))
 
-    def begin(self, header: Mapping[str, Any], cells: Sequence[Cell]) -> int:
-        """Take up ``cells`` as they are done or waiting, after them the finished cells of earlier runs that still fit.
+    def is_trained(self, cell: Cell) -> bool:
+        return bool(self.model_matches(cell)) and (self.folder / cell.model / WEIGHTS).is_file()
 
-        Returns how many finished cells no longer fit beside these and are left out.
+    def remove_models(self, cells: Sequence[Cell]) -> None:
+        """Delete the models of ``cells`` that were trained with other options; of another plan, also those beside them."""
+        models = self.content.setdefault("models", {})
+        for cell in cells:
+            if self.model_matches(cell) is not False:
+                continue
+            place = Path(cell.model)
+            if models.get(cell.model, {}).get("plan") != cell.conditions.plan:
+                place = place.parent
+            shutil.rmtree(self.folder / place, ignore_errors=True)
+            for name in [name for name in models if Path(name).is_relative_to(place)]:
+                del models[name]
+
+    def begin(self, header: Mapping[str, Any], cells: Sequence[Cell]) -> int:
+        """Take up ``cells`` as they are done or waiting, after them the cells of earlier runs that still fit.
+
+        Returns how many finished or failed cells no longer fit beside these and are left out.
         """
         wanted = {cell.key for cell in cells}
         entries = []
         for cell in cells:
             old = self.entry(cell)
             entries.append(old if old is not None and self.is_done(cell) else self._waiting(cell, old))
-        others = [e for e in self.content.get("cells", []) if _key(e) not in wanted and e["status"] == DONE]
+        others = [e for e in self.content.get("cells", []) if _key(e) not in wanted and e["status"] != WAITING]
         kept = [entry for entry in others if self._fits(entry, cells)]
         lists = {
             "methods": [MethodChoice(str(entry["method"]), str(entry["recipe"])).text for entry in kept],
@@ -220,7 +237,7 @@ class Status:
         return entry
 
     def _fits(self, entry: Mapping[str, Any], cells: Sequence[Cell]) -> bool:
-        """Whether a finished cell of an earlier run can stand in one table with ``cells``."""
+        """Whether a cell of an earlier run can stand in one table with ``cells``."""
         options = entry.get("options") or {}
         conditions = cells[0].conditions
         training = options.get("training", {})

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.cells import DONE, WEIGHTS, Cell, Status
+from diffatlas_pipeline.benchmark.cells import DONE, Cell, Status
 from diffatlas_pipeline.benchmark.settings import MethodChoice, PreparedSetting
 
 
@@ -46,9 +46,7 @@ class Progress:
         return "unknown until the first training is done" if seconds is None else duration(seconds / self.jobs)
 
     def _trained(self) -> set[str]:
-        return {
-            c.model for c in self.cells if self.status.model_matches(c) and (self.status.folder / c.model / WEIGHTS).is_file()
-        }
+        return {cell.model for cell in self.cells if self.status.is_trained(cell)}
 
 
 def seconds_left(cells: Sequence[Cell], trained: Iterable[str], entries: Iterable[Mapping[str, Any]]) -> float | None:

@@ -78,15 +78,13 @@ class Runner:
     def _train(self, cell: Cell, fold: Path, log: Path, wall: dict[str, float]) -> None:
         if cell.model in self._broken:
             raise CellFailed(self._broken[cell.model])
-        matches = self.status.model_matches(cell)
-        if matches and (fold / WEIGHTS).is_file():
+        if self.status.is_trained(cell):
             return
         self.status.note_model(cell)
         train = [cell.conditions.dataset, cell.pool.split, "--method", cell.method, "--recipe", cell.recipe]
         train += ["--seed", str(cell.seed), "--device", self.device, "--no-validation"]
         train += ["--max-time", self.max_time] if self.max_time else []
         train += ["--splits-file", str(cell.pool.splits_file)] if cell.pool.splits_file else []
-        train += ["--overwrite"] if matches is False else []
         try:
             self._step("train", train, log, wall)
             if not (fold / WEIGHTS).is_file():

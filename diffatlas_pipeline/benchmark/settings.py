@@ -123,7 +123,7 @@ def known_splits(planned: Path, own: Path | None, cases: Sequence[str]) -> Split
 def check_settings(texts: Sequence[str], dataset: RawDataset, find: Callable[[str], RawDataset]) -> dict[Setting, RawDataset]:
     """The settings, each with the data set that tests it. ``find`` gives a raw data set by what the user called it.
 
-    UserError for an unknown setting, more shots than cases, a zero-shot data set that does not fit.
+    UserError for an unknown setting, more shots than cases, a zero-shot data set that does not fit, test cases without labels.
     """
     found: dict[Setting, RawDataset] = {}
     for text in texts:
@@ -139,6 +139,8 @@ def check_settings(texts: Sequence[str], dataset: RawDataset, find: Callable[[st
             other = find(setting.dataset)
             _check_other(text, dataset, other)
             found[replace(setting, dataset=other.folder.name)] = other
+    for each in (dataset, *found.values()):
+        _test_set(each)
     return found
 
 

@@ -173,7 +173,10 @@ def _body(frame: pd.DataFrame, content: Mapping[str, Any]) -> list[tuple[list[st
 
 def _remarks(group: pd.DataFrame) -> str:
     """Why cells are missing from the means."""
-    failed = [f"seed {row.seed} failed: {row.message}" for row in group.itertuples() if row.status == FAILED]
+    seeds: dict[str, list[str]] = {}
+    for row in group[group["status"] == FAILED].itertuples():
+        seeds.setdefault(str(row.message), []).append(str(row.seed))
+    failed = [f"failed with seed {', '.join(which)}: {message}" for message, which in seeds.items()]
     waiting = [str(row.seed) for row in group.itertuples() if row.status not in (DONE, FAILED)]
     if waiting:
         failed.append(f"not run yet: seed {', '.join(waiting)}")

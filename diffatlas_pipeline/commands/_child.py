@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -36,15 +37,26 @@ class Children:
         file = None if log is None else log.open("ab")
         try:
             if file is not None:
-                file.write(f"$ DiffAtlas_{command} {' '.join(words)}\n".encode())
+                file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())
                 file.flush()
             with self._lock:
                 if self._stopping:
                     raise Stopped
                 errors = None if file is None else subprocess.STDOUT
-                child = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=file, stderr=errors, env=self._environment)
+                child = subprocess.Popen(  # in a session of its own: Ctrl-C is for this process, which then stops its children
+                    line,
+                    stdin=subprocess.PIPE,
+                    stdout=file,
+                    stderr=errors,
+                    env=self._environment,
+                    start_new_session=True,
+                )
                 self._running.add(child)
-            code = child.wait()
+            try:
+                code = child.wait()
+            except BaseException:
+                child.terminate()
+                raise
         finally:
             if file is not None:
                 file.close()

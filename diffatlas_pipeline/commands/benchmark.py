@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     with _only_one(folder):
         status = Status(folder)
         cells = _cells(methods, prepared, arguments, conditions)
-        _check_conflicts(status, cells, arguments)
+        _clear_conflicts(status, cells, arguments)
         left_out = status.begin(_header(arguments, dataset, methods, prepared, cells), cells)
         if left_out:
             print(f"{left_out} finished cell(s) of an earlier run with other options leave the table.")
@@ -150,7 +151,7 @@ def _plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, chil
     if stored >= {files.case for files in dataset.training} and (source / "splits.json").is_file():
         return
     words = ["-d", str(dataset.folder), "--device", device]
-    print(f"{dataset.folder.name} is not planned yet:\n$ DiffAtlas_plan_and_preprocess {' '.join(words)}", flush=True)
+    print(f"{dataset.folder.name} is not planned yet:\n$ {shlex.join(['DiffAtlas_plan_and_preprocess', *words])}", flush=True)
     if children.do("plan_and_preprocess", words, None):
         raise UserError(f"{dataset.folder.name} could not be planned; the message above says why.")
     print()
@@ -218,21 +219,22 @@ def _only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_conflicts(status: Status, cells: list[Cell], arguments: argparse.Namespace) -> None:
-    """UserError if ``status`` is about another data set, or models were trained with other options and may not be replaced."""
+def _clear_conflicts(status: Status, cells: list[Cell], arguments: argparse.Namespace) -> None:
+    """Remove models that were trained with other options, if that is allowed, else UserError; also for another data set."""
     dataset = cells[0].conditions.dataset
     if status.content and status.content["dataset"] != dataset:
         raise UserError(f"{status.folder} holds a benchmark of {status.content['dataset']}. Give another folder with -o.")
     others = {cell.model: cell for cell in cells if status.model_matches(cell) is False}
-    if not others or arguments.overwrite:
-        return
-    model, cell = next(iter(others.items()))
-    known, asked = status.content["models"][model], cell.training_options()
-    different = ", ".join(name for name in asked if known.get(name) != asked[name])
-    raise UserError(
-        f"{status.folder}: {len(others)} model(s) there were trained with other options (for example {model}: {different} "
-        "differ). Give another folder with -o, or --overwrite to train them again."
-    )
+    if arguments.overwrite:
+        status.remove_models(list(others.values()))
+    elif others:
+        model, cell = next(iter(others.items()))
+        known, asked = status.content.get("models", {}).get(model, {}), cell.training_options()
+        different = ", ".join(name for name in asked if known.get(name) != asked[name])
+        raise UserError(
+            f"{status.folder}: {len(others)} model(s) there were trained with other options (for example {model}, other "
+            f"{different}). Give another folder with -o, or --overwrite to train them again."
+        )
 
 
 def _header(

@@ -1,0 +1,53 @@
+"""Settings, cells and scores made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffatlas_pipeline.benchmark.cells import Cell, Conditions
+from diffatlas_pipeline.benchmark.settings import Pool, TestSet
+from diffatlas_pipeline.contracts import CaseFiles, DatasetDescription, LabelClass, RawDataset
+
+CONDITIONS = Conditions("Dataset001_A", 600.0, 1.0, "0123456789ab", "cpu")
+
+
+def case_files(*names: str) -> tuple[CaseFiles, ...]:
+    return tuple(CaseFiles(name, (Path(f"{name}_0000.nii.gz"),), Path(f"{name}.nii.gz")) for name in names)
+
+
+def raw_dataset(folder: Path, training: int = 4, channels: tuple[str, ...] = ("CT",), **labels: int) -> RawDataset:
+    """A listed data set of cases c0, c1, ...; labels front=1 and back=2 unless given."""
+    values = labels or {"front": 1, "back": 2}
+    classes = tuple(LabelClass(name, value) for name, value in values.items())
+    names = [f"c{index}" for index in range(training)]
+    return RawDataset(folder, DatasetDescription(folder.name, channels, classes, ".nii.gz"), case_files(*names))
+
+
+def make_cell(**changes: Any) -> Cell:
+    """A cell of method icf in setting 2-shot with seed 0; ``changes`` replace fields."""
+    test = TestSet("Dataset001_A", Path("dataset.json"), case_files("t1", "t2"), "imagesTs")
+    fields: dict[str, Any] = {
+        "method": "icf",
+        "recipe": "default",
+        "setting": "2-shot",
+        "seed": 0,
+        "pool": Pool("2-shot", ("c1", "c2")),
+        "test": test,
+        "conditions": CONDITIONS,
+    }
+    return Cell(**(fields | changes))
+
+
+def write_scores(folder: Path, dice: dict[str, float | None], nsd: dict[str, float | None]) -> None:
+    """What DiffAtlas_evaluate leaves, as far as the table reads it."""
+
+    def mean(values: dict[str, float | None]) -> float | None:
+        known = [value for value in values.values() if value is not None]
+        return sum(known) / len(known) if known else None
+
+    labels = {name: {"dice": {"mean": dice[name]}, "nsd": {"mean": nsd[name]}} for name in dice}
+    folder.mkdir(parents=True)
+    summary = {"labels": labels, "mean": {"dice": mean(dice), "nsd": mean(nsd)}}
+    (folder / "summary.json").write_text(json.dumps(summary))

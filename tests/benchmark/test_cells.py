@@ -1,0 +1,137 @@
+"""Cells: which there are, where they lie, and when a finished one may be kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status, plan_cells, safe
+from diffatlas_pipeline.benchmark.settings import MethodChoice, Pool, PreparedSetting
+from diffatlas_pipeline.errors import UserError
+from tests.benchmark.content import CONDITIONS, case_files, make_cell
+
+HEADER: dict[str, Any] = {
+    "dataset": "Dataset001_A",
+    "labels": ["front"],
+    "methods": ["icf"],
+    "settings": ["2-shot"],
+    "seeds": [0],
+}
+
+
+def begun(folder: Path, *cells: Cell, **header: Any) -> Status:
+    status = Status(folder)
+    status.begin({**HEADER, **header}, cells)
+    return status
+
+
+def finish(status: Status, cell: Cell, result: str = DONE) -> None:
+    status.note_model(cell)
+    (status.folder / cell.model).mkdir(parents=True, exist_ok=True)
+    (status.folder / cell.model / WEIGHTS).touch()
+    evaluation = status.folder / cell.entry()["evaluation"]
+    evaluation.mkdir(parents=True, exist_ok=True)
+    (evaluation / "summary.json").touch()
+    status.update(cell, status=result)
+
+
+def test_all_combinations_but_no_repetition_of_what_does_not_learn() -> None:
+    test = make_cell().test
+    drawn = PreparedSetting("2-shot", {0: Pool("2-shot", ("a", "b")), 1: Pool("2-shot-seed1", ("c", "d"))}, test, ())
+    full = PreparedSetting("full", dict.fromkeys((0, 1), Pool("all", ("a", "b", "c", "d"))), test, ())
+    methods = [MethodChoice("icf"), MethodChoice("mean")]
+    cells = plan_cells(methods, [drawn, full], [0, 1], CONDITIONS, {"icf": True, "mean": False})
+    assert [(cell.setting, cell.method, cell.seed) for cell in cells] == [
+        ("2-shot", "icf", 0),
+        ("2-shot", "mean", 0),
+        ("2-shot", "icf", 1),
+        ("2-shot", "mean", 1),
+        ("full", "icf", 0),
+        ("full", "mean", 0),
+        ("full", "icf", 1),
+    ]
+    assert len({cell.folder for cell in cells}) == len(cells)
+
+
+def test_a_zero_shot_cell_shares_the_model_of_its_setting() -> None:
+    cell = make_cell()
+    assert replace(cell, setting="zero-shot:Dataset002_B@2-shot").model == cell.model
+    assert cell.model == "models/Dataset001_A/icf__default/2-shot"
+    assert replace(cell, seed=3).model == "models/Dataset001_A/icf__default/2-shot_seed3"
+    assert safe("zero-shot:../a b@2-shot") == "zero-shot_.._a_b_2-shot"
+
+
+def test_a_done_cell_is_kept_with_the_same_options_only(tmp_path: Path) -> None:
+    cell = make_cell()
+    finish(begun(tmp_path, cell), cell)
+    assert Status(tmp_path).is_done(cell)
+    for other in (
+        replace(cell, conditions=replace(CONDITIONS, max_time_s=601.0)),
+        replace(cell, conditions=replace(CONDITIONS, tolerance_mm=2.0)),
+        replace(cell, conditions=replace(CONDITIONS, device="cuda")),
+        replace(cell, pool=Pool("2-shot", ("c1", "c3"))),
+        replace(cell, test=replace(cell.test, cases=case_files("t1"))),
+        replace(cell, test=replace(cell.test, modality="MRI")),
+    ):
+        assert not Status(tmp_path).is_done(other)
+    (tmp_path / cell.entry()["evaluation"] / "summary.json").unlink()
+    assert not Status(tmp_path).is_done(cell)
+
+
+@pytest.mark.parametrize("result", [FAILED, "waiting"])
+def test_a_cell_that_is_not_done_is_run_again(tmp_path: Path, result: str) -> None:
+    cell = make_cell()
+    finish(begun(tmp_path, cell), cell, result)
+    again = begun(tmp_path, cell)
+    assert not again.is_done(cell) and (again.entry(cell) or {})["status"] == "waiting"
+
+
+def test_cells_of_earlier_runs_stay_beside_new_ones(tmp_path: Path) -> None:
+    first, second = make_cell(), make_cell(method="mean", learned=False)
+    finish(begun(tmp_path, first, notes=["2-shot: as it was.", "full: of a setting that is gone."]), first)
+    status = begun(tmp_path, second, methods=["mean"], notes=["2-shot: as it is."])
+    assert [entry["method"] for entry in status.content["cells"]] == ["mean", "icf"]
+    assert status.content["methods"] == ["mean", "icf"] and status.content["notes"] == ["2-shot: as it is."]
+    assert json.loads((tmp_path / "benchmark.json").read_text()) == status.content
+
+
+def test_cells_of_earlier_runs_leave_where_they_cannot_be_compared(tmp_path: Path) -> None:
+    first = make_cell()
+    finish(begun(tmp_path, first), first)
+    other = make_cell(method="mean", conditions=replace(CONDITIONS, tolerance_mm=2.0))
+    status = Status(tmp_path)
+    assert status.begin({**HEADER, "methods": ["mean"]}, [other]) == 1
+    assert status.content["methods"] == ["mean"] and len(status.content["cells"]) == 1
+
+
+def test_models_with_other_options_are_told_and_removed_on_demand(tmp_path: Path) -> None:
+    cell, beside = make_cell(), make_cell(seed=1)
+    status = begun(tmp_path, cell, beside)
+    assert status.model_matches(cell) is None
+    finish(status, cell)
+    finish(status, beside)
+    longer = replace(cell, conditions=replace(CONDITIONS, max_time_s=1200.0))
+    assert status.is_trained(cell) and status.model_matches(longer) is False
+    status.remove_models([longer])
+    assert not (tmp_path / cell.model).exists() and (tmp_path / beside.model).exists()
+    replanned = replace(beside, conditions=replace(CONDITIONS, plan="ba9876543210"))
+    finish(status, cell)
+    status.remove_models([replanned])  # a model folder holds one plan only
+    assert not (tmp_path / cell.model).exists() and status.content["models"] == {}
+
+
+def test_a_model_of_unknown_origin_is_not_taken_for_ours(tmp_path: Path) -> None:
+    cell = make_cell()
+    (tmp_path / cell.model).mkdir(parents=True)
+    assert begun(tmp_path, cell).model_matches(cell) is False
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"version": 1, "cells": [{}]}', '{"version": 2, "cells": []}'])
+def test_a_damaged_or_foreign_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "benchmark.json").write_text(text)
+    with pytest.raises(UserError, match=r"benchmark\.json: .*-o"):
+        Status(tmp_path)

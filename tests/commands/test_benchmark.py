@@ -1,0 +1,170 @@
+"""DiffAtlas_benchmark through its command: the table, what is kept, what failed, what is refused, what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from diffatlas_pipeline.commands import convert
+from diffatlas_pipeline.commands.benchmark import main
+
+CT, MRI = "Dataset001_HeartPhantomCT", "Dataset002_HeartPhantomMRI"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six hearts to learn from and two to test on, in CT and in MRI, not planned."""
+    place = tmp_path_factory.mktemp("workspace")
+    size = ["--cases", "6", "--test-cases", "2", "--size", "16", "--workers", "1", "--workspace", str(place)]
+    for number, modality in (("1", "CT"), ("2", "MRI")):
+        convert.main(["phantom", "-d", number, "--modality", modality, *size])
+    return place
+
+
+def run(workspace: Path, *options: str) -> int:
+    """The exit code of DiffAtlas_benchmark on the CT hearts."""
+    try:
+        main(["-d", "1", "--workspace", str(workspace), "--device", "cpu", "--max-time", "1s", *options])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def times(folder: Path) -> dict[str, int]:
+    files = [path for part in ("models", "cells") for path in (folder / part).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.slow
+def test_the_smallest_benchmark(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two methods in two settings: one cell fails, is tried again alone, and a third setting needs no training."""
+    folder = workspace / "benchmarks" / f"{CT}_1s"
+    blocked = folder / "cells" / "2-shot" / "icf__default__seed0" / "predictions"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("in the way of a folder")
+    options = ["--methods", "icf", "--settings", "full", "2-shot", "--jobs", "2"]
+    assert run(workspace, *options) == 1
+    output = capsys.readouterr()
+    assert "is not planned yet" in output.out and "4 cells; 4 model(s) to make" in output.out
+    assert "2-shot, icf, seed 0: FAILED: DiffAtlas_predict" in output.out and str(blocked) in output.err
+    content = json.loads((folder / "benchmark.json").read_text())
+    assert [(cell["setting"], cell["method"], cell["status"]) for cell in content["cells"]] == [
+        ("full", "icf", "done"),
+        ("full", "mean", "done"),
+        ("2-shot", "icf", "failed"),
+        ("2-shot", "mean", "done"),
+    ]
+    assert content["labels"] == ["Myo", "LV", "LA", "RA", "RV"] and content["max_time_s"] == 1
+    assert [len(cell["training_cases"]) for cell in content["cells"]] == [6, 6, 2, 2]
+    table = pd.read_csv(folder / "table.csv").set_index(["setting", "method"])
+    assert "cannot be written" in table.loc[("2-shot", "icf"), "remarks"] and table.loc[("2-shot", "icf"), "seeds"] == 0
+    assert table.loc[("full", "mean"), "dice_average"] > 0.05
+
+    before = times(folder)
+    blocked.unlink()
+    assert run(workspace, *options) == 0
+    after = times(folder)
+    new = {name for name in after if before.get(name) != after[name]}
+    assert new and all(name.startswith("cells/2-shot/icf__default__seed0/") for name in new)
+    assert "4 cells, 3 of them done already; 0 model(s) to make" in capsys.readouterr().out
+
+    assert run(workspace, "--methods", "mean", "--settings", f"zero-shot:{workspace / 'raw' / MRI}@2-shot") == 0
+    assert {name for name, when in times(folder).items() if after.get(name) != when and name.startswith("models")} == set()
+    content = json.loads((folder / "benchmark.json").read_text())
+    cell = content["cells"][0]
+    assert cell["setting"] == f"zero-shot:{MRI}@2-shot" and len(content["cells"]) == 5
+    assert json.loads((folder / cell["predictions"] / "prediction.json").read_text())["modality"] == "MRI"
+    for key in ("model", "predictions", "evaluation", "log"):
+        assert all((folder / cell[key]).exists() for cell in content["cells"])
+    assert (folder / cell["model"] / "checkpoint_final.json").is_file()
+    assert list((folder / content["cells"][1]["evaluation"]).glob("worst_*.png"))
+    assert f"zero-shot:{MRI}@2-shot" in (folder / "table.html").read_text()
+    capsys.readouterr()
+    assert run(workspace, "--methods", "mean", "-o", str(folder), "--max-time", "2s") == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="looks at processes as POSIX has them")
+def test_a_killed_benchmark_leaves_no_training_behind(workspace: Path, tmp_path: Path) -> None:
+    words = ["-d", "1", "--methods", "icf", "--no-mean-atlas", "--max-time", "300s", "--device", "cpu"]
+    line = [sys.executable, "-m", "diffatlas_pipeline.commands.benchmark", *words, "--workspace", str(workspace)]
+    benchmark = subprocess.Popen([*line, "-o", str(tmp_path)], stdout=subprocess.DEVNULL)
+    log = tmp_path / "cells" / "full" / "icf__default__seed0" / "log.txt"
+    _wait(lambda: log.is_file() and "Training icf" in log.read_text(), 60)
+    children = _children(benchmark.pid)
+    assert children
+    again = subprocess.run([*line, "-o", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "running there already" in again.stderr
+    benchmark.send_signal(signal.SIGKILL)
+    benchmark.wait()
+    _wait(lambda: not any(_alive(pid) for pid in children), 20)
+
+
+def _wait(until: object, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not until():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.2)
+
+
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(child) for child, parent in (line.split() for line in listed.splitlines()) if int(parent) == pid]
+
+
+def _alive(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--settings", "9-shot"], "has 6"),
+        (["--settings", "few"], "write full, K-shot"),
+        (["--settings", "zero-shot:1"], "is trained on"),
+        (["--settings", "zero-shot:99"], "'99'"),
+        (["--methods", "nnunet"], "Unknown method 'nnunet'"),
+        (["--seeds", "0", "-1"], "--seeds"),
+        (["--max-time", "soon"], "--max-time soon"),
+        (["--test-cases", "0"], "--test-cases 0"),
+        (["--tolerance-mm", "-1"], "--tolerance-mm"),
+        (["--jobs", "0"], "--jobs 0"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--splits-file", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_wrong_use_is_refused_before_anything_starts(
+    workspace: Path, tmp_path: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(workspace, "--methods", "icf", "-o", str(tmp_path / "out"), *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ") and said in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zero_shot_data_set_with_other_labels_and_test_cases_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ["--cases", "2", "--test-cases", "2", "--size", "16", "--workers", "1", "--workspace", str(tmp_path)]
+    for number, modality in (("1", "CT"), ("2", "MRI")):
+        convert.main(["phantom", "-d", number, "--modality", modality, *size])
+    path = tmp_path / "raw" / MRI / "dataset.json"
+    description = json.loads(path.read_text())
+    description["labels"]["LV"], description["labels"]["RV"] = description["labels"]["RV"], description["labels"]["LV"]
+    path.write_text(json.dumps(description))
+    assert run(tmp_path, "--methods", "icf", "--settings", "zero-shot:2") == 2
+    assert "Both need the same names and numbers" in capsys.readouterr().err
+    label = min((tmp_path / "raw" / CT / "labelsTs").iterdir())
+    label.unlink()
+    assert run(tmp_path, "--methods", "icf") == 2
+    assert "no label for 1 of the 2 test cases" in capsys.readouterr().err
