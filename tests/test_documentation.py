@@ -136,6 +136,7 @@ MINIMAL: dict[str, list[list[str]]] = {
     "DiffAtlas_predict": [["-i", "in", "-o", "out"]],
     "DiffAtlas_evaluate": [["-p", "a", "-r", "b"]],
     "DiffAtlas_convert": [["msd", "-i", "Task04_A"], ["phantom", "-d", "1"]],
+    "DiffAtlas_benchmark": [["-d", "1"]],
     "DiffAtlas_quickstart": [[]],
 }
 
