@@ -33,12 +33,11 @@ from dataset_conversion.raw_layout import (
 )
 from diffatlas_pipeline.contracts import Grid, write_text_atomically
 from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.planning.splits import SHOT_SEEDS, SHOTS, few_shot_name
 from diffatlas_pipeline.volumes import nifti
 
 FILE_ENDINGS = (".nii.gz", ".nii")
 TEST_FRACTION = 0.2  # the paper's split, section 3.1
-SHOTS = (2, 4, 8, 16)
-FEW_SHOT_SEEDS = (0, 1, 2)
 MOST_VALIDATION_CASES = 8  # of a few-shot split: each costs time after training, and none of them chooses anything
 _FEW_SHOT_NAME = re.compile(r"\d+-shot(-seed\d+)?")
 _VERSION = 1  # part of every mark: raise it when the same sources give other files
@@ -111,13 +110,12 @@ def few_shot_splits(training: Sequence[str], seed: int) -> dict[str, dict[str, l
     eight. Left out are those that ``training`` is too small for.
     """
     splits = {}
-    for draw in FEW_SHOT_SEEDS:
+    for draw in SHOT_SEEDS:
         order = shuffled(training, f"few-shot:{seed}:{draw}")
         held_out = min(MOST_VALIDATION_CASES, max(1, round(len(order) / 5)))
         for shots in SHOTS:
             if shots + held_out <= len(order):
-                name = f"{shots}-shot" + (f"-seed{draw}" if draw else "")
-                splits[name] = {"train": sorted(order[:shots]), "validation": sorted(order[-held_out:])}
+                splits[few_shot_name(shots, draw)] = {"train": sorted(order[:shots]), "validation": sorted(order[-held_out:])}
     return splits
 
 
@@ -268,7 +266,9 @@ def write_heart_dataset(
     remedy = "Mend these cases, or leave them out with --exclude, then run the same command again."
     raise_bad_cases({**bad, **found}, folder, remedy)
     training = [case for case, part in parts.items() if part == "Tr"]
-    write_few_shot_splits(folder / "splits.json", few_shot_splits(training, options.seed))
+    # Without test cases the planned splits are right: they keep fold0's validation cases apart, which then test all.
+    splits = few_shot_splits(training, options.seed) if len(training) < len(parts) else {}
+    write_few_shot_splits(folder / "splits.json", splits)
     write_description(folder, title, len(training), LayoutDescription((channel,), LABELS, ending, notes))
 
 

@@ -135,7 +135,12 @@ MINIMAL: dict[str, list[list[str]]] = {
     "DiffAtlas_train": [["1", "fold0"]],
     "DiffAtlas_predict": [["-i", "in", "-o", "out"]],
     "DiffAtlas_evaluate": [["-p", "a", "-r", "b"]],
-    "DiffAtlas_convert": [["msd", "-i", "Task04_A"], ["phantom", "-d", "1"]],
+    "DiffAtlas_convert": [
+        ["msd", "-i", "Task04_A"],
+        ["mmwhs", "-i", "MM-WHS", "-d", "1", "--modality", "CT"],
+        ["totalsegmentator", "-i", "TS", "-d", "1"],
+        ["phantom", "-d", "1"],
+    ],
     "DiffAtlas_benchmark": [["-d", "1"]],
     "DiffAtlas_quickstart": [[]],
 }

@@ -52,6 +52,7 @@ def test_mri_is_a_data_set_of_its_own_with_the_same_labels(tmp_path: Path) -> No
     assert (folder.name, content["channel_names"], content["numTraining"]) == ("Dataset012_MMWHSMRI", {"0": "MRI"}, 3)
     assert content["labels"] == {"background": 0, **LABELS}
     assert not (folder / "imagesTs").exists()
+    assert not (folder / "splits.json").exists()  # the planned few-shot splits leave fold0's validation cases for testing
 
 
 def test_every_published_value_has_its_label() -> None:
