@@ -9,8 +9,8 @@ import diffatlas_pipeline
 
 ROOT = Path(diffatlas_pipeline.__file__).parent
 ORDER = [
-    "errors", "contracts", "workspace", "volumes", "planning", "preprocessing", "data", "diffusion", "networks", "methods",
-    "training", "inference", "evaluation", "benchmark", "commands",
+    "errors", "contracts", "workspace", "volumes", "planning", "preprocessing", "data", "diffusion", "networks",
+    "registration", "methods", "training", "inference", "evaluation", "report", "benchmark", "commands",
 ]  # fmt: skip
 
 

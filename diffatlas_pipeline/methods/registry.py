@@ -9,8 +9,11 @@ from diffatlas_pipeline.methods.diffatlas import DiffAtlas
 from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
+from diffatlas_pipeline.methods.rba import RegistrationAtlas
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (DiffAtlas, FeedForward, MaskDiffusion, MeanAtlas)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (DiffAtlas, FeedForward, MaskDiffusion, RegistrationAtlas, MeanAtlas)
+}
 
 
 def create_method(name: str, plan: Plan, recipe: Recipe) -> Method:

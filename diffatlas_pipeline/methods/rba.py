@@ -1,0 +1,119 @@
+"""Registration-based multi-atlas segmentation (RBA in the paper: paradigm (b), Eq. 3 and 4). Nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffatlas_pipeline.contracts import Recipe, Triple
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch, TrainingCase
+from diffatlas_pipeline.registration.register import Atlas, AtlasSettings, segment_by_atlases
+
+PADDING = -1.0  # what small volumes are padded with before they come here
+_IMAGE, _DISTANCES = "image/", "distances/"
+
+VARIANTS: dict[str, AtlasSettings] = {
+    "default": AtlasSettings(),
+    "affine": AtlasSettings(registration="affine"),
+    "majority": AtlasSettings(fusion="majority"),
+    "staple": AtlasSettings(fusion="staple"),
+    "syn": AtlasSettings(registration="syn"),
+}
+"""How to register and fuse, by the name of the recipe."""
+
+
+class RegistrationAtlas(MemorisedMethod):
+    """Every training case is an atlas; those most like the target are registered to it and vote."""
+
+    name = "rba"
+
+    def memorise(self, cases: Iterable[TrainingCase]) -> dict[str, Tensor]:
+        state = {}
+        for case in cases:
+            state[_IMAGE + case.name] = torch.from_numpy(np.ascontiguousarray(case.image, dtype=np.float16))
+            distances = np.clip(case.distances, -1, 1)
+            state[_DISTANCES + case.name] = torch.from_numpy(np.ascontiguousarray(distances, dtype=np.float16))
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
+        names = sorted(key[len(_IMAGE) :] for key in state if key.startswith(_IMAGE))
+        if not names:
+            raise RuntimeError("no atlas is in it")
+        channels, labels = len(self.plan.channels), len(self.plan.dataset.labels)
+        for name in names:
+            image, distances = state[_IMAGE + name], state.get(_DISTANCES + name)
+            if distances is None or image.ndim != 4 or image.shape[0] != channels:
+                raise RuntimeError(f"atlas {name} is incomplete, or does not have {channels} channel(s)")
+            if distances.shape != (labels, *image.shape[1:]):
+                raise RuntimeError(f"atlas {name} does not have {labels} label(s) on the grid of its image")
+        return AtlasBank({name: (state[_IMAGE + name], state[_DISTANCES + name]) for name in names})
+
+    def segment(
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        settings: Recipe,
+        seed: int,
+        case: str,
+        progress: Progress | None = None,
+    ) -> Segmentation:
+        if not isinstance(network, AtlasBank):
+            raise TypeError(f"expected the atlases that restore() gave, received {type(network).__name__}")
+        if settings.name not in VARIANTS:
+            raise UserError(f"Unknown recipe '{settings.name}' of rba: known are {', '.join(VARIANTS)}.")
+        target = image.detach().float().cpu().numpy()
+        inside = unpadded_box(target, self.plan.patch_size)
+        fused = segment_by_atlases(
+            np.ascontiguousarray(target[(slice(None), *inside)]),
+            network.atlases(),
+            self.plan.spacing_mm,
+            self.plan.distance.tau_mm,
+            VARIANTS[settings.name],
+            seed,
+            case,
+            progress=progress,
+        )
+        shape = (len(self.plan.dataset.labels), *target.shape[1:])
+        distances, spread = torch.ones(shape), torch.zeros(shape)
+        distances[(slice(None), *inside)] = torch.from_numpy(fused.distances)
+        spread[(slice(None), *inside)] = torch.from_numpy(fused.spread)
+        return Segmentation(distances, spread if len(fused.used) > 1 else None)
+
+
+class AtlasBank(nn.Module):
+    """Atlases in half precision, as buffers ``image_<i>`` and ``distances_<i>``; ``names`` has their order."""
+
+    def __init__(self, atlases: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.names = tuple(atlases)
+        for index, (image, distances) in enumerate(atlases.values()):
+            self.register_buffer(f"image_{index}", image.half())
+            self.register_buffer(f"distances_{index}", distances.half())
+
+    def atlases(self) -> list[Atlas]:
+        """The atlases as float16 arrays; on the CPU they share the buffers' memory."""
+        return [
+            Atlas(name, self.get_buffer(f"image_{i}").cpu().numpy(), self.get_buffer(f"distances_{i}").cpu().numpy())
+            for i, name in enumerate(self.names)
+        ]
+
+
+def unpadded_box(image: np.ndarray, patch: Triple) -> tuple[slice, slice, slice]:
+    """The part of ``image`` (C, X, Y, Z) that padding to ``patch`` can not have made.
+
+    Padding goes to both sides alike and ends at the patch's size; the first voxel more goes to the far side.
+    """
+    box = []
+    for axis, (n, window) in enumerate(zip(image.shape[1:], patch, strict=True)):
+        empty = (np.moveaxis(image, axis + 1, 0).reshape(n, -1) == PADDING).all(axis=1)
+        added = 0
+        if n == window and not empty.all():
+            before, after = int(np.argmin(empty)), int(np.argmin(empty[::-1]))
+            added = min(2 * before + 1, 2 * after)
+        box.append(slice(added // 2, n - (added - added // 2)))
+    return box[0], box[1], box[2]

@@ -1,0 +1,160 @@
+"""One atlas, or many, brought to a target: affine, then deformable, and a simpler map where one fails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix
+from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
+from diffatlas_pipeline.registration.fusion import FUSIONS, spread_of, weights_of
+from diffatlas_pipeline.registration.selection import aligned_likeness, best, centred_likeness
+from diffatlas_pipeline.registration.syn import deform_by_syn, require_ants
+from diffatlas_pipeline.registration.warp import affine_coordinates, outside, voxel_grid, warp_distances, warp_image
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class AtlasSettings:
+    """How a target is segmented by its atlases. The values measured best on validation cases."""
+
+    registration: str = "deformable"  # "affine", "deformable", or "syn" (ANTs, if installed)
+    fusion: str = "votes"  # a name in FUSIONS
+    atlases: int = 10  # that many are registered deformably
+    aligned: int = 30  # that many are aligned affinely, to choose among them
+    deformable: DeformableSettings = field(default_factory=DeformableSettings)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """``image`` (C, x, y, z) in [-1, 1] and ``distances`` (K, x, y, z) in units of tau, negative inside; float16 or float32."""
+
+    name: str
+    image: np.ndarray
+    distances: np.ndarray
+
+
+@dataclass(frozen=True)
+class Fused:
+    """``distances`` and ``spread`` (K, X, Y, Z) float32 in units of tau; ``used``: each atlas that took part, and how."""
+
+    distances: np.ndarray
+    spread: np.ndarray
+    used: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    atlas: Atlas
+    matrix: np.ndarray
+    how: str  # "affine", or "centre" where the affine registration failed
+    likeness: float
+
+
+def segment_by_atlases(
+    target: np.ndarray,
+    atlases: Sequence[Atlas],
+    spacing_mm: Sequence[float],
+    tau_mm: float,
+    settings: AtlasSettings,
+    seed: int = 0,
+    case: str = "",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Fused:
+    """Segment ``target`` (C, X, Y, Z) float32 in [-1, 1] by registration of ``atlases`` and fusion of their distance maps.
+
+    Atlases are registered side by side in ``workers`` threads (default: one per core; the registration holds no lock).
+    The result does not depend on their number. Raises UserError naming ``case`` if no atlas can be aligned.
+    """
+    if settings.fusion not in FUSIONS:
+        raise UserError(f"fusion '{settings.fusion}' is unknown; known: {', '.join(FUSIONS)}.")
+    if settings.registration not in ("affine", "deformable", "syn"):
+        raise UserError(f"registration '{settings.registration}' is unknown; known: affine, deformable, syn.")
+    if settings.registration == "syn":
+        require_ants()
+    count = min(settings.atlases, len(atlases))
+    aligned_count = min(max(settings.aligned, count), len(atlases))
+    steps = _Steps(progress, aligned_count + count)
+    with ThreadPoolExecutor(min(workers or _cores(), len(atlases))) as threads:
+        chosen = list(atlases)
+        if aligned_count < len(atlases):
+            scores = threads.map(lambda one: centred_likeness(target, one.image.astype(np.float32), spacing_mm), atlases)
+            chosen = [atlases[index] for index in best(list(scores), aligned_count)]
+        aligned = list(threads.map(lambda one: steps.done(_align(target, one, spacing_mm, seed)), chosen))
+        if all(one.how == "centre" for one in aligned):
+            raise UserError(
+                f"{case}: none of {len(aligned)} atlas(es) could be aligned to it. Check that the scan is not empty and shows "
+                "the same part of the body as the training cases."
+            )
+        likely = [aligned[index] for index in best([one.likeness for one in aligned], count)]
+        carried = list(threads.map(lambda one: steps.done(_carry(target, one, spacing_mm, tau_mm, settings, seed)), likely))
+    distances = np.stack([one[0] for one in carried])
+    weights = np.stack([one[1] for one in carried])
+    fused = np.clip(FUSIONS[settings.fusion](distances, weights, spacing_mm, tau_mm), -1, 1).astype(np.float32)
+    return Fused(
+        fused,
+        spread_of(distances, weights),
+        tuple((one.atlas.name, how) for one, (_, _, how) in zip(likely, carried, strict=True)),
+    )
+
+
+def _align(target: np.ndarray, atlas: Atlas, spacing_mm: Sequence[float], seed: int) -> _Aligned:
+    """The affine map by the first channel; volume centre on volume centre where that fails."""
+    image = atlas.image.astype(np.float32)
+    try:
+        matrix, how = align(target[0], image[0], spacing_mm, seed), "affine"
+    except RegistrationFailed:
+        matrix, how = centre_matrix(target.shape[1:], image.shape[1:]), "centre"
+    coordinates = affine_coordinates(matrix, voxel_grid(target.shape[1:]))
+    warped = np.stack([warp_image(channel, coordinates) for channel in image])
+    likeness = aligned_likeness(target, warped, spacing_mm) if how == "affine" else -1.0
+    return _Aligned(atlas, matrix, how, likeness)
+
+
+def _carry(
+    target: np.ndarray, aligned: _Aligned, spacing_mm: Sequence[float], tau_mm: float, settings: AtlasSettings, seed: int
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """The atlas' distance maps on the target's grid, its weight at each voxel, and how it was registered."""
+    image = aligned.atlas.image.astype(np.float32)
+    coordinates, how = affine_coordinates(aligned.matrix, voxel_grid(target.shape[1:])), aligned.how
+    if settings.registration != "affine" and aligned.how == "affine":
+        try:
+            if settings.registration == "syn":
+                found = deform_by_syn(target[0], image[0], spacing_mm, seed)
+            else:
+                found = deform(target, image, aligned.matrix, spacing_mm, settings.deformable)
+            if np.isfinite(found).all():
+                coordinates, how = found, settings.registration
+        except (RegistrationFailed, FloatingPointError, np.linalg.LinAlgError):
+            pass  # the affine map stays
+    known = (outside(coordinates, image.shape[1:]) == 0).all(axis=0)
+    warped = np.stack([warp_image(channel, coordinates) for channel in image])
+    distances = warp_distances(aligned.atlas.distances.astype(np.float32), coordinates, spacing_mm, tau_mm)
+    return distances, weights_of(target, warped, known, spacing_mm), how
+
+
+class _Steps:
+    """Counts what is done; results come back in order, from one thread or many."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._count = progress, total, 0
+
+    def done(self, result: Result) -> Result:
+        self._count += 1
+        if self._progress is not None:
+            self._progress(self._count, self._total)
+        return result
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
