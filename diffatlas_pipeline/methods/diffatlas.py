@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.diffusion.guidance import guided
-from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels
+from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, signal
 from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
 from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
@@ -37,8 +37,8 @@ class DiffAtlas(LearnedMethod):
         clean = torch.cat([image, distances * self.plan.distance.scale], dim=1)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         levels = self._per_channel(image_level, mask_level, channels, clean.shape[1])
-        noisy = add_noise(clean, eps, levels).contiguous(memory_format=torch.channels_last_3d)
-        output = network(noisy, image_level, mask_level).float()
+        noisy = add_noise(clean, eps, levels)
+        output = network(self._seen(noisy, levels), image_level, mask_level).float()
         error = (output - target_of(self.recipe.prediction, clean, eps, levels)).square().mean(dim=(2, 3, 4))
         given = (image_level > 0).to(error)  # a clean image has nothing to be predicted
         image_error = error[:, :channels].mean(dim=1)
@@ -92,10 +92,20 @@ class DiffAtlas(LearnedMethod):
         """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""
         batch, width = windows.shape[:2]
         on_image, on_mask = windows.new_full((batch,), image_level), windows.new_full((batch,), mask_level)
-        noisy = windows.contiguous(memory_format=torch.channels_last_3d)
-        output = network(noisy, on_image, on_mask).to(windows.dtype)
         levels = self._per_channel(on_image, on_mask, len(self.plan.channels), width)
+        output = network(self._seen(windows, levels), on_image, on_mask).to(windows.dtype)
         return clean_of(self.recipe.prediction, output, windows, levels)
+
+    def _seen(self, noisy: Tensor, levels: Tensor) -> Tensor:
+        """What the network is shown of a noisy joint state.
+
+        "signal" is, but for a constant, the best linear guess at a clean state of unit variance: a z of z = a z0 + b eps.
+        """
+        scaling = self.recipe.input_scaling
+        if scaling not in ("none", "signal"):
+            raise ValueError(f"input_scaling '{scaling}' is unknown; known: none, signal")
+        seen = noisy * signal(levels) if scaling == "signal" else noisy
+        return seen.contiguous(memory_format=torch.channels_last_3d)
 
     def _training_levels(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noise levels (B,) of mask and image, as the recipe says."""
@@ -106,6 +116,9 @@ class DiffAtlas(LearnedMethod):
         if recipe.image_levels != "mixed":
             raise ValueError(f"image_levels '{recipe.image_levels}' is unknown; known: equal, mixed")
         kind, below = torch.rand(batch, generator=generator), torch.rand(batch, generator=generator)
+        if recipe.start_fraction:
+            at_start = torch.rand(batch, generator=generator) < recipe.start_fraction
+            mask, kind = torch.where(at_start, torch.ones(()), mask), torch.where(at_start, torch.zeros(()) - 1, kind)
         image = torch.where(kind < recipe.clean_image_fraction + recipe.equal_level_fraction, mask, mask * below)
         return mask, torch.where(kind < recipe.clean_image_fraction, torch.zeros(()), image)
 

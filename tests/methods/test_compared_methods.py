@@ -50,7 +50,7 @@ def learnt(method: LearnedMethod, iterations: int) -> torch.nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("icf", 40), ("icmd", 120)])
+@pytest.mark.parametrize(("name", "iterations"), [("icf", 100), ("icmd", 120)])
 def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
     method = create_method(name, PLAN, PLAN.recipe("default", name))
     assert isinstance(method, LearnedMethod)

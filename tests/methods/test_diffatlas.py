@@ -129,6 +129,33 @@ def test_logits_argmax_is_the_decoding_rule() -> None:
     assert np.array_equal(label_logits(distances).argmax(dim=1)[0].numpy(), decoded)
 
 
+def test_samples_at_the_start_have_a_clean_image_and_a_mask_of_pure_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    recipe = replace(PLAN.recipe("default"), start_fraction=0.3, clean_image_fraction=0.0)
+    mask, image = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
+    start = (mask == 1) & (image == 0)
+    assert float(start.float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert torch.all(image[~start] > 0)
+
+
+def test_scaled_input_hides_pure_noise_and_shows_clean_data() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    state = torch.randn(1, 3, 4, 4, 4)
+    for scaling in ("none", "signal"):
+        method = DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling=scaling))
+        method.denoise_windows(Watching(), state, 0.0, 1.0)
+    assert torch.equal(seen[0], state)
+    assert torch.equal(seen[1][:, :1], state[:, :1]) and float(seen[1][:, 1:].abs().max()) < 1e-6
+    with pytest.raises(ValueError, match="known: none, signal"):
+        DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling="loud")).denoise_windows(Watching(), state, 0.0, 1.0)
+
+
 def test_segmentation_loss_prefers_the_truth() -> None:
     truth = torch.full((1, 2, 8, 8, 8), 1.0)
     truth[:, 0, 2:5] = -1
