@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
-from diffatlas_pipeline.methods.segmentation_loss import distances_of, segmentation_loss
+from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
 
@@ -34,11 +34,10 @@ class FeedForward(LearnedMethod):
         case: str,
         progress: Progress | None = None,
     ) -> Segmentation:
-        def distances(windows: Tensor) -> Tensor:
-            logits = network(windows.contiguous(memory_format=torch.channels_last_3d))
-            return distances_of(logits.to(windows.dtype))
+        def logits(windows: Tensor) -> Tensor:
+            return network(windows.contiguous(memory_format=torch.channels_last_3d)).to(windows.dtype)
 
-        found = stitch(distances, image).clamp(-1, 1).float().cpu()
+        found = margins(stitch(logits, image).float().cpu())
         if progress is not None:
             progress(1, 1)
         return Segmentation(found, None)

@@ -18,9 +18,16 @@ def label_logits(distances: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(distances[:, :1]), -SHARPNESS * distances], dim=1)
 
 
-def distances_of(logits: Tensor) -> Tensor:
-    """The inverse of :func:`label_logits`: logits (B, 1 + K, ...) -> numbers (B, K, ...) that decode as distances do."""
-    return (logits[:, :1] - logits[:, 1:]) / SHARPNESS
+def margins(logits: Tensor) -> Tensor:
+    """Logits (1 + K, ...), background first -> numbers (K, ...) in [-1, 1] that decode to the label of the largest logit.
+
+    Each is how far the best of the other logits is above this one, in the scale of distances: at most one is negative, so
+    cutting them off at -1 makes no ties.
+    """
+    best, where = logits.topk(2, dim=0).values, logits.argmax(dim=0, keepdim=True)
+    label = torch.arange(len(logits), device=logits.device).reshape(-1, *[1] * (logits.ndim - 1))
+    others = torch.where(label == where, best[1:2], best[0:1])
+    return ((others - logits)[1:] / SHARPNESS).clamp(-1, 1)
 
 
 def segmentation_loss(logits: Tensor, reference: Tensor) -> Tensor:

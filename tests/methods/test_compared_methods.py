@@ -13,7 +13,7 @@ from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
 from diffatlas_pipeline.methods.registry import METHODS, create_method
-from diffatlas_pipeline.methods.segmentation_loss import distances_of, label_logits
+from diffatlas_pipeline.methods.segmentation_loss import margins
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from tests.factories import make_case, make_plan, make_recipe
 
@@ -50,7 +50,7 @@ def learnt(method: LearnedMethod, iterations: int) -> torch.nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize(("name", "iterations"), [("icf", 100), ("icmd", 120)])
+@pytest.mark.parametrize(("name", "iterations"), [("icf", 40), ("icmd", 120)])
 def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
     method = create_method(name, PLAN, PLAN.recipe("default", name))
     assert isinstance(method, LearnedMethod)
@@ -64,12 +64,12 @@ def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
     assert (found.spread is None) == (method.recipe.draws == 1)
 
 
-def test_logits_of_distances_and_back() -> None:
-    distances = torch.rand((1, 3, 4, 4, 4)) * 2 - 1
-    assert torch.allclose(distances_of(label_logits(distances)), distances, atol=1e-6)
-    logits = torch.randn((1, 4, 4, 4, 4))
-    labels = decode_labels(distances_of(logits)[0].numpy(), [1, 2, 3])
-    assert np.array_equal(labels, logits[0].argmax(dim=0).numpy())
+def test_margins_decode_to_the_largest_logit_however_large_it_is() -> None:
+    logits = torch.randn((4, 9, 9, 9), generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 30.0]).repeat(3)
+    labels = decode_labels(margins(logits).numpy(), [1, 2, 3])
+    assert np.array_equal(labels, logits.argmax(dim=0).numpy())
+    one = torch.tensor([0.0, 5.0]).reshape(2, 1, 1, 1)  # a single label: its distance to the background's logit
+    assert float(margins(one)) == pytest.approx(-0.5)
 
 
 def test_mask_diffusion_shows_the_network_the_clean_image() -> None:
