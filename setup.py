@@ -14,11 +14,12 @@ COMMANDS = {
     "DiffAtlas_predict": "predict",
     "DiffAtlas_evaluate": "evaluate",
     "DiffAtlas_benchmark": "benchmark",
+    "DiffAtlas_report": "report",
     "DiffAtlas_quickstart": "quickstart",
     "DiffAtlas_convert": "convert",
 }
 
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "playwright>=1.49"]
 
 setup(
     name="diffatlas-pipeline",
@@ -29,6 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["diffatlas_pipeline", "diffatlas_pipeline.*", "dataset_conversion"]),
+    package_data={"diffatlas_pipeline.report": ["templates/*"]},
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",
@@ -43,6 +45,8 @@ setup(
         "pandas>=2.1",
         "safetensors>=0.4",
         "matplotlib>=3.8",
+        "Jinja2>=3.1",
+        "jupyterlab-niivue>=0.2.7,<0.3",  # the viewer of the report; needs no other package
         "tqdm>=4.66",
     ],
     extras_require={

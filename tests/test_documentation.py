@@ -142,6 +142,7 @@ MINIMAL: dict[str, list[list[str]]] = {
         ["phantom", "-d", "1"],
     ],
     "DiffAtlas_benchmark": [["-d", "1"]],
+    "DiffAtlas_report": [["-p", "a"]],
     "DiffAtlas_quickstart": [[]],
 }
 

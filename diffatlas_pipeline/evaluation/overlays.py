@@ -49,7 +49,7 @@ _FLAT = _Plane("image", 2, (0, 1), ())
 def overlay_png(
     image: np.ndarray | None,
     prediction: np.ndarray,
-    reference: np.ndarray,
+    reference: np.ndarray | None,
     grid: Grid,
     labels: Sequence[LabelClass],
     path: Path,
@@ -57,9 +57,12 @@ def overlay_png(
 ) -> None:
     """Draw three planes through the reference's centroid; contours of the reference solid, of the prediction dashed.
 
-    ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z) in label values, all on ``grid``. UserError if
-    ``path`` cannot be written.
+    ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z; the latter None if there is none) in label values,
+    all on ``grid``. UserError if ``path`` cannot be written.
     """
+    compared = reference is not None
+    if reference is None:
+        reference = np.zeros_like(prediction)
     stack = [prediction, reference] if image is None else [prediction, reference, image]
     arrays = [to_canonical(array[None], grid) for array in stack]
     spacing_mm = arrays[0][1].spacing_mm
@@ -75,12 +78,12 @@ def overlay_png(
     widths = [min(3.0, max(0.4, width / tall)) for width, tall in extents]
     figure = Figure(figsize=(max(6.0, height * sum(widths) + 0.4), height + 1.15), facecolor="black")
     axes = figure.subplots(1, len(planes), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
-    colours = [mpl.colormaps["Set1" if len(labels) <= 8 else "tab20"](index) for index in range(len(labels))]
+    colours = label_colours(len(labels))
     for axis, plane in zip(axes, planes, strict=True):
         _draw(axis, plane, centre, window, spacing_mm, grey, found, wanted, labels, colours)
     figure.suptitle(title, color="white", fontsize=12, y=0.985)
     figure.legend(
-        handles=_legend(labels, colours),
+        handles=_legend(labels, colours, compared),
         loc="lower center",
         ncols=min(6, len(labels) + 2),
         frameon=False,
@@ -94,6 +97,11 @@ def overlay_png(
         figure.savefig(path, dpi=130, facecolor="black")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder with -o.") from error
+
+
+def label_colours(count: int) -> list[Colour]:
+    """One colour per label, (red, green, blue, alpha) in [0, 1], as all pictures use them."""
+    return [mpl.colormaps["Set1" if count <= 8 else "tab20"](index) for index in range(count)]
 
 
 def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) -> tuple[list[Path], list[str]]:
@@ -231,9 +239,9 @@ def _tint(colour: Colour) -> Colour:
     return 0.45 + 0.55 * red, 0.45 + 0.55 * green, 0.45 + 0.55 * blue, alpha
 
 
-def _legend(labels: Sequence[LabelClass], colours: Sequence[Colour]) -> list[Line2D]:
-    handles = [
-        Line2D([], [], color="white", linestyle=_REFERENCE, linewidth=1.3, label="reference"),
+def _legend(labels: Sequence[LabelClass], colours: Sequence[Colour], compared: bool) -> list[Line2D]:
+    handles = [Line2D([], [], color="white", linestyle=_REFERENCE, linewidth=1.3, label="reference")] if compared else []
+    handles += [
         Line2D([], [], color="white", linestyle=_PREDICTION, linewidth=1.8, label="prediction"),
     ]
     for label, colour in zip(labels, colours, strict=True):

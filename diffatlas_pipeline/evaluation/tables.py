@@ -10,6 +10,12 @@ from diffatlas_pipeline.evaluation.evaluate import Evaluation
 
 def results_table(evaluation: Evaluation) -> str:
     """One line per label and one for their mean: mean and standard deviation over cases of every metric."""
+    header, rows = results_rows(evaluation)
+    return format_table(header, rows, rule_before=len(rows) - 1)
+
+
+def results_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of :func:`results_table`; the last row is the mean."""
     header = ["label", "Dice", f"NSD ({evaluation.tolerance_mm:g} mm)", "HD95 [mm]", "volume [ml]", "reference [ml]", "cases"]
     rows = []
     for name, metrics in evaluation.per_label().items():
@@ -27,7 +33,7 @@ def results_table(evaluation: Evaluation) -> str:
     mean = evaluation.mean()
     total = str(len(evaluation.pairs))
     rows.append(["mean", _number(mean["dice"], 3), _number(mean["nsd"], 3), _number(mean["hd95_mm"], 2), "", "", total])
-    return format_table(header, rows, rule_before=len(rows) - 1)
+    return header, rows
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int | None = None) -> str:

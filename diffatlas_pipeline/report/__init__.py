@@ -1,0 +1,1 @@
+"""One offline HTML page of predictions or of a comparison: tables, plots, pictures, a viewer."""

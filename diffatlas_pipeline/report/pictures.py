@@ -1,0 +1,99 @@
+"""Overlay pictures of remarkable cases, in three planes."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from tqdm import tqdm
+
+from diffatlas_pipeline.contracts import LabelClass
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.evaluation.overlays import overlay_png
+from diffatlas_pipeline.report.sources import CaseSource, Cell
+from diffatlas_pipeline.volumes.io import read_labels, read_volume
+
+EACH = 3  # worst and best cases shown
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file in base64 and what it shows."""
+
+    caption: str
+    png: str
+
+
+def case_pictures(
+    cases: Mapping[str, CaseSource], chosen: Sequence[tuple[str, str]], labels: Sequence[LabelClass]
+) -> tuple[list[Picture], list[str]]:
+    """Pictures of the ``chosen`` (case, caption), and what could not be shown."""
+    pictures: list[Picture] = []
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, mpl.rc_context({"text.parse_math": False}):
+        path = Path(folder) / "picture.png"
+        for case, caption in tqdm(chosen, desc="Drawing pictures", unit="picture", delay=2, dynamic_ncols=True):
+            try:
+                _draw(cases[case], caption, labels, path, problems)
+            except ImageError as error:
+                problems.append(str(error))
+                continue
+            pictures.append(Picture(caption, base64.b64encode(path.read_bytes()).decode()))
+    return pictures, problems
+
+
+def drawn_pictures(cell: Cell) -> list[Picture]:
+    """The worst and the best case of a cell, as its evaluation drew them."""
+    pictures = []
+    for role in ("worst", "best"):
+        for path in sorted(cell.evaluation_folder.glob(f"{role}_*.png")) if cell.evaluation_folder else ():
+            case = path.name.removeprefix(f"{role}_").removesuffix(".png")
+            png = base64.b64encode(path.read_bytes()).decode()
+            pictures.append(Picture(f"{cell.title}: {role} case, {case}", png))
+    return pictures
+
+
+def remarkable_by_score(cell: Cell) -> list[tuple[str, str]]:
+    """The worst and the best cases by mean Dice, each once, with captions."""
+    assert cell.evaluation is not None
+    dice = cell.evaluation.case_dice()
+    ranked = list(dice.index)
+    worst = ranked[: min(EACH, (len(ranked) + 1) // 2)]
+    best = [case for case in ranked[-EACH:] if case not in worst]
+    roles = [("worst", case) for case in worst] + [("best", case) for case in reversed(best)]
+    return [(case, f"{role}: {case}, mean Dice {dice[case]:.3f}") for role, case in roles]
+
+
+def remarkable_by_volume(volumes: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
+    """Without references: the cases of smallest, median and largest volume, where failures show first."""
+    total = {case: sum(found.values()) for case, found in volumes.items()}
+    ranked = sorted(total, key=lambda case: total[case])
+    roles: dict[str, str] = {}
+    for role, rank in (("smallest volume", 0), ("median volume", (len(ranked) - 1) // 2), ("largest volume", -1)):
+        if ranked:
+            roles.setdefault(ranked[rank], role)
+    return [(case, f"{role}: {case}, {total[case]:.2f} ml") for case, role in roles.items()]
+
+
+def _draw(source: CaseSource, caption: str, labels: Sequence[LabelClass], path: Path, problems: list[str]) -> None:
+    """Draw the case's first segmentation; ImageError if it or the reference cannot be read."""
+    reference = read_labels(source.reference) if source.reference else None
+    prediction = read_labels(source.segmentations[0][1]) if source.segmentations else None
+    shown = prediction or reference
+    assert shown is not None, "a case has a segmentation or a reference"
+    found = np.zeros_like(shown.array) if prediction is None else prediction.array
+    image = None
+    if source.image is not None:
+        try:
+            image = read_volume([source.image]).array[0]
+        except ImageError as error:
+            problems.append(str(error))
+        if image is not None and image.shape != found.shape:
+            problems.append(f"{source.image}: has another shape than the segmentation, so it is not shown")
+            image = None
+    overlay_png(image, found, None if reference is None else reference.array, shown.grid, labels, path, caption)

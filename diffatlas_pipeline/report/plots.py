@@ -1,0 +1,214 @@
+"""Box plots and training curves as SVG that takes its text colour from the page."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
+
+from diffatlas_pipeline.contracts import LabelClass
+from diffatlas_pipeline.report.sources import Cell
+
+COLOURS = ("#3a7fc1", "#d9762b", "#45976a", "#a8559b", "#8f8b2c", "#c4524e", "#4aa3a8", "#8a6d5a")
+_INK = "#010203"  # stands for the page's own colour of text
+_WIDTH = 11.0  # inches; the page scales it to its own width
+METRICS = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 [mm]"))
+
+
+def box_plot(groups: Mapping[str, Mapping[str, Sequence[float]]], titles: Sequence[str], name: str) -> str:
+    """One box per label and group, side by side. ``groups``: group -> label -> one value per case; ``titles``: y axis, unit.
+
+    ``name`` makes the ids inside the SVG differ from those of others in the page.
+    """
+    labels = list(next(iter(groups.values())))
+    with _style():
+        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
+        axis = figure.add_subplot()
+        _boxes(axis, groups, labels)
+        axis.set_ylabel(titles[0])
+        if len(groups) > 1:
+            _legend(figure, list(groups))
+        return _svg(figure, name)
+
+
+def score_plot(cells: Sequence[Cell], labels: Sequence[LabelClass], name: str) -> str:
+    """Dice, NSD and HD95 per label; a box per method, pooled over seeds. Cells without scores are left out."""
+    scored = [cell for cell in cells if cell.evaluation]
+    methods = list(dict.fromkeys(cell.method for cell in scored))
+    metrics = METRICS if len(methods) == 1 else METRICS[:2]
+    with _style():
+        wide = len(methods) * len(labels) <= 8
+        size = (_WIDTH, 3.3) if wide else (_WIDTH, 2.7 * len(metrics))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots(1, len(metrics)) if wide else figure.subplots(len(metrics), 1)
+        for axis, (metric, title) in zip(axes, metrics, strict=True):
+            groups = {
+                method: {
+                    label.name: [v for cell in scored if cell.method == method for v in _values(cell, label.name, metric)]
+                    for label in labels
+                }
+                for method in methods
+            }
+            _boxes(axis, groups, [label.name for label in labels])
+            axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+            if metric == "hd95_mm":
+                axis.set_ylim(bottom=0)
+            else:
+                axis.set_ylim(_floor(v for values in groups.values() for part in values.values() for v in part), 1.01)
+        if len(methods) > 1:
+            _legend(figure, methods)
+        return _svg(figure, name)
+
+
+def training_plot(cells: Sequence[Cell], name: str) -> str | None:
+    """Validation Dice and training loss over minutes of training, a line per log; None if there is no log to show."""
+    logs = [(cell, table) for cell in cells for path in cell.logs if (table := _log(path)) is not None]
+    if not logs:
+        return None
+    methods = list(dict.fromkeys(cell.method for cell, _ in logs))
+    with _style():
+        curves = [("Training loss", "loss"), ("Validation Dice, mean over labels", "dice")]
+        curves = [curve for curve in curves if any(len(_curve(table, curve[1])) for _, table in logs)]
+        if not curves:
+            return None
+        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
+        for axis, (title, what) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+            for cell, table in logs:
+                values = _curve(table, what)
+                minutes = table["seconds"][values.index] / 60
+                style = {"marker": "o", "markersize": 2.5} if what == "dice" else {}
+                axis.plot(minutes, values, color=_colour(methods.index(cell.method)), linewidth=1.3, **style)
+            axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+            axis.set_xlabel("minutes of training")
+            axis.grid(True, axis="both")
+            if what == "dice":
+                axis.set_ylim(-0.02, 1.02)
+            else:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter(NullFormatter())
+        if len(methods) > 1:
+            handles = [Line2D([], [], color=_colour(i), linewidth=2, label=method) for i, method in enumerate(methods)]
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(methods)), frameon=False)
+        return _svg(figure, name)
+
+
+def _boxes(axis: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str]) -> None:
+    """Boxes of ``groups`` (group -> label -> values) around each label's place, with the single cases as dots."""
+    rng = np.random.default_rng(0)
+    step = 0.8 / len(groups)
+    for index, values in enumerate(groups.values()):
+        colour = _colour(index)
+        for place, label in enumerate(labels):
+            defined = [value for value in values[label] if not math.isnan(value)]
+            if not defined:
+                continue
+            x = place + (index - (len(groups) - 1) / 2) * step
+            axis.boxplot(
+                [defined],
+                positions=[x],
+                widths=min(0.4, step * 0.75),
+                showfliers=False,
+                patch_artist=True,
+                boxprops={"facecolor": f"{colour}40", "edgecolor": colour},
+                medianprops={"color": colour, "linewidth": 2},
+                whiskerprops={"color": colour},
+                capprops={"color": colour},
+            )
+            jitter = rng.uniform(-1, 1, len(defined)) * min(0.12, step * 0.25)
+            axis.plot(x + jitter, defined, "o", color=colour, markersize=2.2, alpha=0.55, markeredgewidth=0)
+    axis.set_xlim(-0.6, len(labels) - 0.4)
+    axis.set_xticks(range(len(labels)), labels)
+    if sum(map(len, labels)) > 40:
+        axis.tick_params(axis="x", rotation=30)
+    axis.grid(True, axis="y")
+
+
+def _curve(table: pd.DataFrame, what: str) -> pd.Series:
+    """The loss, or the mean over labels of the validation Dice, where it was measured; its index is that of ``table``."""
+    if what == "loss":
+        return table["loss"].dropna() if "loss" in table else pd.Series(dtype=float)
+    return table[[column for column in table if str(column).startswith("dice_")]].mean(axis=1).dropna()
+
+
+def _floor(values: Iterable[float]) -> float:
+    """Where an axis for scores begins: a tenth below the smallest, at least 0."""
+    smallest = min((value for value in values if not math.isnan(value)), default=0.0)
+    return max(-0.01, math.floor(10 * smallest - 0.5) / 10)
+
+
+def _values(cell: Cell, label: str, metric: str) -> list[float]:
+    assert cell.evaluation is not None
+    cases = cell.evaluation.cases
+    return [float(value) for value in cases.loc[cases["label"] == label, metric]]
+
+
+def _log(path: Path) -> pd.DataFrame | None:
+    """The training log, None if it cannot be read or has not begun."""
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError):  # pandas' own errors are ValueErrors
+        return None
+    return table if len(table) and "seconds" in table else None
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    handles = [Patch(facecolor=f"{_colour(i)}40", edgecolor=_colour(i), label=name) for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(names)), frameon=False)
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _style() -> AbstractContextManager[None]:
+    return mpl.rc_context(
+        {
+            "text.parse_math": False,  # names are shown as they are
+            "svg.fonttype": "none",
+            "font.size": 9.5,
+            "text.color": _INK,
+            "axes.labelcolor": _INK,
+            "axes.edgecolor": "#888888",
+            "xtick.color": "#888888",
+            "ytick.color": "#888888",
+            "xtick.labelcolor": _INK,
+            "ytick.labelcolor": _INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "grid.color": "#888888",
+            "grid.alpha": 0.25,
+            "axes.facecolor": "none",
+            "figure.facecolor": "none",
+        }
+    )
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element: no XML head, no metadata, the page's font and colour of text."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r'(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font: ([^;\"]*?px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
+    return re.sub(
+        r"<svg ([^>]*?)width=\"[^\"]*\" ",
+        r'<svg \1role="img" ',
+        re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1),
+        count=1,
+    )

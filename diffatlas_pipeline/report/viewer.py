@@ -1,0 +1,170 @@
+"""Volumes for the viewer in the page: cropped, 8 bits, compressed; and the viewer itself."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import gzip
+import importlib.util
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+
+from diffatlas_pipeline.contracts import Grid, LabelClass
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.report.sources import CaseSource
+from diffatlas_pipeline.volumes.crop import mask_box
+from diffatlas_pipeline.volumes.io import read_labels, read_volume
+from diffatlas_pipeline.volumes.orientation import to_canonical
+from diffatlas_pipeline.volumes.resample import resample
+
+PACKAGE = "jupyterlab_niivue"  # the smallest package with a bundle of NiiVue: BSD-2, needs no other package
+_BUNDLE = "labextension/static/niivue/index.js"
+_EXTENDS = "extends EventTarget"
+MARGIN, MARGIN_MM = 0.25, 10.0  # shown around the labels: a share of their extent, but at least so many mm
+MOST_VOXELS = 160**3  # larger crops are shown with larger voxels
+_FRAME = 120  # bytes of markup and scores around a volume
+WINDOW = (0.5, 99.5)  # percentiles of the crop shown as black and white
+
+
+@dataclass(frozen=True)
+class EmbeddedCase:
+    """A case as it lies in the page: gzipped NIfTI files in base64. ``layers``: per cell (segmentation, uncertainty)."""
+
+    source: CaseSource
+    image: str
+    reference: str
+    layers: dict[str, tuple[str, str]]
+    uncertainty_mm: float  # the largest in the case
+    reduced: bool  # shown with larger voxels than it has
+    problems: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the page, with what names and frames them."""
+        volumes = [self.image, self.reference, *(part for pair in self.layers.values() for part in pair)]
+        return sum(map(len, volumes)) + _FRAME * (2 + len(volumes))
+
+
+def niivue_bundle() -> str | None:
+    """The JavaScript module of NiiVue, gzipped, in base64; None if it is not installed or not as expected.
+
+    The package holds NiiVue inside a module that exports nothing. The class is the last one that extends EventTarget before
+    the definition of ``attachToCanvas``; a line at the end hands it to the page as ``globalThis.Niivue``.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    path = Path(found.origin).parent / _BUNDLE if found and found.origin else None
+    return _bundle(path) if path is not None and path.is_file() else None
+
+
+@functools.cache
+def _bundle(path: Path) -> str | None:
+    code = path.read_text(encoding="utf-8")
+    start = code.rfind(_EXTENDS, 0, max(0, code.find("async attachToCanvas(")))
+    name = re.search(r"([\w$]+) ?= ?class(?: [\w$]+)? ?$", code[max(0, start - 80) : start]) if start >= 0 else None
+    if name is None:
+        return None
+    code = re.sub(r"^//# sourceMappingURL=.*$", "", code, flags=re.MULTILINE)
+    return _packed(f"{code}\nglobalThis.Niivue = {name[1]};\n".encode())
+
+
+def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase:
+    """Read, crop and compress the volumes of a case. What cannot be read or does not fit is left out and listed."""
+    problems: list[str] = []
+    masks: dict[str, np.ndarray] = {}
+    grid: Grid | None = None
+    paths = [*([("", source.reference)] if source.reference else []), *source.segmentations]
+    for key, path in paths:
+        try:
+            volume = read_labels(path)
+        except ImageError as error:
+            problems.append(str(error))
+            continue
+        if grid is not None and volume.array.shape != grid.shape:
+            problems.append(f"{path}: has another shape than the other files of {source.title}, so it is not shown")
+            continue
+        grid = grid or volume.grid
+        masks[key] = to_canonical(_indices(volume.array, labels)[None], volume.grid)[0][0]
+    if grid is None:
+        return EmbeddedCase(source, "", "", {}, 0.0, False, tuple(problems))
+    canonical = to_canonical(np.zeros((1, *grid.shape), dtype=np.uint8), grid)[1]
+    shown = np.logical_or.reduce([mask > 0 for mask in masks.values()])
+    box = mask_box(shown, _margin(shown, canonical))
+    shape = tuple(part.stop - part.start for part in box)
+    factor = max(1.0, (np.prod(shape) / MOST_VOXELS) ** (1 / 3))
+    size = tuple(max(1, round(n / factor)) for n in shape)
+    affine = canonical.matrix @ _box_matrix([part.start for part in box], [a / b for a, b in zip(shape, size, strict=True)])
+
+    def packed(array: np.ndarray, order: int, slope: float = 1.0, inter: float = 0.0) -> str:
+        part = resample(array[box][None], size, order)[0] if factor > 1 else array[box]  # type: ignore[arg-type]
+        return _packed(nifti_bytes(np.rint(np.clip((part - inter) / slope, 0, 255)).astype(np.uint8), affine, slope, inter))
+
+    scan = _scan(source.image, grid, problems)
+    low, high = (0.0, 1.0) if scan is None else (float(v) for v in np.percentile(scan[box], WINDOW))
+    image = packed(np.zeros(canonical.shape) if scan is None else scan, 1, max(high - low, 1e-6) / 255, low)
+    spread = {key: array for key, path in source.uncertainties if (array := _scan(path, grid, problems)) is not None}
+    most = max((float(array[box].max()) for array in spread.values()), default=0.0)
+    layers = {}
+    for key, mask in masks.items():
+        if key:
+            uncertainty = packed(spread[key], 1, max(most, 1e-6) / 255) if key in spread else ""
+            layers[key] = packed(mask, 0), uncertainty
+    reference = packed(masks[""], 0) if "" in masks else ""
+    return EmbeddedCase(source, image, reference, layers, most, factor > 1, tuple(problems))
+
+
+def nifti_bytes(array: np.ndarray, affine: np.ndarray, slope: float, inter: float) -> bytes:
+    """A NIfTI-1 file of ``array`` (X, Y, Z) uint8, whose real values are ``slope * array + inter``. It names no patient."""
+    header = Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(array.shape)
+    header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+    header.set_sform(affine, 1)
+    header.set_xyzt_units("mm")
+    header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, inter, 352
+    return header.binaryblock + bytes(4) + array.tobytes(order="F")
+
+
+def _packed(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
+
+
+def _indices(array: np.ndarray, labels: Sequence[LabelClass]) -> np.ndarray:
+    """Label values (X, Y, Z) as 1 to K in the order of ``labels``, everything else 0."""
+    result = np.zeros(array.shape, dtype=np.uint8)
+    for index, label in enumerate(labels[:254]):
+        result[array == label.value] = index + 1
+    return result
+
+
+def _margin(mask: np.ndarray, grid: Grid) -> list[int]:
+    box = mask_box(mask)
+    extents = [part.stop - part.start for part in box]
+    return [max(round(MARGIN * n), math.ceil(MARGIN_MM / mm)) for n, mm in zip(extents, grid.spacing_mm, strict=True)]
+
+
+def _box_matrix(start: Sequence[int], step: Sequence[float]) -> np.ndarray:
+    """Voxel of the box to voxel of the volume: voxel i lies at ``start + (i + 1/2) step - 1/2``."""
+    matrix = np.diag([*step, 1.0])
+    matrix[:3, 3] = [first + (s - 1) / 2 for first, s in zip(start, step, strict=True)]
+    return matrix
+
+
+def _scan(path: Path | None, grid: Grid, problems: list[str]) -> np.ndarray | None:
+    """The first channel of a scan (X, Y, Z) in canonical orientation, None if it cannot be shown on ``grid``."""
+    if path is None:
+        return None
+    try:
+        volume = read_volume([path])
+    except ImageError as error:
+        problems.append(str(error))
+        return None
+    if volume.array.shape[1:] != grid.shape:
+        problems.append(f"{path}: has another shape than the segmentation, so it is not shown")
+        return None
+    return to_canonical(volume.array[:1], volume.grid)[0][0]

@@ -1,0 +1,105 @@
+"""Small prediction and benchmark folders, made by the functions that make real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffatlas_pipeline.benchmark.table import write_tables
+from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
+from diffatlas_pipeline.evaluation.overlays import write_overlays
+from diffatlas_pipeline.volumes.io import write_labels, write_scalars
+from tests.factories import make_case
+
+LABELS = {"background": 0, "front": 1, "back": 2}
+REASON = "out of memory at batch 3 & <more>"
+
+
+def write_dataset(folder: Path, names: Sequence[str]) -> Path:
+    """A raw data set with test scans and references; returns its folder."""
+    for seed, name in enumerate(names):
+        image, labels = make_case((28, 36, 26), seed=seed)
+        write_scalars(folder / "imagesTs" / f"{name}_0000.nii.gz", image.array[0], image.grid)
+        write_labels(folder / "labelsTs" / f"{name}.nii.gz", labels.array, labels.grid)
+    (folder / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    return folder
+
+
+def write_predictions(folder: Path, names: Sequence[str], shift: int = 1, uncertainty: bool = False) -> Path:
+    """Segmentations of the scans of :func:`write_dataset`, the i-th one moved by ``i * shift`` voxels; returns the folder."""
+    for seed, name in enumerate(names):
+        _, labels = make_case((28, 36, 26), seed=seed)
+        moved = np.roll(labels.array, seed * shift, axis=1)
+        write_labels(folder / f"{name}.nii.gz", moved, labels.grid)
+        if uncertainty:
+            spread = 1.5 * (moved > 0) * np.linspace(0, 1, moved.shape[0])[:, None, None]
+            write_scalars(folder / "uncertainty" / f"{name}.nii.gz", spread, labels.grid)
+    record = {
+        "dataset": "Dataset001_Ellipsoids",
+        "labels": LABELS,
+        "settings": {"name": "default", "steps": 2, "draws": 4},
+        "cases": {name: {"status": "segmented", "seconds": {"sample": 0.5}, "warnings": []} for name in names},
+    }
+    (folder / "prediction.json").write_text(json.dumps(record))
+    return folder
+
+
+def write_log(folder: Path) -> None:
+    """A training log of five rows, the last one with a validation."""
+    folder.mkdir(parents=True)
+    lines = ["iteration,seconds,learning_rate,loss,dice_front,dice_back"]
+    lines += [f"{10 * part},{60 * part},0.001,{1 / part:.4f},{'0.8,0.7' if part == 5 else ','}" for part in range(1, 6)]
+    (folder / "log.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_benchmark(folder: Path, names: Sequence[str]) -> Path:
+    """Two methods in one setting with two seeds, one cell failed and one waiting; returns the folder."""
+    dataset = write_dataset(folder / "raw" / "Dataset001_Ellipsoids", names)
+    cells: list[dict[str, Any]] = []
+    for method, seed, shift in (("diffatlas", 0, 1), ("diffatlas", 1, 1), ("icf", 0, 2)):
+        place = folder / "cells" / f"{method}{seed}"
+        write_predictions(place / "predictions", names, shift)
+        evaluation = evaluate_folders(place / "predictions", dataset / "labelsTs")
+        evaluation.write(place / "evaluation")
+        if seed == 0:
+            write_overlays(evaluation, place / "evaluation", dataset / "imagesTs")
+        write_log(folder / "models" / f"{method}{seed}")
+        cells.append(_cell(method, seed, "done", ""))
+    cells += [_cell("icf", 1, "failed", REASON), _cell("rba", 0, "waiting", "")]
+    content = {
+        "version": 1,
+        "dataset": dataset.name,
+        "labels": ["front", "back"],
+        "methods": ["diffatlas", "icf", "rba"],
+        "settings": ["2-shot"],
+        "seeds": [0, 1],
+        "max_time_s": 600.0,
+        "tolerance_mm": 1.0,
+        "cells": cells,
+    }
+    (folder / "benchmark.json").write_text(json.dumps(content))
+    write_tables(folder, content)
+    return folder
+
+
+def _cell(method: str, seed: int, status: str, message: str) -> dict[str, Any]:
+    place = f"cells/{method}{seed}"
+    return {
+        "method": method,
+        "recipe": "default",
+        "setting": "2-shot",
+        "seed": seed,
+        "status": status,
+        "message": message,
+        "model": f"models/{method}{seed}",
+        "predictions": f"{place}/predictions",
+        "evaluation": f"{place}/evaluation",
+        "training_cases": ["x", "y"],
+        "test_cases": ["a"],
+        "train_seconds": 300.0 if status == "done" else None,
+        "seconds_per_case": 0.4 if status == "done" else None,
+    }

@@ -1,0 +1,190 @@
+"""The page in a real browser without network. WebGL 2 is drawn by the processor."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
+from diffatlas_pipeline.report.page import write_page
+from diffatlas_pipeline.report.sources import benchmark_source, prediction_source
+from tests.report.folders import write_dataset, write_predictions
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OPTIONS = [
+    "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
+]  # fmt: skip
+SHOWN = "#viewer-canvas[data-shown='{}']"
+WAIT_MS = 120_000
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed on this machine")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def predictions_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scored")
+    names = ["first", "<b>second & 'third'"]
+    dataset = write_dataset(folder / "raw", names)
+    predictions = write_predictions(folder / "predictions", names, 3, uncertainty=True)
+    evaluation = evaluate_folders(predictions, dataset / "labelsTs")
+    write_page(prediction_source(predictions, evaluation, evaluation.labels, None), folder / "report.html")
+    return folder / "report.html"
+
+
+class Tab:
+    """A page opened from a file, with all that its console says and all that it asks the network for."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self._heard(message.type, message.text))
+        self.page.on("pageerror", lambda error: self._heard("error", str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.resolve().as_uri())
+
+    def _heard(self, kind: str, text: str) -> None:
+        if kind == "error":
+            self.complaints.append(text)
+
+    def picture(self) -> np.ndarray:
+        """What the viewer shows now, (rows, columns, red green blue) in [0, 1]."""
+        self.page.wait_for_timeout(300)  # the next frame
+        return np.asarray(imread(io.BytesIO(self.page.locator("#viewer-canvas").screenshot())))[..., :3]
+
+    def show(self, case: str, cell: str = "all") -> np.ndarray:
+        """Pick the case whose name begins with ``case`` and wait for its picture."""
+        titles = self.page.locator("#viewer-case option").all_text_contents()
+        index = next(i for i, title in enumerate(titles) if title.startswith(case))
+        self.page.select_option("#viewer-case", index=index)
+        title = titles[index].split(" (mean")[0].replace("'", "\\'")
+        self.page.wait_for_selector(SHOWN.format(f"{title}|{cell}"))
+        return self.picture()
+
+    def wait_for_viewer(self) -> np.ndarray:
+        self.page.locator("#viewer").scroll_into_view_if_needed()
+        self.page.wait_for_selector("#viewer-canvas[data-shown]")
+        return self.picture()
+
+    def check(self) -> None:
+        """No error, and nothing asked for but what lies in the page."""
+        assert not self.complaints
+        foreign = [url for url in self.requests[1:] if not url.startswith(("data:", "blob:"))]
+        assert not foreign
+        self.context.close()
+
+
+def coloured(picture: np.ndarray) -> float:
+    """Share of the picture that is clearly red or blue: the colours of the labels. The crosshair is yellow."""
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    return float(((red > green + 0.15) & (red > blue + 0.15) & (green < blue + 0.1) | (blue > red + 0.1)).mean())
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).mean())
+
+
+@pytest.mark.slow
+def test_the_viewer_draws_and_the_picker_changes_the_picture(browser: Any, predictions_page: Path) -> None:
+    tab = Tab(browser, predictions_page)
+    begin = tab.wait_for_viewer()
+    assert begin.std() > 0.05  # not blank
+    assert coloured(begin) > 0.01
+    first, second = tab.show("first"), tab.show("<b>second")
+    assert difference(first, second) > 0.01
+    assert difference(tab.show("first"), first) < 0.002  # and back
+    tab.page.click("#viewer-next")
+    tab.page.wait_for_selector(SHOWN.format("<b>second & \\'third\\'|all"))
+    assert difference(tab.picture(), second) < 0.002
+    assert "Dice" in tab.page.inner_text("#viewer-legend")
+    assert "mm" in tab.page.inner_text("#viewer-location")
+    tab.check()
+
+
+@pytest.mark.slow
+def test_layers_and_views(browser: Any, predictions_page: Path) -> None:
+    tab = Tab(browser, predictions_page)
+    tab.wait_for_viewer()
+    tab.show("<b>second")
+    tab.page.uncheck("#show-segmentation")
+    bare = tab.picture()
+    assert coloured(bare) < 0.002
+    tab.page.check("#show-reference")
+    reference = tab.picture()
+    tab.page.uncheck("#show-reference")
+    tab.page.check("#show-segmentation")
+    segmentation = tab.picture()
+    assert coloured(reference) > 0.01 and coloured(segmentation) > 0.01
+    assert difference(reference, segmentation) > 0.005
+    tab.page.uncheck("#show-segmentation")
+    assert not tab.page.get_by_text("too much").is_visible()
+    tab.page.check("#show-differences")
+    assert tab.page.get_by_text("too much").is_visible()
+    assert difference(tab.picture(), bare) > 0.002  # the second case is moved by three voxels
+    tab.page.uncheck("#show-differences")
+    tab.page.check("#show-uncertainty")
+    assert difference(tab.picture(), bare) > 0.005
+    for view in ("axial", "coronal", "sagittal", "render"):
+        before = tab.picture()
+        tab.page.select_option("#viewer-view", view)
+        after = tab.picture()
+        assert after.std() > 0.02 and difference(before, after) > 0.005
+    tab.check()
+
+
+@pytest.mark.slow
+def test_benchmark_viewer_chooses_the_model(browser: Any, benchmark_folder: Path, tmp_path: Path) -> None:
+    write_page(benchmark_source(benchmark_folder), tmp_path / "report.html")
+    tab = Tab(browser, tmp_path / "report.html")
+    tab.wait_for_viewer()
+    ours = tab.show("c", "c0")
+    tab.page.select_option("#viewer-cell", "c2")
+    tab.page.wait_for_selector(SHOWN.format("c|c2"))
+    assert difference(tab.picture(), ours) > 0.002
+    tab.check()
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_and_nothing_sticks_out(browser: Any, predictions_page: Path, width: int, scheme: str) -> None:
+    tab = Tab(browser, predictions_page, width, color_scheme=scheme)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    colours = tab.page.evaluate("(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))")
+    ink, paper = (np.mean([int(part) for part in colour[4:-1].split(",")]) for colour in colours)
+    assert (ink < 60 and paper > 240) if scheme == "light" else (ink > 200 and paper < 40)
+    svg = tab.page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+    assert svg == colours[0]  # the plots follow the scheme
+    tab.check()
+
+
+def test_without_javascript(browser: Any, predictions_page: Path) -> None:
+    tab = Tab(browser, predictions_page, java_script_enabled=False)
+    page = tab.page
+    assert page.locator("#results table").is_visible()
+    assert page.locator("#plots svg").first.is_visible()
+    pictures = page.locator("#pictures img")
+    assert pictures.count() == 2
+    shown = imread(io.BytesIO(pictures.first.screenshot()))
+    assert shown[..., :3].std() > 0.05
+    assert "needs JavaScript" in page.inner_text("#viewer")
+    assert not page.locator("#viewer-controls").is_visible()
+    tab.check()

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.evaluation.evaluate import Evaluation, evaluate_folders
+from diffatlas_pipeline.report import page, viewer
+from diffatlas_pipeline.report.page import spread_order, write_page
+from diffatlas_pipeline.report.sources import Source, benchmark_source, prediction_source, read_evaluation, record_labels
+from tests.report.folders import REASON, write_dataset, write_predictions
+
+HOSTILE = ["<script>alert(1)<", "a&b\"'><img src=x onerror=boom()>", "$x_{1}$ %s {{7*7}}"]
+
+
+class Page(HTMLParser):
+    """Tags, references, scripts and the visible text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.references: list[str] = []
+        self.tags: list[str] = []
+        self.handlers: list[str] = []
+        self.blocks: dict[str, str] = {}
+        self.text = ""
+        self._block: str | None = None
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        named = dict(attrs)
+        self.references += [
+            named[key] or "" for key in ("src", "href", "xlink:href", "srcset", "action", "data") if key in named
+        ]
+        self.handlers += [key for key in named if key.startswith("on")]
+        self._block = named.get("id") or "" if tag == "script" else None
+
+    def handle_endtag(self, tag: str) -> None:
+        self._block = None
+
+    def handle_data(self, data: str) -> None:
+        if self._block is None:
+            self.text += data
+        else:
+            self.blocks[self._block] = data
+
+
+def scored(tmp_path: Path, names: list[str]) -> tuple[Source, Evaluation]:
+    dataset = write_dataset(tmp_path / "raw", names)
+    predictions = write_predictions(tmp_path / "predictions", names, uncertainty=True)
+    evaluation = evaluate_folders(predictions, dataset / "labelsTs")
+    return prediction_source(predictions, evaluation, evaluation.labels, None), evaluation
+
+
+def assert_self_contained(made: Page) -> None:
+    assert made.references
+    for reference in made.references:
+        assert reference.startswith(("data:", "#")), reference[:80]
+    assert "link" not in made.tags or all(r.startswith(("data:", "#")) for r in made.references)
+    assert not {"iframe", "object", "embed", "base"} & set(made.tags)
+
+
+def test_page_of_scored_predictions(tmp_path: Path) -> None:
+    source, evaluation = scored(tmp_path, ["a", "b", "c"])
+    write_page(source, tmp_path / "r.html")
+    made = Page(tmp_path / "r.html")
+    assert_self_contained(made)
+    style = (tmp_path / "r.html").read_text(encoding="utf-8").split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+    for label, metrics in evaluation.per_label().items():
+        assert label in made.text
+        assert f"{metrics['dice']['mean']:.3f}" in made.text
+    assert made.tags.count("img") == 3
+    assert made.tags.count("svg") >= 1
+    data = json.loads(made.blocks["viewer-data"])
+    assert [case["title"] for case in data["cases"]] == ["c", "b", "a"]  # worst first
+    assert data["labels"][0]["name"] == "front"
+    for case in data["cases"]:
+        for block in (case["image"], case["reference"], *case["layers"]["all"].values()):
+            assert block in made.blocks
+        assert case["uncertaintyMm"] == pytest.approx(1.5, rel=0.3)
+    expected = evaluation.cases.set_index(["case", "label"])["dice"]
+    assert data["cases"][0]["dice"]["all"] == pytest.approx([expected["c", "front"], expected["c", "back"]], abs=1e-3)
+
+
+def test_hostile_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    source, _ = scored(tmp_path, HOSTILE)
+    write_page(source, tmp_path / "r.html")
+    made = Page(tmp_path / "r.html")
+    assert_self_contained(made)
+    assert not made.handlers
+    for name in HOSTILE:
+        assert name in made.text
+    assert [case["title"] for case in json.loads(made.blocks["viewer-data"])["cases"]] == HOSTILE[::-1]
+    assert made.tags.count("script") == len(made.blocks)
+    assert all("alert(1)" not in code for name, code in made.blocks.items() if name != "viewer-data")
+
+
+def test_without_references(tmp_path: Path) -> None:
+    names = ["a", "b", "c", "d"]
+    write_dataset(tmp_path / "raw", names)
+    predictions = write_predictions(tmp_path / "predictions", names)
+    source = prediction_source(predictions, None, record_labels(predictions), tmp_path / "raw" / "imagesTs")
+    notes = write_page(source, tmp_path / "r.html")
+    made = Page(tmp_path / "r.html")
+    assert any("No references" in note for note in notes)
+    assert "Dice" not in made.text.split("Licence")[0]
+    assert "[ml]" in made.text and made.tags.count("img") == 3
+    data = json.loads(made.blocks["viewer-data"])
+    assert len(data["cases"]) == 4
+    assert all(not case["reference"] and case["hasImage"] for case in data["cases"])
+
+
+def test_size_limit_keeps_worst_best_and_between(tmp_path: Path) -> None:
+    names = [f"case{index}" for index in range(7)]
+    source, evaluation = scored(tmp_path, names)
+    write_page(source, tmp_path / "all.html")
+    everything = (tmp_path / "all.html").stat().st_size
+    blocks = sum(len(text) for name, text in Page(tmp_path / "all.html").blocks.items() if name.startswith("volume"))
+    limit = everything - blocks // 2
+    notes = write_page(source, tmp_path / "r.html", max_mb=limit / 1e6)
+    assert (tmp_path / "r.html").stat().st_size <= limit * 1.02
+    made = Page(tmp_path / "r.html")
+    kept = [case["title"] for case in json.loads(made.blocks["viewer-data"])["cases"]]
+    ranked = list(evaluation.case_dice().index)
+    assert {ranked[0], ranked[-1], ranked[3]} <= set(kept) < set(ranked)
+    note = next(note for note in notes if "not in the viewer" in note)
+    for case in set(ranked) - set(kept):
+        assert case in note
+    assert note in made.text
+
+
+def test_a_tiny_limit_leaves_tables(tmp_path: Path) -> None:
+    source, _ = scored(tmp_path, ["a", "b"])
+    notes = write_page(source, tmp_path / "r.html", max_mb=0.1)
+    made = Page(tmp_path / "r.html")
+    assert "viewer-bundle" not in made.blocks and "img" not in made.tags
+    assert "front" in made.text
+    assert any("pictures were left out" in note for note in notes)
+    assert (tmp_path / "r.html").stat().st_size < 150_000
+
+
+def test_without_niivue_the_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = scored(tmp_path, ["a"])
+    monkeypatch.setattr(viewer, "PACKAGE", "no_such_package_at_all")
+    notes = write_page(source, tmp_path / "r.html")
+    assert any("viewer was left out" in note for note in notes)
+    assert "viewer-data" not in Page(tmp_path / "r.html").blocks
+
+
+def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
+    folder = benchmark_folder
+    notes = write_page(benchmark_source(folder), tmp_path / "r.html")
+    made = Page(tmp_path / "r.html")
+    assert_self_contained(made)
+    assert any(REASON in note for note in notes)
+    assert f"failed: {REASON}" in made.text
+    assert "1 of 5 cells are still waiting" in made.text
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    row = next(line for line in table.splitlines() if "diffatlas" in line and "±" in line)
+    for cell in re.findall(r"\d+\.\d+ ± \d+\.\d+", row):
+        assert cell in made.text
+    assert "**" not in made.text and "<strong>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert made.tags.count("img") == 4  # worst and best of two methods, first seed
+    data = json.loads(made.blocks["viewer-data"])
+    assert [cell["title"] for cell in data["cells"]] == [
+        "diffatlas, 2-shot, seed 0",
+        "diffatlas, 2-shot, seed 1",
+        "icf, 2-shot, seed 0",
+    ]
+    assert len(data["cases"]) == 3 and len(data["cases"][0]["layers"]) == 3
+    assert "minutes of training" in made.text
+
+
+def test_evaluation_reads_back(tmp_path: Path) -> None:
+    _, evaluation = scored(tmp_path, ["a", "NA"])
+    evaluation.write(tmp_path / "evaluation")
+    found = read_evaluation(tmp_path / "evaluation")
+    pd.testing.assert_frame_equal(found.cases, evaluation.cases, check_dtype=False)
+    assert (found.pairs, found.labels, found.tolerance_mm) == (evaluation.pairs, evaluation.labels, evaluation.tolerance_mm)
+    assert found.mean() == pytest.approx(evaluation.mean())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "not JSON"), ("[]", "holds list"), ('{"version": 2}', "version 2"), ('{"version": 1}', "DiffAtlas_benchmark")],
+)
+def test_unusable_benchmarks_are_user_errors(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "benchmark.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        benchmark_source(tmp_path)
+
+
+def test_a_cell_whose_scores_are_gone_is_noted(benchmark_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(benchmark_folder, tmp_path / "copy")
+    (folder / "cells" / "icf0" / "evaluation" / "cases.csv").unlink()
+    source = benchmark_source(folder)
+    assert any("icf, 2-shot, seed 0: its scores cannot be shown" in note for note in source.notes)
+    write_page(source, tmp_path / "r.html", max_mb=1)
+    assert "its scores cannot be shown" in Page(tmp_path / "r.html").text
+
+
+@given(st.integers(0, 300), st.integers(2, 40))
+def test_every_beginning_of_the_order_is_spread(count: int, kept: int) -> None:
+    order = spread_order(count)
+    assert sorted(order) == list(range(count))
+    if count >= 2:
+        assert set(order[:2]) == {0, count - 1}
+        begin = sorted(order[: min(kept, count)])
+        widest = max(b - a for a, b in itertools.pairwise(begin))
+        assert widest <= 2 * math.ceil((count - 1) / max(1, len(begin) - 1)) + 1
+
+
+def test_pictures_share_of_the_limit() -> None:
+    content = page.Content(pictures=[page.Picture(str(i), "x" * 100) for i in range(5)])
+    page._limit_pictures(content, 250)
+    assert [picture.caption for picture in content.pictures] == ["0", "1"]
+    assert "3 of 5" in content.notes[0]

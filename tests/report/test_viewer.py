@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import base64
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.contracts import Grid, LabelClass
+from diffatlas_pipeline.report import viewer
+from diffatlas_pipeline.report.sources import CaseSource
+from diffatlas_pipeline.report.viewer import embed_case, nifti_bytes, niivue_bundle
+from diffatlas_pipeline.volumes.io import write_labels, write_scalars
+
+LABELS = (LabelClass("one", 3), LabelClass("two", 700))
+
+
+def unpack(part: str) -> nibabel.Nifti1Image:
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(part)))
+
+
+def make_source(folder: Path, affine: np.ndarray, shape: tuple[int, int, int] = (60, 50, 40)) -> CaseSource:
+    """A scan whose intensity tells its place, with a reference and one segmentation with uncertainty."""
+    grid = Grid.of(shape, affine)
+    labels = np.zeros(shape, dtype=np.int16)
+    labels[20:30, 22:30, 15:22] = 3
+    labels[30:34, 22:30, 15:22] = 700
+    image = np.indices(shape).sum(axis=0).astype(np.float32)
+    write_scalars(folder / "image.nii.gz", image, grid)
+    write_labels(folder / "reference.nii.gz", labels, grid)
+    write_labels(folder / "segmentation.nii.gz", np.roll(labels, 2, axis=0), grid)
+    write_scalars(folder / "uncertainty.nii.gz", (labels > 0) * 0.8, grid)
+    paths = {name: folder / f"{name}.nii.gz" for name in ("image", "reference", "segmentation", "uncertainty")}
+    return CaseSource(
+        "case", "case", paths["image"], paths["reference"],
+        (("a", paths["segmentation"]),), (("a", paths["uncertainty"]),),
+    )  # fmt: skip
+
+
+def test_header_of_embedded_files() -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    affine = np.array([[0, 2.0, 0, 5], [-1.5, 0, 0, 6], [0, 0, 3.0, 7], [0, 0, 0, 1]])
+    image = nibabel.Nifti1Image.from_bytes(nifti_bytes(array, affine, 0.5, -3.0))
+    np.testing.assert_allclose(image.affine, affine)
+    np.testing.assert_allclose(image.get_fdata(), array * 0.5 - 3.0)
+    np.testing.assert_allclose(image.header.get_zooms(), (1.5, 2.0, 3.0))
+
+
+@pytest.mark.parametrize("flip", [1.0, -1.0])
+def test_a_case_is_cropped_and_stays_where_it_was(tmp_path: Path, flip: float) -> None:
+    affine = np.diag([flip, 1.2, 2.0, 1.0])
+    affine[:3, 3] = (9.0, -4.0, 30.0)
+    embedded = embed_case(make_source(tmp_path, affine), LABELS)
+    assert embedded.problems == ()
+    assert not embedded.reduced
+    parts = {"image": embedded.image, "reference": embedded.reference}
+    parts["segmentation"], parts["uncertainty"] = embedded.layers["a"]
+    shown = {name: unpack(part) for name, part in parts.items()}
+    assert len({image.shape for image in shown.values()}) == 1
+    assert shown["image"].shape == (36, 26, 17)  # 16 x 8 x 7 voxels and at least 10 mm on each side
+    for name, image in shown.items():
+        original = nibabel.load(tmp_path / f"{name}.nii.gz")
+        array = image.get_fdata()
+        for place in [(0, 0, 0), (12, 13, 8), (20, 10, 9), tuple(n - 1 for n in image.shape)]:
+            world = image.affine @ [*place, 1]
+            voxel = np.linalg.solve(original.affine, world)[:3]
+            np.testing.assert_allclose(voxel, np.rint(voxel), atol=1e-3)
+            value = original.get_fdata()[tuple(np.rint(voxel).astype(int))]
+            expected = {3: 1, 700: 2}.get(value, value) if name in ("reference", "segmentation") else value
+            tolerance = 1.0 if name == "image" else 0.01
+            low, high = float(array.min()), float(array.max())
+            assert abs(np.clip(expected, low, high) - array[place]) <= tolerance, (name, place)
+    assert embedded.uncertainty_mm == pytest.approx(0.8)
+
+
+def test_large_cases_are_shown_with_larger_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make_source(tmp_path, np.eye(4))
+    full = unpack(embed_case(source, LABELS).reference)
+    monkeypatch.setattr(viewer, "MOST_VOXELS", 4000)
+    embedded = embed_case(source, LABELS)
+    small = unpack(embedded.reference)
+    assert embedded.reduced
+    assert np.prod(small.shape) < 5000
+
+    def centre_mm(image: nibabel.Nifti1Image) -> np.ndarray:
+        places = np.argwhere(image.get_fdata() > 0).mean(axis=0)
+        return (image.affine @ [*places, 1])[:3]
+
+    np.testing.assert_allclose(centre_mm(small), centre_mm(full), atol=0.5)
+    for image in (small, full):  # the same field of view
+        corner = image.affine @ [-0.5, -0.5, -0.5, 1]
+        np.testing.assert_allclose(corner, full.affine @ [-0.5, -0.5, -0.5, 1], atol=1e-4)
+
+
+def test_what_cannot_be_shown_is_left_out_and_named(tmp_path: Path) -> None:
+    source = make_source(tmp_path, np.eye(4))
+    (tmp_path / "reference.nii.gz").write_bytes(b"nothing")
+    write_scalars(tmp_path / "image.nii.gz", np.zeros((5, 5, 5)), Grid.of((5, 5, 5), np.eye(4)))
+    embedded = embed_case(source, LABELS)
+    assert embedded.reference == ""
+    assert "a" in embedded.layers
+    assert len(embedded.problems) == 2
+    assert any("reference.nii.gz" in problem for problem in embedded.problems)
+    assert any("another shape" in problem for problem in embedded.problems)
+    assert unpack(embedded.image).get_fdata().max() == 0  # black instead of the scan
+    (tmp_path / "segmentation.nii.gz").unlink()
+    assert embed_case(source, LABELS).image == ""
+
+
+def test_no_name_of_a_file_goes_into_the_volumes(tmp_path: Path) -> None:
+    embedded = embed_case(make_source(tmp_path, np.eye(4)), LABELS)
+    header = gzip.decompress(base64.b64decode(embedded.image))[:352]
+    assert b"case" not in header
+    assert header[148:228].strip(b"\0") == b""  # descrip
+
+
+def test_the_bundle_hands_over_the_viewer() -> None:
+    bundle = niivue_bundle()
+    assert bundle is not None
+    code = gzip.decompress(base64.b64decode(bundle)).decode()
+    assert "globalThis.Niivue = " in code.splitlines()[-1]
+    assert "sourceMappingURL" not in code
+
+
+def test_without_the_package_there_is_no_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer, "PACKAGE", "no_such_package_at_all")
+    assert niivue_bundle() is None
