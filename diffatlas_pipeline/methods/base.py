@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Plan, Recipe
+from diffatlas_pipeline.data.contrast import randomise_contrast
 
 WindowFunction = Callable[[Tensor], Tensor]
 """Windows (B, c, X, Y, Z) of the patch's size -> (B, k, X, Y, Z)."""
@@ -91,6 +92,12 @@ class LearnedMethod(Method):
     @abstractmethod
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau."""
+
+    def training_image(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """A batch's ``image`` (B, C, X, Y, Z) with what the recipe does to it in training; every loss begins with it."""
+        if not self.recipe.random_contrast:
+            return image
+        return randomise_contrast(image, self.recipe.random_contrast, generator)
 
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
         network = self.build_network()

@@ -32,6 +32,7 @@ class DiffAtlas(LearnedMethod):
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         batch, channels = image.shape[:2]
+        image = self.training_image(image, generator)
         mask_level, image_level = self._training_levels(batch, generator)
         mask_level, image_level = mask_level.to(image), image_level.to(image)
         clean = torch.cat([image, distances * self.plan.distance.scale], dim=1)

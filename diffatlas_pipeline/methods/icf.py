@@ -20,7 +20,8 @@ class FeedForward(LearnedMethod):
         return build_network(self.plan.network, len(self.plan.channels), 1 + len(self.plan.dataset.labels), levels=False)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
+        seen = self.training_image(image, generator)
+        logits = network(seen.contiguous(memory_format=torch.channels_last_3d)).float()
         loss = segmentation_loss(logits, distances)
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})
 

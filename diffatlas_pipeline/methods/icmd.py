@@ -29,6 +29,7 @@ class MaskDiffusion(LearnedMethod):
         return build_network(self.plan.network, len(self.plan.channels) + labels, labels)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
+        image = self.training_image(image, generator)
         clean = distances * self.plan.distance.scale
         level = mask_levels(self.recipe.mask_levels, self.plan.diffusion, clean.shape[0], generator).to(clean)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
