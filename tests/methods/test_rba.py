@@ -1,0 +1,98 @@
+"""Registration-based segmentation through the contract of a method."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffatlas_pipeline.contracts import Recipe
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.base import TrainingCase
+from diffatlas_pipeline.methods.rba import VARIANTS, AtlasBank, RegistrationAtlas, unpadded_box
+from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+from tests.factories import make_plan
+from tests.registration.shapes import SHAPE, bend, distances, mean_dice, scan
+
+PLAN = make_plan(patch_size=(30, 30, 30))
+RECIPE = Recipe("default", method="rba")
+
+
+def training_case(seed: int) -> tuple[TrainingCase, np.ndarray]:
+    image, labels = scan(bend(size=2.0, seed=seed))
+    return TrainingCase(f"case.{seed}", image, 1.5 * distances(labels)), labels
+
+
+def never(run, volume):
+    raise AssertionError("registration needs no windows")
+
+
+def test_memorise_write_restore_segment(tmp_path) -> None:
+    method = create_method("rba", PLAN, RECIPE)
+    assert isinstance(method, RegistrationAtlas)
+    cases = [training_case(seed)[0] for seed in (1, 2)]
+    state = method.memorise(iter(cases))
+    assert all(tensor.dtype == torch.float16 for tensor in state.values())
+    save_file(state, tmp_path / "checkpoint.safetensors")
+    network = method.restore(load_file(tmp_path / "checkpoint.safetensors"))
+    assert isinstance(network, AtlasBank) and network.names == ("case.1", "case.2")
+    image, truth = scan(bend(size=2.0, seed=7))
+    margin = [(0, 0), *((((30 - n) // 2), 30 - n - (30 - n) // 2) for n in SHAPE)]
+    padded = torch.from_numpy(np.pad(image, margin, constant_values=-1))
+    found = method.segment(network.eval(), padded, never, RECIPE, seed=0, case="a")
+    assert found.distances.shape == (2, 30, 30, 30) and found.distances.abs().max() <= 1
+    assert found.spread is not None and found.spread.shape == found.distances.shape and found.spread.max() > 0
+    inside = tuple(slice(before, 30 - after) for before, after in margin[1:])
+    labels = decode_labels(found.distances.numpy(), (1, 2))
+    assert mean_dice(labels[inside], truth) > 0.92
+    labels[inside] = 0
+    assert not labels.any()
+
+
+def test_one_atlas_has_no_spread() -> None:
+    case, labels = training_case(3)
+    method = RegistrationAtlas(PLAN, RECIPE)
+    found = method.segment(method.restore(method.memorise([case])), torch.from_numpy(case.image), never, RECIPE, 0, "a")
+    assert found.spread is None
+    assert mean_dice(decode_labels(found.distances.numpy(), (1, 2)), labels) > 0.97
+
+
+def test_the_result_does_not_depend_on_the_order_of_training_cases() -> None:
+    cases = [training_case(seed)[0] for seed in (1, 2)]
+    method = RegistrationAtlas(PLAN, replace(RECIPE, name="affine"))
+    one, two = (method.restore(method.memorise(order)) for order in (cases, cases[::-1]))
+    target = torch.from_numpy(scan(bend(size=2.0, seed=7))[0])
+    first, second = (method.segment(network, target, never, method.recipe, 0, "a") for network in (one, two))
+    assert torch.equal(first.distances, second.distances)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused() -> None:
+    method = RegistrationAtlas(PLAN, RECIPE)
+    state = method.memorise([training_case(1)[0]])
+    with pytest.raises(RuntimeError, match="no atlas"):
+        method.restore({})
+    with pytest.raises(RuntimeError, match=r"case\.1 is incomplete"):
+        method.restore({key: value for key, value in state.items() if key.startswith("image/")})
+    with pytest.raises(RuntimeError, match="incomplete"):
+        method.restore(state | {"image/case.1": state["image/case.1"].repeat(2, 1, 1, 1)})
+    with pytest.raises(RuntimeError, match="does not have 2 label"):
+        method.restore(state | {"distances/case.1": state["distances/case.1"][:1]})
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    method = RegistrationAtlas(PLAN, RECIPE)
+    network = method.restore(method.memorise([training_case(1)[0]]))
+    assert set(VARIANTS) == {"default", "affine", "majority", "staple", "syn"}
+    with pytest.raises(UserError, match="Unknown recipe 'magic' of rba: known are default"):
+        method.segment(network, torch.zeros(1, *SHAPE), never, replace(RECIPE, name="magic"), 0, "a")
+
+
+def test_padding_is_taken_off_and_nothing_else() -> None:
+    image = np.full((1, 8, 7, 6), -1, np.float32)
+    image[:, 2:5, 3:7, :] = 0.5
+    # axis 0: two before, three after could be padding to 8; axis 1 ends with content; axis 2 is all content
+    assert unpadded_box(image, (8, 7, 6)) == (slice(2, 5), slice(0, 7), slice(0, 6))
+    assert unpadded_box(image, (6, 7, 6)) == (slice(0, 8), slice(0, 7), slice(0, 6))
+    assert unpadded_box(np.full((1, 4, 4, 4), -1.0), (4, 4, 4)) == (slice(0, 4),) * 3
