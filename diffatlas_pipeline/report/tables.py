@@ -22,16 +22,20 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text. ``texts``: columns that hold no numbers; ``marks``: a CSS class per row."""
+    """Rows of text. ``texts``: columns without numbers; ``marks``: a CSS class per row; ``remarks``: a text under a row."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     texts: Collection[int] = (0,)
     marks: Sequence[str] = ()
+    remarks: Sequence[str] = ()
 
     def mark(self, row: int) -> str:
         return self.marks[row] if self.marks else ""
+
+    def remark(self, row: int) -> str:
+        return self.remarks[row] if self.remarks else ""
 
 
 def summary_table(evaluation: Evaluation) -> Table:
@@ -128,7 +132,10 @@ def paper_tables(folder: Path) -> list[Table]:
             else:
                 rows.append(cells)
         elif rows:
-            tables.append(Table(rows[0], rows[1:], texts=texts))
+            remarks: list[str] = []
+            if rows[0][-1] == "remarks":  # they would make the table wider than a screen
+                remarks = [row.pop() for row in rows][1:]
+            tables.append(Table(rows[0], rows[1:], texts=texts, remarks=remarks))
             rows = []
         if tables and line.startswith("- "):
             tables[-1] = replace(tables[-1], caption=f"{tables[-1].caption} {line[2:]}".strip())

@@ -170,6 +170,8 @@ def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
     row = next(line for line in table.splitlines() if "diffatlas" in line and "±" in line)
     for cell in re.findall(r"\d+\.\d+ ± \d+\.\d+", row):
         assert cell in made.text
+    remark = next(line for line in table.splitlines() if "failed" in line).split(" | ")[-1].rstrip(" |")
+    assert remark in made.text
     assert "**" not in made.text and "<strong>" in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert made.tags.count("img") == 4  # worst and best of two methods, first seed
     data = json.loads(made.blocks["viewer-data"])
