@@ -20,7 +20,7 @@ from torch import nn
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
 from diffatlas_pipeline.contracts import Plan, Recipe, from_json
-from diffatlas_pipeline.data.loader import training_batches
+from diffatlas_pipeline.data.loader import Unlabelled, training_batches
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.inference.predictor import segment_padded
@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of the recipe, for training")
     made.add_argument("--sample", action="append", metavar="OPTION=VALUE,...", help="options of the recipe, for sampling")
     made.add_argument("--split", default="fold0", help="(default: %(default)s)")
+    made.add_argument("--unlabelled-from", metavar="SPLIT", help="learn the images of this split's training cases, too")
     made.add_argument("--splits-file", type=Path, metavar="FILE", help="(default: the data set's)")
     made.add_argument("--max-time", metavar="TIME", help="time for training")
     made.add_argument("--iterations", type=int, metavar="N", help="iterations instead of a time")
@@ -78,6 +79,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.split not in splits:
         raise UserError(f"--split {arguments.split}: there are {', '.join(splits)}.")
     training, validation = splits[arguments.split].train, splits[arguments.split].validation[: arguments.cases]
+    images = splits[arguments.unlabelled_from].train if arguments.unlabelled_from else ()
+    held_out = {*training, *splits[arguments.split].validation}
+    unlabelled = Unlabelled(tuple(case for case in images if case not in held_out), recipe.unlabelled_fraction)
     method = create_method(arguments.method, plan, recipe)
     if not isinstance(method, LearnedMethod):
         raise UserError(f"--method {arguments.method} is not trained: it has no option to compare.")
@@ -88,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         trained = train(
             method,
             Run(arguments.keep or Path(scratch), Duration(iterations, limit_s), arguments.seed, torch.device("cpu"), settings),
-            lambda first: training_batches(source, training, plan, arguments.seed, first, iterations, 1),
+            lambda first: training_batches(source, training, plan, arguments.seed, first, iterations, 1, unlabelled),
             None,
         )
     network = method.restore(trained.weights).eval()
@@ -102,6 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
             "method": arguments.method,
             "split": arguments.split,
             "training_cases": len(training),
+            "unlabelled_cases": len(unlabelled.cases) if unlabelled else 0,
             "options": " ".join(arguments.set),
             "sampling": sampling,
             "seed": arguments.seed,

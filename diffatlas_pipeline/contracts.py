@@ -296,6 +296,7 @@ class Recipe:
     equal_level_fraction: float = 0.0  # share of "mixed" samples whose image is as noisy as the mask
     start_fraction: float = 0.0  # share of samples at the first sampling step: clean image, mask of pure noise
     input_scaling: str = "none"  # "signal": what the network sees is scaled by cos(pi/2 u), so pure noise becomes silence
+    unlabelled_fraction: float = 0.0  # share of training samples drawn from unlabelled scans, where there are any
     random_contrast: float = 0.0  # share of training samples whose intensities go through a random curve
     segmentation_loss: float = 0.0  # weight of cross-entropy + soft Dice of the labels decoded from predicted distances
     image_loss: float = 1.0  # weight of the image's squared error

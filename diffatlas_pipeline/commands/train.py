@@ -41,6 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--iterations", type=int, metavar="N", help="train for N iterations instead of the planned number")
     parser.add_argument("--num-cases", type=int, metavar="K", help="use only K of the fold's training cases, drawn with --seed")
     parser.add_argument("--split", metavar="NAME", help="a split named in splits.json; another way to give the argument fold")
+    parser.add_argument(
+        "--unlabelled-from",
+        metavar="NAME",
+        help="also learn the images, not the labels, of this split's training cases (default: those of imagesUn)",
+    )
     parser.add_argument("--splits-file", metavar="FILE", help="use the splits of this JSON file instead of the planned ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
@@ -70,7 +75,7 @@ def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
     from diffatlas_pipeline.contracts import Plan, from_json, to_json
-    from diffatlas_pipeline.data.loader import training_batches
+    from diffatlas_pipeline.data.loader import Unlabelled, training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
     from diffatlas_pipeline.methods.registry import create_method, known_method
     from diffatlas_pipeline.networks.execution import resolve_device
@@ -99,25 +104,35 @@ def _train(arguments: argparse.Namespace) -> None:
     if name in model.folds():
         print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
+    unlabelled = Unlabelled(_unlabelled(arguments, source, training_cases), recipe.unlabelled_fraction)
+    if arguments.unlabelled_from and not unlabelled:
+        raise UserError(
+            f"--unlabelled-from: {arguments.method} ({recipe.name}) learns nothing of unlabelled scans. Leave it out."
+        )
     settings: dict[str, Any] = {
         "recipe": recipe.name,
         "seed": arguments.seed,
         "iterations": iterations,
         "max_time_s": limit_s,
         "training_cases": training_cases,
+        "unlabelled_cases": list(unlabelled.cases) if unlabelled else [],
         "plan": hashlib.sha256(to_json(plan).encode()).hexdigest()[:12],
     }
     print(
         f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
         f"{len(validation_cases)} cases for validation."
     )
+    if unlabelled:
+        print(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
     if not validation_cases:
         print("No validation case: the log will hold no validation Dice.")
     validate = None if arguments.no_validation else _validation(plan, recipe, arguments, source, validation_cases, device)
     trained = fit(
         method,
         Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.precision, arguments.compile),
-        lambda first: training_batches(source, training_cases, plan, arguments.seed, first, iterations, arguments.workers),
+        lambda first: training_batches(
+            source, training_cases, plan, arguments.seed, first, iterations, arguments.workers, unlabelled
+        ),
         lambda: _whole_cases(source, training_cases),
         validate,
     )
@@ -174,6 +189,20 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
     if arguments.seed:
         name = f"{name}_seed{arguments.seed}"  # trainings that differ in their seed alone lie side by side
     return name, training, validation
+
+
+def _unlabelled(arguments: argparse.Namespace, source: Path, labelled: list[str]) -> tuple[str, ...]:
+    """Cases to learn images from: those without labels, or those of the split that was named, if they do not train anyway."""
+    from diffatlas_pipeline.planning.splits import load_splits
+    from diffatlas_pipeline.preprocessing.store import list_stored, open_case
+
+    stored = list_stored(source)
+    if not arguments.unlabelled_from:
+        return tuple(case for case in stored if open_case(source, case).facts.distances is None)
+    splits = load_splits(source / "splits.json", stored)
+    if arguments.unlabelled_from not in splits:
+        raise UserError(f"--unlabelled-from {arguments.unlabelled_from}: no such split. There are {', '.join(splits)}.")
+    return tuple(case for case in splits[arguments.unlabelled_from].train if case not in labelled)
 
 
 def _whole_cases(source: Path, cases: list[str]) -> Iterator[TrainingCase]:

@@ -9,6 +9,7 @@ MultiThreadedAugmenter the training waits for ever).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,17 @@ PREFETCHED = 2  # batches that each worker makes ahead
 STALL_SECONDS = 600.0  # a batch takes well under a second; a worker silent for so long will never answer
 
 
+@dataclass(frozen=True)
+class Unlabelled:
+    """Cases of which only the image is used, and the share of all samples that is drawn from them."""
+
+    cases: tuple[str, ...] = ()
+    fraction: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.cases) and self.fraction > 0
+
+
 class PatchLoader(data_loader.DataLoader):
     """Reads the boxes that the patches of batches ``numbers`` are augmented from, and draws how: worker ``part`` of ``parts``
     makes every ``parts``-th batch. Sample b of batch i is number i * batch size + b, and depends on ``seed``, i and b alone.
@@ -45,12 +57,15 @@ class PatchLoader(data_loader.DataLoader):
         numbers: range,
         part: int = 0,
         parts: int = 1,
+        unlabelled: PatchSource | None = None,
+        fraction: float = 0.0,
     ) -> None:
         super().__init__(source, batch_size, parts, shuffle=False)
         self.set_thread_id(part)
         self.indices = range(numbers.start * batch_size, numbers.stop * batch_size)
         self.augmentation = augmentation
         self.seed = seed
+        self.unlabelled, self.fraction = unlabelled, fraction
 
     def generate_train_batch(self) -> dict[str, Any]:
         """{"image": boxes (C, *extent), "distances": boxes (K, *extent), "parameters"}: a list each, one entry per sample."""
@@ -61,7 +76,10 @@ class PatchLoader(data_loader.DataLoader):
     def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, AugmentationParameters]:
         rng = np.random.default_rng((self.seed, iteration, position))
         parameters = self.augmentation.draw(rng)
-        image, distances = self._data.sample(rng, self.augmentation.source_extent(parameters))
+        source = self._data
+        if self.unlabelled is not None and rng.random() < self.fraction:
+            source = self.unlabelled
+        image, distances = source.sample(rng, self.augmentation.source_extent(parameters))
         return image, distances, parameters
 
 
@@ -83,8 +101,11 @@ class BatchStream(IterableDataset):
     torch's DataLoader asks its workers in turn, as batchgenerators' deals to them, so the batches come out in order again.
     """
 
-    def __init__(self, folder: Path, cases: Sequence[str], plan: Plan, seed: int, numbers: range) -> None:
+    def __init__(
+        self, folder: Path, cases: Sequence[str], plan: Plan, seed: int, numbers: range, unlabelled: Unlabelled
+    ) -> None:
         self.folder, self.cases, self.plan, self.seed, self.numbers = folder, tuple(cases), plan, seed, numbers
+        self.unlabelled = unlabelled
 
     def __iter__(self) -> Iterator[Batch | UserError]:
         """An error of the user's ends the stream as its last entry: it crosses processes better as a value than raised."""
@@ -93,7 +114,18 @@ class BatchStream(IterableDataset):
         augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm)
         try:
             source = PatchSource(self.folder, self.cases, plan)  # opened by the process that reads
-            loader = PatchLoader(source, augmentation, plan.training.batch_size, self.seed, self.numbers, part, parts)
+            more = PatchSource(self.folder, self.unlabelled.cases, plan, labelled=False) if self.unlabelled else None
+            loader = PatchLoader(
+                source,
+                augmentation,
+                plan.training.batch_size,
+                self.seed,
+                self.numbers,
+                part,
+                parts,
+                more,
+                self.unlabelled.fraction,
+            )
             yield from SingleThreadedAugmenter(loader, AugmentPatches(augmentation))
         except UserError as error:
             yield error
@@ -157,16 +189,28 @@ class TrainingBatches:
 
 
 def training_batches(
-    folder: Path, cases: Sequence[str], plan: Plan, seed: int, first_iteration: int, last_iteration: int, workers: int
+    folder: Path,
+    cases: Sequence[str],
+    plan: Plan,
+    seed: int,
+    first_iteration: int,
+    last_iteration: int,
+    workers: int,
+    unlabelled: Unlabelled | None = None,
 ) -> TrainingBatches:
     """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set ``folder``.
 
-    Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]. Batch i depends on ``seed`` and i only,
+    Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from the
+    ``unlabelled`` cases are NaN. Batch i depends on ``seed`` and i only,
     so a resumed training, or one with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this
     process. Use it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker dies.
     """
+    unlabelled = unlabelled or Unlabelled()
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker
-    return TrainingBatches(BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration)), workers)
+    if unlabelled:
+        PatchSource(folder, unlabelled.cases, plan, labelled=False)
+    stream = BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration), unlabelled)
+    return TrainingBatches(stream, workers)
 
 
 def is_lost_worker(error: Exception) -> bool:

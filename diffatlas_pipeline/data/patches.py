@@ -18,21 +18,25 @@ FOREGROUND_FRACTION = 0.5
 
 
 class PatchSource:
-    """Draws random patches from the stored, labelled ``cases`` of one preprocessed data set.
+    """Draws random patches from the stored ``cases`` of one preprocessed data set.
 
-    Raises DatasetError when there is no case, or one is not stored, unlabelled, or does not have the plan's labels.
+    Unless they are ``labelled``, what labels they have is not read. Raises DatasetError when there is no case, or one is not
+    stored, has no labels though it should, or does not have the plan's channels or labels.
     """
 
-    def __init__(self, folder: Path, cases: Sequence[str], plan: Plan) -> None:
+    def __init__(self, folder: Path, cases: Sequence[str], plan: Plan, labelled: bool = True) -> None:
         if not cases:
             raise DatasetError(f"{folder}: no case to draw patches from. Check splits.json.")
         self.patch = plan.patch_size
+        self._labels, self._labelled = len(plan.dataset.labels), labelled
         self._cases = [open_case(folder, case) for case in cases]
         for case in self._cases:
-            _check(case, plan, folder)
+            _check(case, plan, folder, labelled)
 
     def sample(self, rng: np.random.Generator, extent: Triple | None = None) -> tuple[np.ndarray, np.ndarray]:
         """One random patch: image (C, *extent) in [-1, 1] and distances (K, *extent) within ±STORED_LIMIT, both float32.
+
+        Distances are NaN unless the cases are labelled.
 
         A patch of the planned size is placed in a random case: half of the time around a random voxel of a random label,
         else anywhere. It stays inside the volume on axes where the volume is larger, and the volume stays inside it on axes
@@ -43,15 +47,15 @@ class PatchSource:
         start = self._place(case, rng)
         extent = extent or self.patch
         start = [s - (e - p) // 2 for s, e, p in zip(start, extent, self.patch, strict=True)]
+        image = _read_padded(case.image, start, extent, IMAGE_PADDING)
+        if not self._labelled:
+            return image, np.full((self._labels, *extent), np.nan, dtype=np.float32)
         assert case.distances is not None  # checked when the case was opened
-        return (
-            _read_padded(case.image, start, extent, IMAGE_PADDING),
-            _read_padded(case.distances, start, extent, DISTANCE_PADDING),
-        )
+        return image, _read_padded(case.distances, start, extent, DISTANCE_PADDING)
 
     def _place(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
         """First voxel of the patch, negative where it begins before the volume."""
-        around = rng.random() < FOREGROUND_FRACTION
+        around = rng.random() < FOREGROUND_FRACTION and self._labelled
         room = [n - p for n, p in zip(case.shape, self.patch, strict=True)]
         start = [int(rng.integers(min(0, r), max(0, r) + 1)) for r in room]
         present = [points for k in range(len(case.facts.foreground)) if len(points := case.foreground(k))]
@@ -64,12 +68,12 @@ class PatchSource:
         return start
 
 
-def _check(case: StoredCase, plan: Plan, folder: Path) -> None:
+def _check(case: StoredCase, plan: Plan, folder: Path, labelled: bool) -> None:
     facts = case.facts
-    if facts.distances is None:
+    if labelled and facts.distances is None:
         raise DatasetError(f"{folder}: case '{case.case}' is unlabelled, so it cannot train. Leave it out of the split.")
-    found = facts.image.shape[0], facts.distances.shape[0]
     planned = len(plan.channels), len(plan.dataset.labels)
+    found = facts.image.shape[0], facts.distances.shape[0] if labelled and facts.distances else planned[1]
     if found != planned:
         raise DatasetError(
             f"{folder}: case '{case.case}' is stored with {found[0]} channel(s) and {found[1]} label(s), but the plan has "

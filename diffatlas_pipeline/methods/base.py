@@ -91,7 +91,10 @@ class LearnedMethod(Method):
 
     @abstractmethod
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau."""
+        """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau.
+
+        A recipe with ``unlabelled_fraction`` above 0 also brings samples whose distances are NaN.
+        """
 
     def training_image(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """A batch's ``image`` (B, C, X, Y, Z) with what the recipe does to it in training; every loss begins with it."""

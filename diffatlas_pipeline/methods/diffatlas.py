@@ -31,10 +31,15 @@ class DiffAtlas(LearnedMethod):
         return build_network(self.plan.network, channels, channels)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
+        """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt from."""
         batch, channels = image.shape[:2]
         image = self.training_image(image, generator)
-        mask_level, image_level = self._training_levels(batch, generator)
-        mask_level, image_level = mask_level.to(image), image_level.to(image)
+        labelled = ~distances[:, 0, 0, 0, 0].isnan()
+        distances = distances.nan_to_num(nan=1.0)
+        mask_level, image_level = (level.to(image) for level in self._training_levels(batch, generator))
+        # Nothing is told of an unlabelled sample's mask; its image is as noisy as the mask would have been.
+        image_level = torch.where(labelled, image_level, mask_level)
+        mask_level = torch.where(labelled, mask_level, torch.ones_like(mask_level))
         clean = torch.cat([image, distances * self.plan.distance.scale], dim=1)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         levels = self._per_channel(image_level, mask_level, channels, clean.shape[1])
@@ -42,20 +47,22 @@ class DiffAtlas(LearnedMethod):
         output = network(self._seen(noisy, levels), image_level, mask_level).float()
         error = (output - target_of(self.recipe.prediction, clean, eps, levels)).square().mean(dim=(2, 3, 4))
         given = (image_level > 0).to(error)  # a clean image has nothing to be predicted
+        known = labelled.to(error)
         image_error = error[:, :channels].mean(dim=1)
         mask_error = error[:, channels:].mean(dim=1)
         # Eq. 6 averages over all channels of the joint state
         share = channels / clean.shape[1]
-        total = (1 - share) * mask_error.mean() + share * self.recipe.image_loss * (given * image_error).mean()
-        parts = {"loss_mask": float(mask_error.detach().mean()), "loss_image": _masked_mean(image_error, given)}
-        if self.recipe.segmentation_loss:
+        of_mask = (known * mask_error).sum() / known.sum().clamp_min(1)
+        total = (1 - share) * of_mask + share * self.recipe.image_loss * (given * image_error).mean()
+        parts = {"loss_mask": _masked_mean(mask_error, known), "loss_image": _masked_mean(image_error, given)}
+        if self.recipe.segmentation_loss and labelled.any():
             predicted = clean_of(self.recipe.prediction, output, noisy, levels)[:, channels:] / self.plan.distance.scale
-            seg = segmentation_loss(label_logits(predicted), distances)
+            seg = segmentation_loss(label_logits(predicted[labelled]), distances[labelled])
             total = total + self.recipe.segmentation_loss * seg
             parts["loss_segmentation"] = float(seg.detach())
         for band in range(BANDS):
             within = ((mask_level * BANDS).floor().clamp(max=BANDS - 1) == band).to(error)
-            parts[f"loss_mask_band{band}"] = _masked_mean(mask_error, within)
+            parts[f"loss_mask_band{band}"] = _masked_mean(mask_error, within * known)
             parts[f"loss_image_band{band}"] = _masked_mean(image_error, within * given)
         return LossReport(total, parts)
 

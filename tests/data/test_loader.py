@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffatlas_pipeline.data.loader import Batch, is_lost_worker, training_batches
+from diffatlas_pipeline.data.loader import Batch, Unlabelled, is_lost_worker, training_batches
 from diffatlas_pipeline.errors import DatasetError, UserError
 from tests.factories import make_plan, store_cases
 
@@ -40,6 +40,16 @@ def test_shapes_and_range(stored: tuple[Path, list[str]]) -> None:
         for tensor in batch.values():
             assert tensor.dtype == torch.float32 and tensor.min() >= -1 and tensor.max() <= 1
     assert any((batch["distances"] < 0).any() for batch in made)
+
+
+def test_unlabelled_samples_have_an_image_and_no_distances(stored: tuple[Path, list[str]]) -> None:
+    folder, names = stored
+    with training_batches(folder, names[:1], PLAN, 7, 0, 40, 0, Unlabelled(tuple(names[1:]), 0.4)) as made:
+        batches = list(made)
+    distances = torch.cat([batch["distances"] for batch in batches]).flatten(1)
+    assert torch.equal(distances.isnan().any(dim=1), distances.isnan().all(dim=1)), "a sample is labelled or it is not"
+    assert 0.25 < float(distances.isnan().any(dim=1).float().mean()) < 0.55
+    assert not any(batch["image"].isnan().any() for batch in batches)
 
 
 def test_batch_depends_on_seed_and_number_only(stored: tuple[Path, list[str]]) -> None:

@@ -156,6 +156,25 @@ def test_scaled_input_hides_pure_noise_and_shows_clean_data() -> None:
         DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling="loud")).denoise_windows(Watching(), state, 0.0, 1.0)
 
 
+def test_an_unlabelled_sample_teaches_its_image_only() -> None:
+    image, distances = case()
+    clean = torch.cat([image, distances * PLAN.distance.scale])[None]
+    method = DiffAtlas(PLAN, replace(PLAN.recipe("default"), image_loss=1.0))
+
+    def losses(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        report = method.loss(Perfect(predicted), image[None], labels[None], torch.Generator().manual_seed(3))
+        return {"total": float(report.total), **report.parts}
+
+    nothing = torch.full_like(distances, torch.nan)
+    assert losses(clean, nothing)["total"] == 0
+    wrong_mask, wrong_image = clean.clone(), clean.clone()
+    wrong_mask[:, 1:] += 0.5
+    wrong_image[:, :1] += 0.5
+    assert losses(wrong_mask, nothing)["total"] == 0
+    assert losses(wrong_image, nothing)["total"] == pytest.approx(0.25 / 3)  # one of three channels
+    assert "loss_segmentation" not in losses(clean, nothing)
+
+
 def test_segmentation_loss_prefers_the_truth() -> None:
     truth = torch.full((1, 2, 8, 8, 8), 1.0)
     truth[:, 0, 2:5] = -1
