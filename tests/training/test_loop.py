@@ -113,10 +113,10 @@ def test_a_lost_label_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_time_budget_ends_it(tmp_path: Path) -> None:
-    made = run(tmp_path, duration=Duration(10**9, seconds=2.0))
+    made = replace(run(tmp_path, duration=Duration(10**9, seconds=5.0)), precision="float32")
     train(method(), made, batches, None)
     log = pd.read_csv(tmp_path / "log.csv")
-    assert 2.0 <= log["seconds"].iloc[-1] < 20
+    assert 5.0 <= log["seconds"].iloc[-1] < 30
     assert log["learning_rate"].iloc[-1] < 0.2 * log["learning_rate"].max()
 
 
