@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import SimpleITK as sitk
@@ -20,6 +21,20 @@ LARGEST_ZOOM = 3.0  # a map that changes volumes by more than this factor to the
 
 class RegistrationFailed(Exception):
     """Two images could not be aligned; the caller falls back to something simpler."""
+
+
+@contextmanager
+def one_itk_thread() -> Iterator[None]:
+    """In here ITK uses one thread per filter: atlases run side by side instead.
+
+    The number is the process' own; setting it on the registration alone does not reach the metric.
+    """
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def centre_matrix(target_shape: Sequence[int], atlas_shape: Sequence[int]) -> np.ndarray:
@@ -62,7 +77,7 @@ def align(target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence[float], se
             transform = _optimise(images[0], images[1], transform, seed)
     except RuntimeError as error:
         raise RegistrationFailed(str(error).strip().splitlines()[-1]) from error
-    # ITK adds up in whatever order its threads end: without rounding, repeats would differ in the last digits.
+    # With several threads ITK adds up in any order: without rounding, repeats would differ in the last digits.
     matrix = np.round(_to_matrix(transform, spacing_mm, flat), 6)
     volume = np.linalg.det(matrix[:, :3])
     if not LARGEST_ZOOM**-3 < volume < LARGEST_ZOOM**3:
@@ -72,7 +87,6 @@ def align(target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence[float], se
 
 def _optimise(target: sitk.Image, atlas: sitk.Image, transform: sitk.AffineTransform, seed: int) -> sitk.AffineTransform:
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)  # so that a result does not depend on the machine; atlases run side by side instead
     method.SetMetricAsMattesMutualInformation(BINS)
     voxels = target.GetNumberOfPixels()
     if voxels > SAMPLES:

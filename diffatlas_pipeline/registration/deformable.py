@@ -30,7 +30,7 @@ class DeformableSettings:
     shrink: tuple[float, ...] = (2, 1)
     iterations: tuple[int, ...] = (40, 30)
     radius: float = 1.0  # of the windows whose correlation is measured
-    smooth_step: float = 1.5  # sigma of the Gaussian on each step: fluid
+    smooth_step: float = 2.0  # sigma of the Gaussian on each step: fluid
     smooth_total: float = 0.5  # sigma of the Gaussian on the whole displacement: elastic
     step: float = 0.5  # the longest displacement of one step
 

@@ -85,7 +85,6 @@ def staple(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[floa
     rule = sitk.MultiLabelSTAPLEImageFilter()
     rule.SetLabelForUndecidedPixels(undecided)
     rule.SetMaximumNumberOfIterations(STAPLE_ITERATIONS)
-    rule.SetNumberOfThreads(1)
     fused = sitk.GetArrayFromImage(rule.Execute(images)).astype(np.int64)
     if (fused == undecided).any():
         fused = np.where(fused == undecided, _most_named(votes, count), fused)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix
+from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix, one_itk_thread
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
 from diffatlas_pipeline.registration.fusion import FUSIONS, spread_of, weights_of
 from diffatlas_pipeline.registration.selection import aligned_likeness, best, centred_likeness
@@ -85,7 +85,7 @@ def segment_by_atlases(
     count = min(settings.atlases, len(atlases))
     aligned_count = min(max(settings.aligned, count), len(atlases))
     steps = _Steps(progress, aligned_count + count)
-    with ThreadPoolExecutor(min(workers or _cores(), len(atlases))) as threads:
+    with one_itk_thread(), ThreadPoolExecutor(min(workers or _cores(), len(atlases))) as threads:
         chosen = list(atlases)
         if aligned_count < len(atlases):
             scores = threads.map(lambda one: centred_likeness(target, one.image.astype(np.float32), spacing_mm), atlases)
