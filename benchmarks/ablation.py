@@ -61,6 +61,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--splits-file", type=Path, metavar="FILE", help="(default: the data set's)")
     made.add_argument("--max-time", metavar="TIME", help="time for training")
     made.add_argument("--iterations", type=int, metavar="N", help="iterations instead of a time")
+    made.add_argument(
+        "--also", type=Path, metavar="FOLDER", help="score fold0's validation cases of this preprocessed data set, too"
+    )
     made.add_argument("--cases", type=int, default=32, metavar="N", help="validation cases, at most (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     made.add_argument(
@@ -96,29 +99,35 @@ def run(arguments: argparse.Namespace) -> None:
             None,
         )
     network = method.restore(trained.weights).eval()
+    tests = [(source, validation)]
+    if arguments.also:
+        others = load_splits(arguments.also / "splits.json", list_stored(arguments.also))
+        tests.append((arguments.also, others["fold0"].validation[: arguments.cases]))
     for sampling in arguments.sample or [""]:
-        start = time.perf_counter()
-        scores = score(method, network, plan, changed(recipe, sampling.split(",") if sampling else []), source, validation)
-        row: dict[str, Any] = {
-            **machine(),
-            "data": source.name,
-            "name": arguments.name,
-            "method": arguments.method,
-            "split": arguments.split,
-            "training_cases": len(training),
-            "unlabelled_cases": len(unlabelled.cases) if unlabelled else 0,
-            "options": " ".join(arguments.set),
-            "sampling": sampling,
-            "seed": arguments.seed,
-            "train_seconds": round(trained.seconds),
-            "iterations": trained.iterations,
-            "cases": len(validation),
-            **{f"dice_{label}": round(value, 4) for label, value in scores.items()},
-            "dice_mean": round(float(np.mean(list(scores.values()))), 4),
-            "seconds_per_case": round((time.perf_counter() - start) / len(validation), 3),
-        }
-        append_row(arguments.results, row)
-        print(f"{arguments.name} {sampling}: mean Dice {row['dice_mean']}, {trained.iterations} iterations", flush=True)
+        for folder, cases in tests:
+            start = time.perf_counter()
+            scores = score(method, network, plan, changed(recipe, sampling.split(",") if sampling else []), folder, cases)
+            row: dict[str, Any] = {
+                **machine(),
+                "data": source.name,
+                "name": arguments.name,
+                "method": arguments.method,
+                "split": arguments.split,
+                "training_cases": len(training),
+                "unlabelled_cases": len(unlabelled.cases) if unlabelled else 0,
+                "options": " ".join(arguments.set),
+                "sampling": sampling,
+                "seed": arguments.seed,
+                "train_seconds": round(trained.seconds),
+                "iterations": trained.iterations,
+                "scored_on": folder.name,
+                "cases": len(cases),
+                **{f"dice_{label}": round(value, 4) for label, value in scores.items()},
+                "dice_mean": round(float(np.mean(list(scores.values()))), 4),
+                "seconds_per_case": round((time.perf_counter() - start) / len(cases), 3),
+            }
+            append_row(arguments.results, row)
+            print(f"{arguments.name} {sampling} on {folder.name}: mean Dice {row['dice_mean']}", flush=True)
 
 
 def changed(recipe: Recipe, options: list[str]) -> Recipe:
