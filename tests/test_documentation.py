@@ -22,7 +22,7 @@ from diffatlas_pipeline import contracts
 from diffatlas_pipeline.commands.convert import CONVERTERS
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.planning.diffusion_steps import sampled_variance
-from diffatlas_pipeline.planning.recipes import default_recipes
+from diffatlas_pipeline.planning.recipes import default_recipes, diffuses
 from diffatlas_pipeline.planning.topology import PRESETS
 
 ROOT = Path(__file__).parents[1]
@@ -241,7 +241,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def recipe_table() -> str:
-    recipes = default_recipes()
+    recipes = [recipe for recipe in default_recipes() if diffuses(recipe)]
     rows = [
         [f"`{field.name}`", *(value_text(getattr(recipe, field.name)) for recipe in recipes)]
         for field in dataclasses.fields(contracts.Recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from diffatlas_pipeline.contracts import Plan
+from diffatlas_pipeline.planning.recipes import diffuses
 
 WIDTH = 120
 
@@ -37,6 +38,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
     recipes = ", ".join(
         f"{recipe.method} {recipe.name} ({recipe.solver}, steps: {recipe.steps or plan.diffusion.training_steps})"
         for recipe in plan.recipes
+        if diffuses(recipe)
     )
     budget = plan.budget
     return [

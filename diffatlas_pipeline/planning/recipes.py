@@ -54,6 +54,15 @@ MASK_DEFAULT = replace(
 )
 
 
+# Registration does not diffuse: its recipes are names of ways to register atlases and fuse their labels.
+REGISTRATION = tuple(Recipe(name, method="rba") for name in ("default", "affine", "majority", "staple", "syn"))
+
+
 def default_recipes() -> tuple[Recipe, ...]:
     """The recipes every plan holds, by method; each method's "default" is used when none is named."""
-    return DEFAULT, PAPER, MASK_DEFAULT, MASK_PAPER
+    return DEFAULT, PAPER, MASK_DEFAULT, MASK_PAPER, *REGISTRATION
+
+
+def diffuses(recipe: Recipe) -> bool:
+    """Whether the options of ``recipe`` mean anything to its method."""
+    return recipe.method in (DEFAULT.method, MASK_DEFAULT.method)

@@ -151,3 +151,10 @@ def test_made_cases_can_be_memorised() -> None:
     found = method.segment(network, torch.from_numpy(cases[0].image), plain, method.recipe, 0, "c").distances
     predicted, wanted = (decode_labels(np.asarray(d), [1, 2]) for d in (found, cases[0].distances))
     assert (predicted == wanted)[wanted > 0].mean() > 0.85
+
+
+def test_plans_know_the_variants_of_registration() -> None:
+    from diffatlas_pipeline.methods.rba import VARIANTS
+    from diffatlas_pipeline.planning.recipes import default_recipes
+
+    assert [recipe.name for recipe in default_recipes() if recipe.method == "rba"] == list(VARIANTS)

@@ -1,6 +1,7 @@
 """Registration-based segmentation through the contract of a method."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.methods.base import TrainingCase
+from diffatlas_pipeline.methods.base import TrainingCase, WindowFunction
 from diffatlas_pipeline.methods.rba import VARIANTS, AtlasBank, RegistrationAtlas, unpadded_box
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
@@ -25,11 +26,11 @@ def training_case(seed: int) -> tuple[TrainingCase, np.ndarray]:
     return TrainingCase(f"case.{seed}", image, 1.5 * distances(labels)), labels
 
 
-def never(run, volume):
+def never(run: WindowFunction, volume: torch.Tensor) -> torch.Tensor:
     raise AssertionError("registration needs no windows")
 
 
-def test_memorise_write_restore_segment(tmp_path) -> None:
+def test_memorise_write_restore_segment(tmp_path: Path) -> None:
     method = create_method("rba", PLAN, RECIPE)
     assert isinstance(method, RegistrationAtlas)
     cases = [training_case(seed)[0] for seed in (1, 2)]
