@@ -14,11 +14,12 @@ from diffatlas_pipeline.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from diffatlas_pipeline.contracts import Plan
     from diffatlas_pipeline.inference.batch import CaseOutcome
     from diffatlas_pipeline.inference.model_folder import ModelFolder
     from diffatlas_pipeline.inference.predictor import Predictor
 
-_SETTINGS = ("model", "folds", "settings", "seed")  # what a kept output must have been made with, too
+_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast")  # what a kept output must have been made with, too
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,6 +52,12 @@ def main(argv: list[str] | None = None) -> None:
     sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
     parser.add_argument("--modality", metavar="CT|MRI", help="what the scans are, if not what the model was trained on")
     parser.add_argument(
+        "--adapt-contrast",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="give the scans the contrast of training scans; auto: if --modality is not what was trained on (default)",
+    )
+    parser.add_argument(
         "--save-distance-maps", action="store_true", help="also write the signed distances in mm, one file per label"
     )
     parser.add_argument("--save-uncertainty", action="store_true", help="also write the spread over draws and folds in mm")
@@ -79,11 +86,20 @@ def _predict(arguments: argparse.Namespace) -> None:
     print(f"{len(cases)} case(s), model {model.path} ({', '.join(predictor.folds)}){sampling}, on {predictor.device}")
     before = read_record(arguments.output)
     start = time.perf_counter()
+    adapt = arguments.adapt_contrast == "on" or (arguments.adapt_contrast == "auto" and _is_foreign(arguments.modality, plan))
+    adapt = adapt and (bool(predictor.references) or arguments.adapt_contrast == "on")
+    if adapt:
+        print("The scans are given the contrast of the training scans (--adapt-contrast).")
     wanted = Wanted(
-        arguments.output, arguments.overwrite, arguments.save_distance_maps, arguments.save_uncertainty, arguments.modality
+        arguments.output,
+        arguments.overwrite,
+        arguments.save_distance_maps,
+        arguments.save_uncertainty,
+        arguments.modality,
+        adapt,
     )
     outcomes = predict_cases(predictor, cases, wanted)
-    record = _record(model, predictor, arguments, outcomes, before, time.perf_counter() - start)
+    record = _record(model, predictor, arguments, outcomes, before, time.perf_counter() - start) | {"adapt_contrast": adapt}
     path = write_record(arguments.output, record)
     table = timing_table(outcomes)
     if table:
@@ -96,6 +112,12 @@ def _check_modality(modality: str | None) -> None:
 
     if modality is not None and modality.upper() not in MODALITIES:
         raise UserError(f"--modality {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
+
+
+def _is_foreign(modality: str | None, plan: Plan) -> bool:
+    """Whether ``modality`` is not that of the training scans: CT has fixed bounds in the plan, nothing else has."""
+    trained_on_ct = any(channel.scheme == "ct" for channel in plan.channels)
+    return modality is not None and (modality.upper() == "CT") != trained_on_ct
 
 
 def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:

@@ -10,7 +10,7 @@ from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -82,6 +82,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.training.checkpoints import write_final
     from diffatlas_pipeline.training.fit import fit
     from diffatlas_pipeline.training.loop import Run
+    from diffatlas_pipeline.training.references import chosen_references, write_references
     from diffatlas_pipeline.training.schedule import Duration
 
     workspace = _common.workspace_of(arguments)
@@ -146,6 +147,7 @@ def _train(arguments: argparse.Namespace) -> None:
         "seconds": round(trained.seconds, 1),
         "precision": trained.precision,
     }
+    write_references(folder, _whole_cases(source, chosen_references(training_cases)))
     write_final(folder, trained.weights, {**described, "versions": versions()})
     print(f"Model written to {folder}")
     if validation_cases and not arguments.no_validation:
@@ -205,7 +207,7 @@ def _unlabelled(arguments: argparse.Namespace, source: Path, labelled: list[str]
     return tuple(case for case in splits[arguments.unlabelled_from].train if case not in labelled)
 
 
-def _whole_cases(source: Path, cases: list[str]) -> Iterator[TrainingCase]:
+def _whole_cases(source: Path, cases: Sequence[str]) -> Iterator[TrainingCase]:
     """The preprocessed training cases, one after the other."""
     import numpy as np
 

@@ -43,6 +43,7 @@ class Wanted:
     distances: bool = False
     uncertainty: bool = False
     modality: str | None = None
+    adapt_contrast: bool = False
 
 
 def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Wanted, quiet: bool = False) -> list[CaseOutcome]:
@@ -60,7 +61,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Want
 
         def read_next() -> tuple[CaseFiles, Future[_Loaded]] | None:
             files = next(waiting, None)
-            return None if files is None else (files, reader.submit(_load, predictor, files, wanted.modality))
+            return None if files is None else (files, reader.submit(_load, predictor, files, wanted))
 
         following = read_next()
         for index in range(len(todo)):
@@ -107,9 +108,9 @@ class _Loaded:
     seconds: dict[str, float]
 
 
-def _load(predictor: Predictor, files: CaseFiles, modality: str | None) -> _Loaded:
+def _load(predictor: Predictor, files: CaseFiles, wanted: Wanted) -> _Loaded:
     volume, read_s = _timed(lambda: read_volume(files.images))
-    prepared, prepare_s = _timed(lambda: predictor.prepare(volume, modality))
+    prepared, prepare_s = _timed(lambda: predictor.prepare(volume, wanted.modality, wanted.adapt_contrast))
     # The way back needs the grid only: do not keep the voxels.
     return _Loaded(replace(volume, array=volume.array[:0]), prepared, {"read": read_s, "prepare": prepare_s})
 

@@ -6,6 +6,7 @@ Layout::
         plans.json  dataset.json  versions.json
         <fold>/checkpoint_final.safetensors   (EMA weights)
         <fold>/checkpoint_final.json          (method, recipe, fold, iterations, versions)
+        <fold>/references.safetensors         (a few training scans, for contrast adaptation)
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from diffatlas_pipeline.contracts import DatasetDescription, Plan, from_json, to_json, write_text_atomically
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.training.checkpoints import read_tensors
+from diffatlas_pipeline.training.references import FILE as REFERENCES
+from diffatlas_pipeline.training.references import read_references
 from diffatlas_pipeline.workspace import Workspace
 
 PLANS, DATASET, VERSIONS = "plans.json", "dataset.json", "versions.json"
@@ -34,7 +38,10 @@ _RECORDED = ("diffatlas-pipeline", "torch", "numpy", "scipy", "nibabel", "Simple
 
 @dataclass(frozen=True)
 class TrainedFold:
-    """One trained network: the plan it was built from, the method and recipe it was trained with, and its EMA weights."""
+    """One trained model: the plan it was built from, the method and recipe it was trained with, and its checkpoint.
+
+    ``references`` are a few of its training scans (C, x, y, z) on the planned grid, for contrast adaptation.
+    """
 
     plan: Plan
     method: str
@@ -42,6 +49,7 @@ class TrainedFold:
     fold: str
     state: dict[str, Tensor]
     metadata: dict[str, Any]
+    references: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,13 @@ class ModelFolder:
             method, recipe = metadata["method"], metadata["recipe"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{described}: missing or damaged ({error}). Copy it again, or train again.") from error
-        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata)
+        try:
+            references = read_references(self.path / name)
+        except ValueError as error:
+            raise ModelError(
+                f"{self.path / name / REFERENCES}: damaged ({error}). Delete it to do without contrast adaptation."
+            ) from error
+        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, references)
 
     def _parts(self) -> tuple[str, str]:
         """Method and recipe: from the first trained fold's metadata, else from the folder's name."""

@@ -23,6 +23,8 @@ from diffatlas_pipeline.methods.registry import create_method, known_method
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
+from diffatlas_pipeline.registration.affine import RegistrationFailed
+from diffatlas_pipeline.registration.contrast import adapt_contrast
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
@@ -109,6 +111,7 @@ class Predictor:
                 )
         self.plan: Plan = first.plan
         self.folds = tuple(fold.fold for fold in folds)
+        self.references = first.references
         self.device, self.settings, self.seed = device, settings, seed
         self.method = create_method(first.method, self.plan, settings)
         networks = [_restored(self.method, fold) for fold in folds]
@@ -147,10 +150,21 @@ class Predictor:
         seconds = {"prepare": prepared_at - start, "sample": sampled_at - prepared_at, "restore": end - sampled_at}
         return replace(result, seconds=seconds)
 
-    def prepare(self, volume: Volume, modality: str | None = None) -> Prepared:
-        """Orient, crop, resample, normalise; CPU only, so it may run in another thread."""
+    def prepare(self, volume: Volume, modality: str | None = None, adapt: bool = False) -> Prepared:
+        """Orient, crop, resample, normalise; CPU only, so it may run in another thread.
+
+        With ``adapt``, the scan is given the contrast of the training scans that the first fold keeps.
+        """
         image, record = prepare_image(volume, self.plan, modality)
-        return Prepared(image, record, tuple(_unusual(image, record, self.plan, modality)))
+        warnings = _unusual(image, record, self.plan, modality)
+        if adapt:
+            if not self.references:
+                raise ModelError("The model keeps no training scans to adapt the contrast to. Train it again, or leave it out.")
+            try:
+                image, _ = adapt_contrast(image, self.references, self.plan.spacing_mm)
+            except RegistrationFailed as error:
+                warnings.append(f"its contrast was not adapted: {error}")
+        return Prepared(image, record, tuple(warnings))
 
     def sample(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws and folds, and their spread."""

@@ -29,8 +29,8 @@ class AtlasSettings:
 
     registration: str = "deformable"  # "affine", "deformable", or "syn" (ANTs, if installed)
     fusion: str = "votes"  # a name in FUSIONS
-    atlases: int = 10  # that many are registered deformably
-    aligned: int = 30  # that many are aligned affinely, to choose among them
+    atlases: int = 12  # that many are registered deformably
+    aligned: int = 24  # that many are aligned affinely, to choose among them
     deformable: DeformableSettings = field(default_factory=DeformableSettings)
 
 
@@ -117,7 +117,7 @@ def _align(target: np.ndarray, atlas: Atlas, spacing_mm: Sequence[float], seed: 
         matrix, how = centre_matrix(target.shape[1:], image.shape[1:]), "centre"
     coordinates = affine_coordinates(matrix, voxel_grid(target.shape[1:]))
     warped = np.stack([warp_image(channel, coordinates) for channel in image])
-    likeness = aligned_likeness(target, warped, spacing_mm) if how == "affine" else -1.0
+    likeness = aligned_likeness(target, warped) if how == "affine" else -1.0
     return _Aligned(atlas, matrix, how, likeness)
 
 

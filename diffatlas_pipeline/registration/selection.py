@@ -8,7 +8,7 @@ import numpy as np
 
 from diffatlas_pipeline.registration.affine import BINS, centre_matrix
 from diffatlas_pipeline.registration.grids import factors, shrink, shrunk_shape
-from diffatlas_pipeline.registration.similarity import local_correlation, mutual_information, window_of
+from diffatlas_pipeline.registration.similarity import mutual_information
 from diffatlas_pipeline.registration.warp import affine_coordinates, voxel_grid, warp_image
 
 COARSE_AXIS = 24  # voxels of the finest axis' length at which centred volumes are compared
@@ -28,10 +28,12 @@ def centred_likeness(target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence
     return float(np.mean([mutual_information(shrink(t, by), warp_image(shrink(a, by), coordinates), BINS) for t, a in pairs]))
 
 
-def aligned_likeness(target: np.ndarray, warped: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """Mean squared local correlation of two aligned images (C, X, Y, Z): what the deformable stage goes on to raise."""
-    window = window_of(target.shape[1:], spacing_mm, 2.0)
-    return float(np.mean([local_correlation(t, w, window).mean() for t, w in zip(target, warped, strict=True)]))
+def aligned_likeness(target: np.ndarray, warped: np.ndarray) -> float:
+    """Mutual information in nats of two aligned images (C, X, Y, Z), mean over channels.
+
+    On validation cases it ranked atlases a little better than local correlation, the similarity of the deformable stage.
+    """
+    return float(np.mean([mutual_information(t, w, BINS) for t, w in zip(target, warped, strict=True)]))
 
 
 def best(scores: Sequence[float], count: int) -> list[int]:

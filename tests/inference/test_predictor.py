@@ -366,3 +366,23 @@ def test_options_that_a_method_does_not_have_are_refused() -> None:
     with pytest.raises(UserError, match="--guidance-level: the method icmd"):
         settings_for(recipe(method="icmd"), guidance_level=0.5)
     assert settings_for(recipe(method="icmd"), steps=3, draws=2).steps == 3
+
+
+def test_contrast_is_adapted_to_the_training_scans() -> None:
+    """The method in closed form finds what is bright: of an inverted scan it finds nothing right until that is adapted."""
+    volume_of = lambda image: Volume(image[None], Grid.of(image.shape, np.eye(4)))  # noqa: E731
+    image, labels = scan()
+    predictor = Predictor([fold()], CPU, recipe())
+    reference = predictor.prepare(volume_of(image)).image.astype(np.float16)
+    adapting = Predictor([replace(fold(), references=(reference,))], CPU, recipe())
+    inverted = volume_of(image.max() - image)
+
+    def found(used: Predictor, adapt: bool) -> float:
+        prepared = used.prepare(inverted, adapt=adapt)
+        result = used.restore(used.sample(prepared, "a"), prepared)
+        return float(((result.labels > 0) == (labels > 0)).mean())
+
+    assert found(adapting, adapt=False) < 0.5
+    assert found(adapting, adapt=True) > 0.9
+    with pytest.raises(ModelError, match="keeps no training scans"):
+        predictor.prepare(inverted, adapt=True)

@@ -17,13 +17,13 @@ def test_a_map_says_where_in_the_atlas_a_voxel_lies() -> None:
     image = np.arange(5, dtype=np.float32)[:, None, None] * np.ones((5, 3, 3), np.float32)
     shift = np.concatenate([np.eye(3), np.array([[1.5], [0], [0]])], axis=1)
     warped = warp_image(image, affine_coordinates(shift, voxel_grid(image.shape)))
-    assert np.allclose(warped[:, 0, 0], [1.5, 2.5, 3.5, 4, 4])
+    assert warped[:, 0, 0].tolist() == [1.5, 2.5, 3.5, 4, 4]
 
 
 def test_outside_counts_from_the_outer_faces_and_not_along_a_single_slice() -> None:
     points = np.array([[-2.0, 0.0, 4.7], [-0.4, 0.0, 1.5], [7.0, 0.0, -3.0]], np.float32).reshape(3, 3, 1, 1)
     found = outside(points, (5, 2, 1))[:, :, 0, 0]
-    assert np.allclose(found, [[1.5, 0, 0.2], [0, 0, 0], [0, 0, 0]], atol=1e-6)
+    assert np.allclose(found, np.array([[1.5, 0.0, 0.2], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), atol=1e-6)
 
 
 def test_a_structure_cut_off_by_the_border_of_the_atlas_does_not_go_on_for_ever() -> None:

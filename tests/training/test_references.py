@@ -1,0 +1,39 @@
+"""The training scans that a model keeps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.methods.base import TrainingCase
+from diffatlas_pipeline.training.references import FILE, LARGEST_AXIS, chosen_references, read_references, write_references
+
+
+def case(name: str, shape: tuple[int, int, int], at: tuple[int, int, int]) -> TrainingCase:
+    image = np.random.default_rng(0).uniform(-1, 1, (1, *shape)).astype(np.float32)
+    distances = np.ones((2, *shape), np.float32)
+    distances[(1, *at)] = -0.5
+    image[(0, *at)] = 0.125
+    return TrainingCase(name, image, distances)
+
+
+def test_few_are_chosen_and_spread_over_the_names() -> None:
+    assert chosen_references(["b", "a"]) == ["a", "b"]
+    assert chosen_references([f"{i:02d}" for i in range(40)]) == ["00", "10", "20", "30"]
+    assert chosen_references(["only"]) == ["only"]
+
+
+def test_round_trip_and_crop_about_the_labels(tmp_path: Path) -> None:
+    small, large = case("a", (10, 12, 1), (3, 4, 0)), case("b", (10, 300, 8), (5, 280, 2))
+    write_references(tmp_path, [small, large])
+    first, second = read_references(tmp_path)
+    assert np.allclose(first, small.image, atol=1e-3)
+    assert second.shape == (1, 10, LARGEST_AXIS, 8)
+    assert np.allclose(second, large.image[:, :, 300 - LARGEST_AXIS :], atol=1e-3)
+
+
+def test_a_model_without_references_has_none(tmp_path: Path) -> None:
+    assert read_references(tmp_path) == ()
+    (tmp_path / FILE).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="not a readable"):
+        read_references(tmp_path)
