@@ -77,7 +77,12 @@ class Cell:
 
     def prediction_options(self) -> dict[str, Any]:
         """What a predicted segmentation depends on."""
-        return {"training": self.training_options(), "test_dataset": self.test.dataset, "modality": self.test.modality}
+        return {
+            "training": self.training_options(),
+            "test_dataset": self.test.dataset,
+            "modality": self.test.modality,
+            "adapted": self.test.adapted,
+        }
 
     def options(self) -> dict[str, Any]:
         """What the scores depend on."""

@@ -69,6 +69,7 @@ class Runner:
         predict = ["-i", str(place / "imagesTs"), "-o", str(predictions), "-m", str(fold.parent), "-f", fold.name]
         predict += ["--seed", str(cell.seed), "--device", self.device]
         predict += ["--modality", cell.test.modality] if cell.test.modality else []
+        predict += [] if cell.test.adapted else ["--adapt-contrast", "off"]
         self._step("predict", predict, log, wall)
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / entry["evaluation"])]
         evaluate += ["--tolerance-mm", str(cell.conditions.tolerance_mm), "--labels", str(self.labels_json)]

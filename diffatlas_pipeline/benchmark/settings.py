@@ -13,6 +13,7 @@ from diffatlas_pipeline.planning.splits import Split, few_shot_name, load_splits
 
 FULL = "full"
 ZERO_SHOT = "zero-shot:"
+UNADAPTED = "zero-shot-unadapted:"  # the other data set's contrast is left as it is
 HELD_OUT = "fold0"  # its validation cases are tested on where a data set has no test cases with labels
 _SHOTS = re.compile(r"([1-9]\d*)-shot")
 _LISTED = 5
@@ -40,16 +41,22 @@ class MethodChoice:
 
 @dataclass(frozen=True)
 class Setting:
-    """``training`` is "full" or "K-shot"; ``dataset`` tests, None for the benchmark's own."""
+    """``training`` is "full" or "K-shot"; ``dataset`` tests, None for the benchmark's own.
+
+    ``adapted``: scans of another modality are given the training scans' contrast, as DiffAtlas_predict does by itself.
+    """
 
     training: str
     dataset: str | None = None
+    adapted: bool = True
 
     @property
     def text(self) -> str:
         if self.dataset is None:
             return self.training
-        return f"{ZERO_SHOT}{self.dataset}" + ("" if self.training == FULL else f"@{self.training}")
+        return f"{ZERO_SHOT if self.adapted else UNADAPTED}{self.dataset}" + (
+            "" if self.training == FULL else f"@{self.training}"
+        )
 
     @property
     def shots(self) -> int | None:
@@ -62,15 +69,17 @@ class Setting:
         """'full', '2-shot', 'zero-shot:DATASET' or 'zero-shot:DATASET@2-shot'. UserError otherwise."""
         if text == FULL or _SHOTS.fullmatch(text):
             return Setting(text)
-        dataset, at, training = text.removeprefix(ZERO_SHOT).rpartition("@")
+        prefix = next((prefix for prefix in (ZERO_SHOT, UNADAPTED) if text.startswith(prefix)), None)
+        other = text.removeprefix(prefix or "")
+        dataset, at, training = other.rpartition("@")
         if not (at and (training == FULL or _SHOTS.fullmatch(training))):
-            dataset, training = text.removeprefix(ZERO_SHOT), FULL
-        if not text.startswith(ZERO_SHOT) or not dataset:
+            dataset, training = other, FULL
+        if prefix is None or not dataset:
             raise UserError(
-                f"--settings {text}: unknown; write full, K-shot (such as 2-shot), zero-shot:DATASET or "
-                "zero-shot:DATASET@2-shot."
+                f"--settings {text}: unknown; write full, K-shot (such as 2-shot), zero-shot:DATASET, "
+                "zero-shot:DATASET@2-shot, or zero-shot-unadapted:DATASET."
             )
-        return Setting(training, dataset)
+        return Setting(training, dataset, prefix == ZERO_SHOT)
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,7 @@ class TestSet:
     cases: tuple[CaseFiles, ...]
     place: str
     modality: str | None = None
+    adapted: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -192,6 +202,7 @@ def prepare_settings(
             test = own_test
         else:
             test = replace(_test_set(other) or _training_cases_of(other), modality=modality_of(dataset, other))
+            test = replace(test, adapted=setting.adapted)
         test = replace(test, cases=test.cases[:most_cases])
         for pool in pools.values():
             _check_apart(setting, pool, test, dataset)
@@ -270,7 +281,9 @@ def _notes(setting: Setting, pools: Mapping[int, Pool], test: TestSet) -> list[s
         text += " (seeds without a split of their own share its cases, and only their training differs)"
     text += f"; tested on {len(test.cases)} case(s), {test.place} of {test.dataset}"
     if test.modality:
-        text += f", as {test.modality}"
+        text += f", as {test.modality}" + (
+            ", their contrast adapted to the training scans" if test.adapted else ", their contrast as it is"
+        )
     notes = [f"{text}."]
     same = sorted(set(first.cases) & set(test.names)) if setting.dataset else []
     if same:

@@ -146,7 +146,7 @@ def notes_of(content: Mapping[str, Any]) -> list[str]:
     if limit is not None:
         notes.append(f"Every model that is trained by gradient was given {duration(limit)} of training on the same device.")
     notes.append("Zero-shot rows use the model of another setting and show its training time.")
-    if not any(text.startswith("zero-shot:") for text in content["settings"]):
+    if not any(text.startswith("zero-shot") for text in content["settings"]):
         notes.pop()
     return [*notes, *content.get("notes", [])]
 

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         nargs="+",
         default=["full"],
         metavar="SETTING",
-        help="full, K-shot (2-shot, 4-shot, ...), zero-shot:DATASET, zero-shot:DATASET@2-shot (default: full)",
+        help="full, K-shot (2-shot, ...), zero-shot:DATASET, zero-shot:DATASET@2-shot, zero-shot-unadapted:... (default: full)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="(default: 0)")
     parser.add_argument(

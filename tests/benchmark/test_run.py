@@ -111,7 +111,7 @@ def test_predictions_of_another_modality_are_not_kept(tmp_path: Path) -> None:
     scored = replace(cell, conditions=replace(CONDITIONS, tolerance_mm=3.0))
     runner(tmp_path, commands, scored).run([scored])
     assert old.exists()  # another tolerance needs no other prediction
-    other = replace(cell, test=replace(cell.test, modality="MRI"))
+    other = replace(cell, test=replace(cell.test, modality="MRI", adapted=False))
     runner(tmp_path, commands, other).run([other])
     assert not old.exists()
 

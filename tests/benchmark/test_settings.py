@@ -44,6 +44,8 @@ def test_parts_of_a_zero_shot_setting() -> None:
     assert Setting.parse("zero-shot:X@4-shot") == Setting("4-shot", "X")
     assert Setting.parse("zero-shot:X@full") == Setting.parse("zero-shot:X") == Setting("full", "X")
     assert Setting.parse("zero-shot:a/b@c").dataset == "a/b@c"
+    assert Setting.parse("zero-shot-unadapted:X@2-shot") == Setting("2-shot", "X", adapted=False)
+    assert Setting.parse("zero-shot-unadapted:X").text == "zero-shot-unadapted:X"
     assert Setting.parse("16-shot").shots == 16 and Setting.parse("full").shots is None
 
 
