@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--method", default="diffatlas", help="(default: %(default)s)")
     made.add_argument("--recipe", default="default", help="(default: %(default)s)")
     made.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of the recipe, for training")
+    made.add_argument("--elastic", type=float, metavar="SHARE", help="share of patches that are deformed (default: the plan's)")
     made.add_argument("--sample", action="append", metavar="OPTION=VALUE,...", help="options of the recipe, for sampling")
     made.add_argument("--split", default="fold0", help="(default: %(default)s)")
     made.add_argument("--unlabelled-from", metavar="SPLIT", help="learn the images of this split's training cases, too")
@@ -77,6 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, then score each way of sampling and add its row."""
     source = arguments.preprocessed
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
+    if arguments.elastic is not None:
+        plan = dataclasses.replace(plan, augmentation=dataclasses.replace(plan.augmentation, elastic=arguments.elastic))
     recipe = changed(plan.recipe(arguments.recipe, arguments.method), arguments.set)
     splits = load_splits(arguments.splits_file or source / "splits.json", list_stored(source))
     if arguments.split not in splits:
@@ -116,6 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "training_cases": len(training),
                 "unlabelled_cases": len(unlabelled.cases) if unlabelled else 0,
                 "options": " ".join(arguments.set),
+                "elastic": plan.augmentation.elastic,
                 "sampling": sampling,
                 "seed": arguments.seed,
                 "train_seconds": round(trained.seconds),

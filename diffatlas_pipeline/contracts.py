@@ -279,6 +279,7 @@ class AugmentationPlan:
     zoom: tuple[float, float]
     mirror_axes: tuple[int, ...]
     intensity: bool
+    elastic: float = 0.0  # share of patches that are deformed smoothly
 
 
 @dataclass(frozen=True)

@@ -24,22 +24,27 @@ from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 
 ROTATION_PROBABILITY = 0.5
 ZOOM_PROBABILITY = 0.5
+ELASTIC_POINTS = 4  # along the patch's longest axis in mm: what moves together is about a quarter of the patch
+ELASTIC_STRENGTH = (0.05, 0.22)  # standard deviation of the points' shifts, in distances of the points: no folds
 _COARSE = 3.0  # low resolution is not simulated along an axis already this much coarser than the finest
 
 
 @dataclass(frozen=True)
 class AugmentationParameters:
     """One draw. ``angles_degrees`` about the x, y, z axes; ``zoom`` > 1 makes everything larger; ``mirror`` lists flipped
-    axes; ``intensity_seed`` fixes the intensity changes, None for none. The defaults change nothing."""
+    axes; ``elastic_strength`` in distances of the control points, 0 for none, whose shifts ``elastic_seed`` fixes;
+    ``intensity_seed`` fixes the intensity changes, None for none. The defaults change nothing."""
 
     angles_degrees: TripleMm = (0.0, 0.0, 0.0)
     zoom: float = 1.0
     mirror: tuple[int, ...] = ()
     intensity_seed: int | None = None
+    elastic_strength: float = 0.0
+    elastic_seed: int = 0
 
     @property
     def resamples(self) -> bool:
-        return self.zoom != 1 or any(self.angles_degrees)
+        return self.zoom != 1 or any(self.angles_degrees) or self.elastic_strength > 0
 
 
 class Augmentation:
@@ -72,14 +77,18 @@ class Augmentation:
             zoom = float(np.exp(rng.uniform(np.log(low), np.log(high))))  # enlarging and shrinking are equally likely
         mirror = tuple(axis for axis in self.plan.mirror_axes if rng.random() < 0.5)
         seed = int(rng.integers(2**31)) if self.plan.intensity else None
-        return AugmentationParameters(angles, zoom, mirror, seed)
+        strength, elastic_seed = 0.0, 0
+        if self.plan.elastic and rng.random() < self.plan.elastic:
+            strength, elastic_seed = float(rng.uniform(*ELASTIC_STRENGTH)), int(rng.integers(2**31))
+        return AugmentationParameters(angles, zoom, mirror, seed, strength, elastic_seed)
 
     def source_extent(self, parameters: AugmentationParameters) -> Triple:
         """Voxels per axis of the box that the changed patch is sampled from; the patch's own where nothing is resampled."""
         if not parameters.resamples:
             return self.patch
         patch = np.asarray(self.patch)
-        reach = np.abs(self._matrix(parameters)) @ ((patch - 1) / 2)
+        shifts = 2 * parameters.elastic_strength * self._point_distance() * (patch > 1)  # few points go further
+        reach = np.abs(self._matrix(parameters)) @ ((patch - 1) / 2 + shifts)
         # The same parity as the patch, so that both have the same centre.
         x, y, z = (int(p + 2 * math.ceil((2 * r + 1 - p) / 2 - 1e-6)) for p, r in zip(patch, reach, strict=True))
         return x, y, z
@@ -89,18 +98,25 @@ class Augmentation:
     ) -> tuple[np.ndarray, np.ndarray]:
         """``image`` (C, *extent), ``distances`` (K, *extent) of :meth:`source_extent` -> (C, *patch), (K, *patch) float32.
 
-        The image stays in [-1, 1]. Distances are scaled by the zoom, as every length is, and clipped to [-1, 1].
+        The image stays in [-1, 1]. Distances are scaled by the zoom, as lengths are, and clipped to [-1, 1]; where the patch
+        is deformed, by how much lengths change there, the mean over all directions. Surfaces lie exactly where they belong.
         """
         channels = image.shape[0]
         state = torch.from_numpy(np.concatenate([image, distances]).astype(np.float32, copy=False))
+        scale: torch.Tensor | float = parameters.zoom
         if parameters.resamples:
-            state = self._resample(state, parameters)
+            shifts = self._shifts(parameters) if parameters.elastic_strength else None
+            state = self._resample(state, parameters, shifts)
+            if shifts is not None:
+                scale = scale / _stretch(shifts)
+            if parameters.mirror and isinstance(scale, torch.Tensor):
+                scale = scale.flip(list(parameters.mirror))
         if parameters.mirror:
             state = state.flip([axis + 1 for axis in parameters.mirror])
         changed, maps = state[:channels], state[channels:]
         if parameters.intensity_seed is not None:
             changed = self._change_intensity(changed, parameters.intensity_seed)
-        return changed.clamp(-1, 1).numpy(), (maps * parameters.zoom).clamp_(-1, 1).numpy()
+        return changed.clamp(-1, 1).numpy(), (maps * scale).clamp_(-1, 1).numpy()
 
     def _matrix(self, parameters: AugmentationParameters) -> np.ndarray:
         """(3, 3): offset from the patch's centre in voxels -> offset from the source's centre in voxels."""
@@ -110,14 +126,35 @@ class Augmentation:
         turn_mm = _rotation(parameters.angles_degrees) * scale
         return turn_mm * self.spacing_mm[None, :] / self.spacing_mm[:, None]
 
-    def _resample(self, state: torch.Tensor, parameters: AugmentationParameters) -> torch.Tensor:
-        """Trilinear sampling of all channels in one pass."""
+    def _point_distance(self) -> np.ndarray:
+        """(3,): voxels between the control points of a deformation, the same in mm along all axes."""
+        return np.max(np.asarray(self.patch) * self.spacing_mm) / ELASTIC_POINTS / self.spacing_mm
+
+    def _shifts(self, parameters: AugmentationParameters) -> torch.Tensor:
+        """(3, *patch): smooth random shifts in voxels; none along an axis of one voxel."""
+        distance, patch = self._point_distance(), np.asarray(self.patch)
+        points = [max(2, round(float(n / d)) + 1) if n > 1 else 1 for n, d in zip(patch, distance, strict=True)]
+        generator = torch.Generator().manual_seed(parameters.elastic_seed)
+        coarse = torch.randn((1, 3, *points), generator=generator) * parameters.elastic_strength
+        coarse *= torch.from_numpy(distance * (patch > 1)).float().reshape(1, 3, 1, 1, 1)
+        # Twice the points first: linear interpolation between few of them has creases.
+        finer = [2 * n if n > 1 else 1 for n in points]
+        for size in (finer, self.patch):
+            coarse = torch.nn.functional.interpolate(coarse, size=tuple(size), mode="trilinear", align_corners=True)
+        return coarse[0]
+
+    def _resample(self, state: torch.Tensor, parameters: AugmentationParameters, shifts: torch.Tensor | None) -> torch.Tensor:
+        """Trilinear sampling of all channels in one pass; ``shifts`` (3, *patch) in voxels of the patch come first."""
         source = np.asarray(state.shape[1:])
         # affine_grid works in units of half the extent, with the last axis first.
         theta = self._matrix(parameters) * np.asarray(self.patch)[None, :] / source[:, None]
         theta = np.concatenate([theta[::-1, ::-1], np.zeros((3, 1))], axis=1)
         size = [1, state.shape[0], *self.patch]
         grid = torch.nn.functional.affine_grid(torch.from_numpy(theta).float()[None], size, align_corners=False)
+        if shifts is not None:
+            half = shifts * (2 / torch.tensor(self.patch)).reshape(3, 1, 1, 1)
+            linear = torch.from_numpy(theta[:, :3]).float()
+            grid = grid + torch.einsum("ij,jxyz->xyzi", linear, half.flip(0))[None]
         sampled = torch.nn.functional.grid_sample(state[None], grid, padding_mode="border", align_corners=False)  # trilinear
         return sampled[0]
 
@@ -130,6 +167,14 @@ class Augmentation:
         with _seeded(seed):
             unit = self._intensity(image=unit.contiguous())["image"]
         return (unit[..., None] if self._flat else unit).mul(2).sub_(1)
+
+
+def _stretch(shifts: torch.Tensor) -> torch.Tensor:
+    """(*patch): by how much the map x -> x + shift(x) lengthens, the mean over directions: the root of its determinant."""
+    axes = [axis for axis in range(3) if shifts.shape[axis + 1] > 1]
+    jacobian = torch.stack([torch.stack(torch.gradient(shifts[i], dim=axes)) for i in axes])
+    jacobian = jacobian.movedim((0, 1), (-2, -1)) + torch.eye(len(axes))
+    return torch.linalg.det(jacobian).clamp_min(0.1) ** (1 / len(axes))
 
 
 def _rotation(angles_degrees: TripleMm) -> np.ndarray:

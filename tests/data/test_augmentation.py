@@ -156,3 +156,29 @@ def test_two_dimensional_patches_stay_in_their_plane() -> None:
 def test_shrinking_beyond_the_stored_distances_is_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.667"):
         Augmentation(AugmentationPlan((0.0, 0.0, 0.0), (0.5, 1.5), (), intensity=False), PATCH)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), strength=st.floats(0.05, 0.22), mirror=st.sampled_from([(), (0, 2)]))
+def test_deformed_distances_are_nearly_those_of_the_deformed_mask(seed: int, strength: float, mirror: tuple[int, ...]) -> None:
+    """The deformed surface is the zero of the deformed map; around it, distances change by a few per cent of tau only."""
+    patch = (30, 30, 24)
+    augmentation = Augmentation(PLAN, patch)
+    parameters = AugmentationParameters(mirror=mirror, elastic_strength=strength, elastic_seed=seed)
+    maps = ball(augmentation.source_extent(parameters), 8.0)
+    image, distances = augmentation.apply(maps / STORED_LIMIT, maps, parameters)
+    np.testing.assert_array_equal(distances < 0, image < 0)  # image and labels move together
+    redone = encode_labels((distances[0] < 0).astype(np.int16), [LabelClass("ball", 1)], (1.0, 1.0, 1.0), TAU_MM).clip(-1, 1)
+    near = np.abs(redone) < 0.99
+    assert near.any() and np.abs(distances - redone)[near].mean() * TAU_MM < 0.6
+
+
+def test_deformation_in_a_plane_stays_in_it_and_is_off_by_default() -> None:
+    patch = (24, 24, 1)
+    augmentation = Augmentation(PLAN, patch)
+    assert all(augmentation.draw(np.random.default_rng(i)).elastic_strength == 0 for i in range(20))
+    parameters = AugmentationParameters(elastic_strength=0.2, elastic_seed=1)
+    maps = random_maps(augmentation.source_extent(parameters))
+    image, distances = augmentation.apply(maps / STORED_LIMIT, maps, parameters)
+    assert image.shape == distances.shape == (2, *patch)
+    assert not np.array_equal(image, maps[:, : patch[0], : patch[1]])
