@@ -49,17 +49,28 @@ def test_from_raw_data_to_stored_cases(workspace: Path, capsys: pytest.CaptureFi
     cases = [case.case for case in fingerprint.cases]
     assert sorted(list_stored(folder)) == cases
     splits = load_splits(folder / "splits.json", cases)
-    assert set(splits) == {"fold0", "fold1", "fold2", "fold3", "fold4", "all"}
+    assert set(splits) >= {"fold0", "fold1", "fold2", "fold3", "fold4", "all", "2-shot", "2-shot-seed1", "4-shot"}
     stored = open_case(folder, "case00")
     assert stored.verify() and np.asarray(stored.image[:]).shape[0] == 1
     assert np.asarray(stored.distances[:]).shape[0] == 2  # type: ignore[index]
+
+
+def test_splits_that_a_data_set_brings_win_over_the_planned_ones(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"2-shot": {"train": ["case04", "case05"], "validation": ["case00"]}}
+    file = workspace / "raw" / NAME / "splits.json"
+    file.write_text(json.dumps(own))
+    command(workspace, "-d", "007")
+    splits = json.loads((workspace / "preprocessed" / NAME / "splits.json").read_text())
+    assert splits["2-shot"] == own["2-shot"] and "4-shot" in splits
+    file.write_text(json.dumps({"2-shot": {"train": ["nobody"], "validation": []}}))
+    assert f"{file}: split '2-shot' names nobody" in refused(capsys, workspace, "-d", "007")
 
 
 def test_the_same_again_resumes_and_another_plan_needs_overwrite(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command(workspace, "-d", "007")
     folder = workspace / "preprocessed" / NAME
     plan = (folder / "plans.json").read_bytes()
-    own = {"mine": {"train": ["case00"], "validation": ["case01"]}}
+    own = {"mine": {"train": ["case00"], "validation": ["case01"]}, "fold0": {"train": ["case02"], "validation": []}}
     (folder / "splits.json").write_text(json.dumps(own))
     kept, lost = folder / "cases/case00.image.b2nd", folder / "cases/case01.image.b2nd"
     before = kept.stat().st_mtime_ns
@@ -67,7 +78,8 @@ def test_the_same_again_resumes_and_another_plan_needs_overwrite(workspace: Path
     command(workspace, "-d", NAME)
     assert (folder / "plans.json").read_bytes() == plan
     assert kept.stat().st_mtime_ns == before and lost.is_file()
-    assert json.loads((folder / "splits.json").read_text()) == own
+    splits = json.loads((folder / "splits.json").read_text())
+    assert own.items() <= splits.items() and {"fold1", "2-shot"} <= set(splits)
     message = refused(capsys, workspace, "-d", "7", "--memory-gb", "4")
     assert "another plan" in message and "budget" in message and "--overwrite" in message
     assert (folder / "plans.json").read_bytes() == plan
