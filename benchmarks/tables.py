@@ -154,10 +154,34 @@ def quickstart_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def ablation_table(table: pd.DataFrame) -> str:
+    """What was changed and how it was sampled against mean Dice of validation cases; one row per run, in order of the file."""
+    header = ["trained on", "method", "options changed", "sampling", "iterations", "scored on", "mean Dice", "seed", "commit"]
+    rows = []
+    for _, row in table.iterrows():
+        options = [str(row["options"])] if isinstance(row["options"], str) else []
+        options += [f"elastic={row['elastic']:g}"] if row["elastic"] else []
+        rows.append(
+            [
+                f"{row['data']}, {row['split']} ({row['training_cases']} cases)",
+                str(row["method"]),
+                ", ".join(options) or "none",
+                str(row["sampling"]) if isinstance(row["sampling"], str) else "the recipe's",
+                str(row["iterations"]),
+                f"{row['cases']} of {row['scored_on']}",
+                _number(row["dice_mean"], 3),
+                str(row["seed"]),
+                str(row["commit"]),
+            ]
+        )
+    return markdown(header, rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "hippocampus": ("hippocampus.csv", hippocampus_table),
     "steps": ("steps_curve.csv", steps_table),
     "why": ("steps_why.csv", why_table),
+    "ablation": ("ablation.csv", ablation_table),
     "speed": ("speed.csv", speed_table),
     "quickstart": ("quickstart.csv", quickstart_table),
 }

@@ -61,3 +61,18 @@ def test_curve_is_drawn(tmp_path: Path) -> None:
     write_curve(tmp_path)
     steps_curve.draw(pd.read_csv(tmp_path / "steps_curve.csv"), tmp_path / "deep" / "curve.png")
     assert (tmp_path / "deep" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ablation_table_names_what_was_changed(tmp_path: Path) -> None:
+    shared = {"data": "Dataset004_A", "split": "4-shot", "training_cases": 4, "seed": 0, "commit": "abc", "cases": 3}
+    rows = [
+        {"method": "icf", "options": "", "elastic": 0.0, "sampling": "", "iterations": 9, "scored_on": "A", "dice_mean": 0.5},
+        {
+            "method": "diffatlas", "options": "start_fraction=0.5", "elastic": 0.7, "sampling": "steps=2", "iterations": 9,
+            "scored_on": "B", "dice_mean": 0.61234,
+        },
+    ]  # fmt: skip
+    pd.DataFrame([{**shared, **row} for row in rows]).to_csv(tmp_path / "ablation.csv", index=False)
+    first, second = tables.table_of("ablation", tmp_path).splitlines()[2:]
+    assert first == "| Dataset004_A, 4-shot (4 cases) | icf | none | the recipe's | 9 | 3 of A | 0.500 | 0 | abc |"
+    assert "start_fraction=0.5, elastic=0.7 | steps=2 | 9 | 3 of B | 0.612" in second

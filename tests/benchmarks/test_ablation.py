@@ -1,0 +1,47 @@
+"""The ablation: options by name, and a run from stored cases to rows of a results file."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks import ablation
+from diffatlas_pipeline.contracts import NetworkPlan, to_json, write_text_atomically
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.planning.splits import Split, write_splits
+from tests.factories import make_plan, make_recipe, store_cases
+
+NETWORK = NetworkPlan((8, 8), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
+PLAN = make_plan(patch_size=(16, 16, 16), network=NETWORK, recipes=(make_recipe("default", steps=1),))
+
+
+def test_options_are_set_by_name_and_kind() -> None:
+    recipe = ablation.changed(make_recipe(), ["start_fraction=0.5", "steps=3", "guidance_interval=0.1:0.9", "solver=ddpm"])
+    assert (recipe.start_fraction, recipe.steps, recipe.guidance_interval, recipe.solver) == (0.5, 3, (0.1, 0.9), "ddpm")
+    with pytest.raises(UserError, match="no option of a recipe; there are name, prediction"):
+        ablation.changed(make_recipe(), ["speed=1"])
+    with pytest.raises(UserError, match="'few' is not a int"):
+        ablation.changed(make_recipe(), ["steps=few"])
+
+
+def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
+    names = store_cases(tmp_path, PLAN, [(18, 20, 16)] * 4)
+    write_text_atomically(tmp_path / "plans.json", to_json(PLAN))
+    write_splits(tmp_path / "splits.json", {"fold0": Split(tuple(names[:2]), (names[2],)), "more": Split(tuple(names), ())})
+    words = [
+        "--preprocessed",
+        str(tmp_path),
+        "--iterations",
+        "2",
+        "--results",
+        str(tmp_path / "r.csv"),
+        "--also",
+        str(tmp_path),
+    ]
+    words += ["--unlabelled-from", "more", "--elastic", "0.5", "--set", "unlabelled_fraction=0.5", "input_scaling=signal"]
+    ablation.main([*words, "--sample", "steps=1", "--sample", "steps=2,draws=2"])
+    rows = pd.read_csv(tmp_path / "r.csv")
+    assert rows["sampling"].tolist() == ["steps=1"] * 2 + ["steps=2,draws=2"] * 2
+    assert set(rows["cases"]) == {1} and set(rows["iterations"]) == {2} and set(rows["elastic"]) == {0.5}
+    assert set(rows["unlabelled_cases"]) == {1}, "of the four cases two train and one validates"
+    assert rows["dice_mean"].between(0, 1).all()
