@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
 from diffatlas_pipeline.contracts import Plan, Recipe, from_json
@@ -35,12 +35,7 @@ from diffatlas_pipeline.training.schedule import Duration
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main_of(parser(), run, argv)
 
 
 def parser() -> argparse.ArgumentParser:

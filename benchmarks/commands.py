@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from diffatlas_pipeline.errors import UserError
 
 
 class Stopped(Exception):
@@ -17,6 +20,18 @@ class Stopped(Exception):
     def __init__(self, line: str, code: int) -> None:
         super().__init__(line)
         self.code = code
+
+
+def main_of(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> None:
+    """``run`` with the parsed arguments; a user's mistake ends in one line and exit code 2, a failed command in its own."""
+    try:
+        run(parser.parse_args(argv))
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(f"The benchmark stopped at: {stopped}", file=sys.stderr)
+        sys.exit(stopped.code)
 
 
 def do(command: str, words: Sequence[str]) -> float:

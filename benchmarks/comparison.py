@@ -11,10 +11,9 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
-from benchmarks.commands import Stopped, do
+from benchmarks.commands import do, main_of
 from benchmarks.hippocampus import DATASET_ID, NAME, SETTINGS, few_shot_split, read_protocol
 from benchmarks.record import RESULTS, machine
 from diffatlas_pipeline.contracts import write_text_atomically
@@ -26,15 +25,7 @@ HEART_CASES, HEART_TEST_CASES, HEART_SIZE = 40, 12, 48
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stopped:
-        print(f"The benchmark stopped at: {stopped}", file=sys.stderr)
-        sys.exit(stopped.code)
+    main_of(parser(), run, argv)
 
 
 def parser() -> argparse.ArgumentParser:

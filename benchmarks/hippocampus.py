@@ -11,14 +11,13 @@ import json
 import os
 import random
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.commands import Stopped, do
+from benchmarks.commands import do, main_of
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
 from diffatlas_pipeline.contracts import write_text_atomically
@@ -34,15 +33,7 @@ METHOD = "diffatlas"
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stopped:
-        print(f"The benchmark stopped at: {stopped}", file=sys.stderr)
-        sys.exit(stopped.code)
+    main_of(parser(), run, argv)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, machine
 from benchmarks.tables import steps_table
 from diffatlas_pipeline.contracts import CaseFiles, LabelVolume, Volume, write_text_atomically
@@ -48,12 +48,7 @@ class Combination:
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+    main_of(parser(), run, argv)
 
 
 def parser() -> argparse.ArgumentParser:
