@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffatlas_pipeline.contracts import Plan, Recipe
-    from diffatlas_pipeline.methods.base import TrainingCase
+    from diffatlas_pipeline.data.loader import Unlabelled
+    from diffatlas_pipeline.methods.base import Method, TrainingCase
     from diffatlas_pipeline.training.loop import Validation
 
 VALIDATED_CASES = 4  # cases sampled for the log; the whole fold is segmented at the end
@@ -75,7 +76,7 @@ def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
     from diffatlas_pipeline.contracts import Plan, from_json, to_json
-    from diffatlas_pipeline.data.loader import Unlabelled, training_batches
+    from diffatlas_pipeline.data.loader import training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
     from diffatlas_pipeline.methods.registry import create_method, known_method
     from diffatlas_pipeline.networks.execution import resolve_device
@@ -105,11 +106,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if name in model.folds():
         print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
-    unlabelled = Unlabelled(_unlabelled(arguments, source, training_cases), recipe.unlabelled_fraction)
-    if arguments.unlabelled_from and not unlabelled:
-        raise UserError(
-            f"--unlabelled-from: {arguments.method} ({recipe.name}) learns nothing of unlabelled scans. Leave it out."
-        )
+    unlabelled = _unlabelled(arguments, method, source, training_cases)
     settings: dict[str, Any] = {
         "recipe": recipe.name,
         "seed": arguments.seed,
@@ -193,18 +190,28 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
     return name, training, validation
 
 
-def _unlabelled(arguments: argparse.Namespace, source: Path, labelled: list[str]) -> tuple[str, ...]:
+def _unlabelled(arguments: argparse.Namespace, method: Method, source: Path, labelled: list[str]) -> Unlabelled:
     """Cases to learn images from: those without labels, or those of the split that was named, if they do not train anyway."""
+    from diffatlas_pipeline.data.loader import Unlabelled
     from diffatlas_pipeline.planning.splits import load_splits
     from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 
+    name, fraction = arguments.unlabelled_from, method.recipe.unlabelled_fraction
+    if (name or fraction) and not (fraction and getattr(method, "learns_images", False)):
+        asked = "--unlabelled-from" if name else f"unlabelled_fraction {fraction:g} in plans.json"
+        raise UserError(
+            f"{asked}: {arguments.method} ({method.recipe.name}) learns nothing of unlabelled scans. Leave it out, or use a "
+            "recipe of diffatlas whose unlabelled_fraction is above 0."
+        )
+    if not fraction:
+        return Unlabelled()
     stored = list_stored(source)
-    if not arguments.unlabelled_from:
-        return tuple(case for case in stored if open_case(source, case).facts.distances is None)
+    if not name:
+        return Unlabelled(tuple(case for case in stored if open_case(source, case).facts.distances is None), fraction)
     splits = load_splits(source / "splits.json", stored)
-    if arguments.unlabelled_from not in splits:
-        raise UserError(f"--unlabelled-from {arguments.unlabelled_from}: no such split. There are {', '.join(splits)}.")
-    return tuple(case for case in splits[arguments.unlabelled_from].train if case not in labelled)
+    if name not in splits:
+        raise UserError(f"--unlabelled-from {name}: no such split. There are {', '.join(splits)}.")
+    return Unlabelled(tuple(case for case in splits[name].train if case not in labelled), fraction)
 
 
 def _whole_cases(source: Path, cases: Sequence[str]) -> Iterator[TrainingCase]:

@@ -85,16 +85,16 @@ class Method(ABC):
 class LearnedMethod(Method):
     """A method whose network is trained by gradient descent."""
 
+    learns_images: ClassVar[bool] = False
+    """Whether :meth:`loss` also learns of samples without labels, whose distances are NaN."""
+
     @abstractmethod
     def build_network(self) -> nn.Module:
         """A fresh network with this method's channels."""
 
     @abstractmethod
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau.
-
-        A recipe with ``unlabelled_fraction`` above 0 also brings samples whose distances are NaN.
-        """
+        """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau."""
 
     def training_image(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """A batch's ``image`` (B, C, X, Y, Z) with what the recipe does to it in training; every loss begins with it."""

@@ -25,6 +25,7 @@ class DiffAtlas(LearnedMethod):
 
     name = "diffatlas"
     options = frozenset({"steps", "solver", "draws", "guidance_level"})
+    learns_images = True
 
     def build_network(self) -> nn.Module:
         channels = len(self.plan.channels) + len(self.plan.dataset.labels)

@@ -132,3 +132,35 @@ def test_a_workspace_without_a_model(tmp_path: Path, trained: Path, capsys: pyte
     images = trained / "raw" / NAME / "imagesTr"
     error = message(capsys, predict, "-i", images, "-o", tmp_path / "out", "--workspace", tmp_path)
     assert "DiffAtlas_train" in error
+
+
+def test_unlabelled_scans_for_a_recipe_that_learns_nothing_of_them(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "7",
+        "2-shot",
+        "--workspace",
+        trained,
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--no-validation",
+        "--iterations",
+        "1",
+    ]
+    error = message(capsys, train, *options, "--unlabelled-from", "fold0")
+    assert "--unlabelled-from: diffatlas (default) learns nothing of unlabelled scans" in error
+    path = trained / "preprocessed" / NAME / "plans.json"
+    before = path.read_text()
+    plan = json.loads(before)
+    changed = [recipe | {"name": "unlabelled", "unlabelled_fraction": 0.5} for recipe in plan["recipes"]]
+    try:
+        path.write_text(json.dumps(plan | {"recipes": plan["recipes"] + changed}))
+        error = message(capsys, train, *options, "--method", "icmd", "--recipe", "unlabelled")
+        assert "unlabelled_fraction 0.5 in plans.json: icmd (unlabelled)" in error
+        error = message(capsys, train, *options, "--recipe", "unlabelled", "--unlabelled-from", "nowhere")
+        assert "no such split. There are fold0" in error
+        train.main([str(word) for word in [*options, "--recipe", "unlabelled", "--unlabelled-from", "fold0"]])
+        assert "2 unlabelled scans are 50% of what it sees" in capsys.readouterr().out
+    finally:
+        path.write_text(before)
