@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class AtlasSettings:
-    """How a target is segmented by its atlases. The values measured best on validation cases."""
+    """How a target is segmented by its atlases."""
 
     registration: str = "deformable"  # "affine", "deformable", or "syn" (ANTs, if installed)
     fusion: str = "votes"  # a name in FUSIONS
