@@ -7,6 +7,7 @@ A two-dimensional image is a volume with Z = 1.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -344,6 +345,20 @@ class Plan:
                 f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting)}. Choose one with --recipe."
             )
         return fitting[name]
+
+    def digest(self, method: str | None = None, recipe: str = "default") -> str:
+        """Twelve hexadecimal digits that tell plans apart by what a training of ``method`` with ``recipe`` depends on.
+
+        Other recipes do not count; without a method, no recipe does.
+        """
+        read = from_json(Plan, to_json(self))  # 1 and 1.0 are one number
+        used = () if method is None else (read.recipe(recipe, method),)
+        plain = dataclasses.asdict(dataclasses.replace(read, recipes=(), why={}))
+        changed = [{k: v for k, v in dataclasses.asdict(one).items() if v != _RECIPE_DEFAULTS.get(k)} for one in used]
+        return hashlib.sha256(json.dumps([plain, changed], sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+_RECIPE_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
 
 
 # ----------------------------------------------------------------------------------------------------------- JSON

@@ -29,8 +29,9 @@ class Conditions:
     dataset: str
     max_time_s: float | None
     tolerance_mm: float
-    plan: str  # digest of plans.json
+    plan: str  # digest of plans.json without its recipes
     device: str  # kind: cpu, cuda, mps
+    recipes: Mapping[str, str]  # digest of the plan with a method's recipe, by the method's text
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Cell:
             "seed": self.seed,
             "max_time_s": self.conditions.max_time_s,
             "plan": self.conditions.plan,
+            "recipe": self.conditions.recipes[MethodChoice(self.method, self.recipe).text],
             "device": self.conditions.device,
         }
 
@@ -179,7 +181,7 @@ class Status:
             if self.model_matches(cell) is not False:
                 continue
             place = Path(cell.model)
-            if models.get(cell.model, {}).get("plan") != cell.conditions.plan:
+            if models.get(cell.model, {}).get("recipe") != cell.training_options()["recipe"]:
                 place = place.parent
             shutil.rmtree(self.folder / place, ignore_errors=True)
             for name in [name for name in models if Path(name).is_relative_to(place)]:
@@ -198,7 +200,7 @@ class Status:
         others = [e for e in self.content.get("cells", []) if _key(e) not in wanted and e["status"] != WAITING]
         kept = [entry for entry in others if self._fits(entry, cells)]
         lists = {
-            "methods": [MethodChoice(str(entry["method"]), str(entry["recipe"])).text for entry in kept],
+            "methods": [_choice(entry).text for entry in kept],
             "settings": [entry["setting"] for entry in kept],
             "seeds": [entry["seed"] for entry in kept],
         }
@@ -249,12 +251,17 @@ class Status:
         same = (
             training.get("max_time_s") == conditions.max_time_s
             and training.get("plan") == conditions.plan
+            and training.get("recipe") == conditions.recipes.get(_choice(entry).text)
             and training.get("device") == conditions.device
             and options.get("tolerance_mm") == conditions.tolerance_mm
             and self.content.get("models", {}).get(entry["model"]) == training
         )
         neighbours = [cell for cell in cells if cell.setting == entry["setting"]]
         return same and all(list(cell.test.names) == entry["test_cases"] for cell in neighbours)
+
+
+def _choice(entry: Mapping[str, Any]) -> MethodChoice:
+    return MethodChoice(str(entry["method"]), str(entry["recipe"]))
 
 
 def _is_about(note: str, settings: Sequence[str]) -> bool:

@@ -166,11 +166,9 @@ def _prepare(
     device: str,
 ) -> tuple[list[PreparedSetting], Conditions]:
     """The settings with their cases, and what all cells share. UserError for anything that does not fit the plan."""
-    import hashlib
-
     from diffatlas_pipeline.benchmark.cells import Conditions
-    from diffatlas_pipeline.benchmark.settings import known_splits, prepare_settings
-    from diffatlas_pipeline.contracts import Plan, from_json, to_json
+    from diffatlas_pipeline.benchmark.settings import MethodChoice, known_splits, prepare_settings
+    from diffatlas_pipeline.contracts import Plan, from_json
 
     source = workspace.preprocessed / dataset.folder.name
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
@@ -179,8 +177,9 @@ def _prepare(
     splits = known_splits(source / "splits.json", arguments.splits_file, [files.case for files in dataset.training])
     prepared = prepare_settings(settings, dataset, splits, arguments.seeds, arguments.test_cases)
     limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
-    digest = hashlib.sha256(to_json(plan).encode()).hexdigest()[:12]
-    return prepared, Conditions(dataset.folder.name, limit_s, arguments.tolerance_mm, digest, device)
+    known = [*methods, *(MethodChoice(recipe.method, recipe.name) for recipe in plan.recipes)]
+    recipes = {choice.text: plan.digest(choice.name, choice.recipe) for choice in known}
+    return prepared, Conditions(dataset.folder.name, limit_s, arguments.tolerance_mm, plan.digest(), device, recipes)
 
 
 def _cells(

@@ -72,10 +72,9 @@ def seconds_of(text: str) -> float:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    import hashlib
     import shutil
 
-    from diffatlas_pipeline.contracts import Plan, from_json, to_json
+    from diffatlas_pipeline.contracts import Plan, from_json
     from diffatlas_pipeline.data.loader import training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
     from diffatlas_pipeline.methods.registry import create_method, known_method
@@ -114,7 +113,7 @@ def _train(arguments: argparse.Namespace) -> None:
         "max_time_s": limit_s,
         "training_cases": training_cases,
         "unlabelled_cases": list(unlabelled.cases) if unlabelled else [],
-        "plan": hashlib.sha256(to_json(plan).encode()).hexdigest()[:12],
+        "plan": plan.digest(arguments.method, recipe.name),
     }
     print(
         f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "

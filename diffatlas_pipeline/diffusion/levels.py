@@ -66,6 +66,19 @@ def mask_levels(name: str, plan: DiffusionPlan, count: int, generator: torch.Gen
     raise ValueError(f"mask_levels '{name}' is unknown; known: schedule, high")
 
 
+def scaled_input(scaling: str, noisy: Tensor, level: Tensor) -> Tensor:
+    """What a network is shown of a ``noisy`` state at ``level``: with ``scaling`` "none" the state itself.
+
+    "signal" is, but for a constant, the best linear guess at a clean state of unit variance: a z of z = a z0 + b eps. Raises
+    ValueError for an unknown name.
+    """
+    if scaling == "none":
+        return noisy
+    if scaling == "signal":
+        return noisy * signal(level)
+    raise ValueError(f"input_scaling '{scaling}' is unknown; known: none, signal")
+
+
 def add_noise(clean: Tensor, eps: Tensor, level: Tensor) -> Tensor:
     """Eq. 1: the state at ``level`` (broadcast against ``clean``) from clean data and standard normal noise."""
     return signal(level) * clean + noise(level) * eps

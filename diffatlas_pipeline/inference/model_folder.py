@@ -24,7 +24,7 @@ import numpy as np
 from torch import Tensor
 
 from diffatlas_pipeline.contracts import DatasetDescription, Plan, from_json, to_json, write_text_atomically
-from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.training.checkpoints import read_tensors
 from diffatlas_pipeline.training.references import FILE as REFERENCES
 from diffatlas_pipeline.training.references import read_references
@@ -70,7 +70,7 @@ class ModelFolder:
         ModelError if ``path`` already holds trained folds of another plan.
         """
         folder = ModelFolder(path)
-        if folder.folds() and folder.plan() != plan:
+        if folder.folds() and not folder._is_of(plan):
             raise ModelError(f"{path} holds models trained with another plan. Move it away, then train again.")
         try:
             write_text_atomically(path / PLANS, to_json(plan))
@@ -189,6 +189,13 @@ class ModelFolder:
                 continue  # load() says what is wrong with it
         method, _, recipe = self.path.name.partition("__")
         return method, recipe
+
+    def _is_of(self, plan: Plan) -> bool:
+        """Whether the trained folds could have been trained with ``plan``; other methods' recipes in it do not count."""
+        try:
+            return self.plan().digest(self.method, self.recipe) == plan.digest(self.method, self.recipe)
+        except UserError:
+            return False  # one of them has no such recipe, or cannot be read
 
     def _fits(self, dataset: str | None, method: str | None, recipe: str | None) -> bool:
         same_dataset = dataset is None or _same_dataset(self.dataset, dataset)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.diffusion.guidance import guided
-from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, signal
+from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, scaled_input
 from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
 from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
@@ -106,15 +106,8 @@ class DiffAtlas(LearnedMethod):
         return clean_of(self.recipe.prediction, output, windows, levels)
 
     def _seen(self, noisy: Tensor, levels: Tensor) -> Tensor:
-        """What the network is shown of a noisy joint state.
-
-        "signal" is, but for a constant, the best linear guess at a clean state of unit variance: a z of z = a z0 + b eps.
-        """
-        scaling = self.recipe.input_scaling
-        if scaling not in ("none", "signal"):
-            raise ValueError(f"input_scaling '{scaling}' is unknown; known: none, signal")
-        seen = noisy * signal(levels) if scaling == "signal" else noisy
-        return seen.contiguous(memory_format=torch.channels_last_3d)
+        """What the network is shown of a noisy joint state."""
+        return scaled_input(self.recipe.input_scaling, noisy, levels).contiguous(memory_format=torch.channels_last_3d)
 
     def _training_levels(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Noise levels (B,) of mask and image, as the recipe says."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Recipe
-from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels
+from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, scaled_input
 from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
 from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
@@ -31,7 +31,11 @@ class MaskDiffusion(LearnedMethod):
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         image = self.training_image(image, generator)
         clean = distances * self.plan.distance.scale
-        level = mask_levels(self.recipe.mask_levels, self.plan.diffusion, clean.shape[0], generator).to(clean)
+        level = mask_levels(self.recipe.mask_levels, self.plan.diffusion, clean.shape[0], generator)
+        if self.recipe.start_fraction:
+            at_start = torch.rand(len(level), generator=generator) < self.recipe.start_fraction
+            level = torch.where(at_start, torch.ones(()), level)
+        level = level.to(clean)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         each = level[:, None, None, None, None]
         noisy = add_noise(clean, eps, each)
@@ -75,8 +79,8 @@ class MaskDiffusion(LearnedMethod):
 
         return averaged(draw, settings.draws, seed, case, progress)
 
-    @staticmethod
-    def _run(network: nn.Module, image: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
+    def _run(self, network: nn.Module, image: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The network on image (B, C, X, Y, Z) at level 0 and mask (B, K, X, Y, Z) at ``level`` (B,)."""
-        joint = torch.cat([image, noisy], dim=1).contiguous(memory_format=torch.channels_last_3d)
+        seen = scaled_input(self.recipe.input_scaling, noisy, level[:, None, None, None, None])
+        joint = torch.cat([image, seen], dim=1).contiguous(memory_format=torch.channels_last_3d)
         return network(joint, torch.zeros_like(level), level)

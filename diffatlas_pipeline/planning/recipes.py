@@ -26,7 +26,8 @@ PAPER = Recipe(
     draws=1,
 )
 
-# What measures better: separate noise levels, clean predictions, few deterministic steps.
+# What measures better (documentation/benchmarks.md): separate noise levels, clean predictions, few deterministic steps, and
+# most samples where these steps begin.
 DEFAULT = Recipe(
     name="default",
     prediction="x0",
@@ -34,8 +35,10 @@ DEFAULT = Recipe(
     image_levels="mixed",
     clean_image_fraction=0.5,
     equal_level_fraction=0.25,
-    segmentation_loss=0.3,
-    image_loss=1.0,
+    start_fraction=0.75,
+    input_scaling="signal",
+    segmentation_loss=1.0,
+    image_loss=0.5,
     solver="ddim",
     steps=1,  # more lose accuracy: the network trusts its own earlier errors (documentation/benchmarks.md)
     eta=0.0,
@@ -50,7 +53,13 @@ DEFAULT = Recipe(
 # Mask diffusion given the clean image, as published (Eq. 1 and 2) and with the same improvements; the mean of several draws.
 MASK_PAPER = replace(PAPER, method="icmd", guidance_level=0.0, draws=5)
 MASK_DEFAULT = replace(
-    DEFAULT, method="icmd", image_levels="equal", clean_image_fraction=0.0, equal_level_fraction=0.0, draws=5
+    DEFAULT,
+    method="icmd",
+    image_levels="equal",
+    clean_image_fraction=0.0,
+    equal_level_fraction=0.0,
+    image_loss=1.0,
+    draws=5,
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status, plan_cells, safe
 from diffatlas_pipeline.benchmark.settings import MethodChoice, Pool, PreparedSetting
 from diffatlas_pipeline.errors import UserError
-from tests.benchmark.content import CONDITIONS, case_files, make_cell
+from tests.benchmark.content import CONDITIONS, RECIPES, case_files, make_cell
 
 HEADER: dict[str, Any] = {
     "dataset": "Dataset001_A",
@@ -108,6 +108,17 @@ def test_cells_of_earlier_runs_leave_where_they_cannot_be_compared(tmp_path: Pat
     assert status.content["methods"] == ["mean"] and len(status.content["cells"]) == 1
 
 
+def test_cells_of_a_recipe_that_has_changed_leave_and_the_others_stay(tmp_path: Path) -> None:
+    own, other = make_cell(method="diffatlas"), make_cell(method="icmd")
+    status = begun(tmp_path, own, other)
+    finish(status, own)
+    finish(status, other)
+    changed = replace(CONDITIONS, recipes=RECIPES | {"diffatlas": "plan with another recipe"})
+    status = Status(tmp_path)
+    assert status.begin({**HEADER, "methods": ["icf"]}, [make_cell(conditions=changed)]) == 1
+    assert status.content["methods"] == ["icf", "icmd"]
+
+
 def test_models_with_other_options_are_told_and_removed_on_demand(tmp_path: Path) -> None:
     cell, beside = make_cell(), make_cell(seed=1)
     status = begun(tmp_path, cell, beside)
@@ -118,7 +129,7 @@ def test_models_with_other_options_are_told_and_removed_on_demand(tmp_path: Path
     assert status.is_trained(cell) and status.model_matches(longer) is False
     status.remove_models([longer])
     assert not (tmp_path / cell.model).exists() and (tmp_path / beside.model).exists()
-    replanned = replace(beside, conditions=replace(CONDITIONS, plan="ba9876543210"))
+    replanned = replace(beside, conditions=replace(CONDITIONS, recipes=RECIPES | {"icf": "another plan"}))
     finish(status, cell)
     status.remove_models([replanned])  # a model folder holds one plan only
     assert not (tmp_path / cell.model).exists() and status.content["models"] == {}

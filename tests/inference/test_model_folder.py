@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,11 @@ def test_trained_folds_are_not_given_another_plan(workspace: Workspace) -> None:
     ModelFolder.create(path, plan())
     with pytest.raises(ModelError, match="another plan"):
         ModelFolder.create(path, plan(patch=(32, 16, 16)))
+
+
+def test_the_recipes_of_others_do_not_make_it_another_plan(workspace: Workspace) -> None:
+    path = make(workspace, "Dataset001_A")
+    own, *others = plan().recipes
+    ModelFolder.create(path, replace(plan(), recipes=(own, *(replace(other, steps=7) for other in others))))
+    with pytest.raises(ModelError, match="another plan"):
+        ModelFolder.create(path, replace(plan(), recipes=(replace(own, segmentation_loss=0.123), *others)))

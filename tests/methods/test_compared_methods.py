@@ -89,6 +89,25 @@ def test_mask_diffusion_shows_the_network_the_clean_image() -> None:
     assert [level for _, _, level in seen[: MASK.steps]] == sorted((level for _, _, level in seen[: MASK.steps]), reverse=True)
 
 
+def test_mask_diffusion_learns_its_first_step_more_often_and_hears_scaled_noise() -> None:
+    image, distances = case()
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Watching(torch.nn.Module):
+        def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+            seen.append((x[:, 1:], level_mask))
+            return torch.zeros_like(x[:, 1:])
+
+    method = MaskDiffusion(PLAN, replace(MASK, start_fraction=0.6, input_scaling="signal"))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        method.loss(Watching(), image[None].repeat(8, 1, 1, 1, 1), distances[None].repeat(8, 1, 1, 1, 1), generator)
+    levels = torch.cat([level for _, level in seen])
+    assert abs(float((levels == 1).float().mean()) - 0.6) < 0.1
+    masks = torch.cat([mask for mask, _ in seen])
+    assert float(masks[levels == 1].abs().max()) < 1e-6  # pure noise is silent
+
+
 def test_draws_of_an_undecided_network_spread() -> None:
     """Answering with the noise it is shown, draws differ by case and seed, and agree for the same."""
     image, _ = case()
