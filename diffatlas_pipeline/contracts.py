@@ -353,12 +353,18 @@ class Plan:
         """
         read = from_json(Plan, to_json(self))  # 1 and 1.0 are one number
         used = () if method is None else (read.recipe(recipe, method),)
-        plain = dataclasses.asdict(dataclasses.replace(read, recipes=(), why={}))
-        changed = [{k: v for k, v in dataclasses.asdict(one).items() if v != _RECIPE_DEFAULTS.get(k)} for one in used]
-        return hashlib.sha256(json.dumps([plain, changed], sort_keys=True, default=str).encode()).hexdigest()[:12]
+        told = json.dumps(_without_defaults(dataclasses.replace(read, recipes=used, why={})), sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-_RECIPE_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Recipe)}
+def _without_defaults(value: Any) -> Any:
+    """``value`` as plain data; fields at their defaults are left out, so that a field added later changes no digest."""
+    if dataclasses.is_dataclass(value):
+        fields = {one.name: (getattr(value, one.name), one.default) for one in dataclasses.fields(value)}
+        return {name: _without_defaults(found) for name, (found, default) in fields.items() if found != default}
+    if isinstance(value, (tuple, list)):
+        return [_without_defaults(one) for one in value]
+    return value
 
 
 # ----------------------------------------------------------------------------------------------------------- JSON

@@ -143,3 +143,19 @@ def test_a_single_case_says_that_nothing_validates() -> None:
 def test_no_case_is_an_error() -> None:
     with pytest.raises(UserError, match="no case"):
         plan_of(make_fingerprint(cases=0))
+
+
+def test_a_digest_tells_apart_what_a_training_depends_on() -> None:
+    plan = plan_of(GEOMETRIES["hippocampus"])
+    known = plan.digest("diffatlas")
+    own, *rest = plan.recipes
+    others = dataclasses.replace(plan, recipes=(own, *(dataclasses.replace(one, steps=9) for one in rest)), why={"a": "b"})
+    assert others.digest("diffatlas") == known and others.digest("icmd") != plan.digest("icmd")
+    assert others.digest() == plan.digest() and plan.digest("icf") != known
+    assert from_json(Plan, to_json(plan)).digest("diffatlas") == known
+    changed = [
+        dataclasses.replace(plan, recipes=(dataclasses.replace(own, segmentation_loss=0.7), *rest)),
+        dataclasses.replace(plan, training=dataclasses.replace(plan.training, gradient_clip=0.77)),
+        dataclasses.replace(plan, patch_size=(32, 32, 32)),
+    ]
+    assert len({known, *(one.digest("diffatlas") for one in changed)}) == 4
