@@ -19,7 +19,7 @@ from benchmarks.record import RESULTS, machine
 from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
 
-METHODS = ("diffatlas", "icf", "icmd", "rba")
+METHODS = ("diffatlas", "diffatlas+atlases", "icf", "icf+atlases", "icmd", "rba")
 HEARTS = {"heart-ct": ("CT", 11), "heart-mri": ("MRI", 12)}
 HEART_CASES, HEART_TEST_CASES, HEART_SIZE = 40, 12, 48
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.record import RESULTS, ROOT
+from diffatlas_pipeline.benchmark.settings import MethodChoice
 from diffatlas_pipeline.contracts import write_text_atomically
 
 PAGE = ROOT / "documentation" / "benchmarks.md"
@@ -177,8 +178,37 @@ def ablation_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def comparison_table(table: pd.DataFrame) -> str:
+    """Setting and method against Dice and NSD in percent over test cases, mean and spread over seeds; what was run only."""
+    labels = [*_compared_labels(table), "average"]
+    header = ["setting", "method", *(f"Dice {label}" for label in labels), "NSD", "training", "s/case", "seeds"]
+    rows = []
+    for setting, group in table[table["seeds"] > 0].groupby("setting", sort=False):
+        best = group["dice_average"].idxmax()
+        for index, row in group.iterrows():
+            scores = [_percent(row, f"dice_{label}") for label in labels] + [_percent(row, "nsd_average")]
+            scores[-2] = f"**{scores[-2]}**" if index == best else scores[-2]
+            method = MethodChoice(str(row["method"]), str(row["recipe"])).text
+            rest = [f"{row['train_seconds'] / 60:.0f} min", _number(row["seconds_per_case"], 2), str(row["seeds"])]
+            rows.append([str(setting), method, *scores, *rest])
+    return markdown(header, rows)
+
+
+def _compared_labels(table: pd.DataFrame) -> list[str]:
+    names = [str(column)[len("dice_") :] for column in table if str(column).startswith("dice_")]
+    return [name for name in names if name != "average" and not name.endswith("_std")]
+
+
+def _percent(row: pd.Series, column: str) -> str:
+    spread = row[f"{column}_std"]
+    return f"{100 * row[column]:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
+
+
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "hippocampus": ("hippocampus.csv", hippocampus_table),
+    "comparison_hippocampus": ("comparison_hippocampus.csv", comparison_table),
+    "comparison_heart-ct": ("comparison_heart-ct.csv", comparison_table),
+    "comparison_heart-mri": ("comparison_heart-mri.csv", comparison_table),
     "steps": ("steps_curve.csv", steps_table),
     "why": ("steps_why.csv", why_table),
     "ablation": ("ablation.csv", ablation_table),

@@ -52,8 +52,12 @@ class Cell:
         return self.method, self.recipe, self.setting, self.seed
 
     @property
+    def choice(self) -> MethodChoice:
+        return MethodChoice(self.method, self.recipe)
+
+    @property
     def title(self) -> str:
-        return f"{self.setting}, {MethodChoice(self.method, self.recipe).text}, seed {self.seed}"
+        return f"{self.setting}, {self.choice.text}, seed {self.seed}"
 
     @property
     def folder(self) -> str:
@@ -63,7 +67,7 @@ class Cell:
     def model(self) -> str:
         """The folder of the trained fold; cells that differ only in what they test share it."""
         fold = self.pool.split + (f"_seed{self.seed}" if self.seed else "")
-        return f"models/{self.conditions.dataset}/{self.method}__{self.recipe}/{fold}"
+        return f"models/{self.conditions.dataset}/{self.method}__{self.choice.trained}/{fold}"
 
     def training_options(self) -> dict[str, Any]:
         """What the model depends on."""
@@ -73,7 +77,7 @@ class Cell:
             "seed": self.seed,
             "max_time_s": self.conditions.max_time_s,
             "plan": self.conditions.plan,
-            "recipe": self.conditions.recipes[MethodChoice(self.method, self.recipe).text],
+            "recipe": self.conditions.recipes[MethodChoice(self.method, self.choice.trained).text],
             "device": self.conditions.device,
         }
 
@@ -84,7 +88,7 @@ class Cell:
             "test_dataset": self.test.dataset,
             "modality": self.test.modality,
             "adapted": self.test.adapted,
-        }
+        } | ({"with_atlases": True} if self.choice.with_atlases else {})
 
     def options(self) -> dict[str, Any]:
         """What the scores depend on."""
@@ -245,13 +249,14 @@ class Status:
 
     def _fits(self, entry: Mapping[str, Any], cells: Sequence[Cell]) -> bool:
         """Whether a cell of an earlier run can stand in one table with ``cells``."""
+        choice = _choice(entry)
         options = entry.get("options") or {}
         conditions = cells[0].conditions
         training = options.get("training", {})
         same = (
             training.get("max_time_s") == conditions.max_time_s
             and training.get("plan") == conditions.plan
-            and training.get("recipe") == conditions.recipes.get(_choice(entry).text)
+            and training.get("recipe") == conditions.recipes.get(MethodChoice(choice.name, choice.trained).text)
             and training.get("device") == conditions.device
             and options.get("tolerance_mm") == conditions.tolerance_mm
             and self.content.get("models", {}).get(entry["model"]) == training

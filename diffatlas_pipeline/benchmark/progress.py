@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline.benchmark.cells import DONE, Cell, Status
-from diffatlas_pipeline.benchmark.settings import MethodChoice, PreparedSetting
+from diffatlas_pipeline.benchmark.settings import PreparedSetting
 
 
 class Progress:
@@ -19,7 +19,7 @@ class Progress:
 
     def announce(self, prepared: list[PreparedSetting]) -> None:
         seeds = sorted({cell.seed for cell in self.cells})
-        methods = dict.fromkeys(MethodChoice(cell.method, cell.recipe).text for cell in self.cells)
+        methods = dict.fromkeys(cell.choice.text for cell in self.cells)
         print(f"Methods: {', '.join(methods)}\nSeeds: {', '.join(map(str, seeds))}\nSettings:")
         for setting in prepared:
             for note in setting.notes:

@@ -70,6 +70,7 @@ class Runner:
         predict += ["--seed", str(cell.seed), "--device", self.device]
         predict += ["--modality", cell.test.modality] if cell.test.modality else []
         predict += [] if cell.test.adapted else ["--adapt-contrast", "off"]
+        predict += ["--with-atlases"] if cell.choice.with_atlases else []
         self._step("predict", predict, log, wall)
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / entry["evaluation"])]
         evaluate += ["--tolerance-mm", str(cell.conditions.tolerance_mm), "--labels", str(self.labels_json)]
@@ -82,7 +83,7 @@ class Runner:
         if self.status.is_trained(cell):
             return
         self.status.note_model(cell)
-        train = [cell.conditions.dataset, cell.pool.split, "--method", cell.method, "--recipe", cell.recipe]
+        train = [cell.conditions.dataset, cell.pool.split, "--method", cell.method, "--recipe", cell.choice.trained]
         train += ["--seed", str(cell.seed), "--device", self.device, "--no-validation"]
         train += ["--max-time", self.max_time] if self.max_time else []
         train += ["--splits-file", str(cell.pool.splits_file)] if cell.pool.splits_file else []

@@ -15,28 +15,42 @@ FULL = "full"
 ZERO_SHOT = "zero-shot:"
 UNADAPTED = "zero-shot-unadapted:"  # the other data set's contrast is left as it is
 HELD_OUT = "fold0"  # its validation cases are tested on where a data set has no test cases with labels
+WITH_ATLASES = "+atlases"
 _SHOTS = re.compile(r"([1-9]\d*)-shot")
 _LISTED = 5
 
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """A method and the recipe that it is used with."""
+    """A method and how it is used: ``recipe`` is a recipe's name, with "+atlases" for DiffAtlas_predict --with-atlases."""
 
     name: str
     recipe: str = "default"
 
     @property
+    def trained(self) -> str:
+        """The recipe that it is trained with."""
+        return self.recipe.removesuffix(WITH_ATLASES)
+
+    @property
+    def with_atlases(self) -> bool:
+        return self.recipe.endswith(WITH_ATLASES)
+
+    @property
     def text(self) -> str:
-        return self.name if self.recipe == "default" else f"{self.name}:{self.recipe}"
+        base = self.name if self.trained == "default" else f"{self.name}:{self.trained}"
+        return base + self.recipe.removeprefix(self.trained)
 
     @staticmethod
     def parse(text: str) -> MethodChoice:
-        """'icf' or 'diffatlas:paper'. UserError otherwise."""
-        name, colon, recipe = text.partition(":")
-        if not name or (colon and not recipe):
-            raise UserError(f"--methods {text}: write a method, or method:recipe such as diffatlas:paper.")
-        return MethodChoice(name, recipe or "default")
+        """'icf', 'diffatlas:paper', 'diffatlas+atlases'. UserError otherwise."""
+        used = text.removesuffix(WITH_ATLASES)
+        name, colon, recipe = used.partition(":")
+        if not name or (colon and not recipe) or "+" in used:
+            raise UserError(
+                f"--methods {text}: write a method, method:recipe such as diffatlas:paper, or either with +atlases behind it."
+            )
+        return MethodChoice(name, (recipe or "default") + text.removeprefix(used))
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,14 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
 def _methods(arguments: argparse.Namespace) -> list[MethodChoice]:
     """The methods asked for, and the mean atlas. UserError for an unknown one."""
     from diffatlas_pipeline.benchmark.settings import MethodChoice
+    from diffatlas_pipeline.methods.base import LearnedMethod
     from diffatlas_pipeline.methods.registry import known_method
 
     texts = [*arguments.methods, *([] if arguments.no_mean_atlas else [MEAN_ATLAS])]
     methods = list(dict.fromkeys(MethodChoice.parse(text) for text in texts))
     for method in methods:
+        if method.with_atlases and not issubclass(known_method(method.name), LearnedMethod):
+            raise UserError(f"--methods {method.text}: {method.name} has no network to average with atlases. Leave it out.")
         known_method(method.name)
     return methods
 
@@ -173,12 +176,12 @@ def _prepare(
     source = workspace.preprocessed / dataset.folder.name
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
     for method in methods:
-        plan.recipe(method.recipe, method.name)
+        plan.recipe(method.trained, method.name)
     splits = known_splits(source / "splits.json", arguments.splits_file, [files.case for files in dataset.training])
     prepared = prepare_settings(settings, dataset, splits, arguments.seeds, arguments.test_cases)
     limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
     known = [*methods, *(MethodChoice(recipe.method, recipe.name) for recipe in plan.recipes)]
-    recipes = {choice.text: plan.digest(choice.name, choice.recipe) for choice in known}
+    recipes = {MethodChoice(one.name, one.trained).text: plan.digest(one.name, one.trained) for one in known}
     return prepared, Conditions(dataset.folder.name, limit_s, arguments.tolerance_mm, plan.digest(), device, recipes)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from diffatlas_pipeline.inference.model_folder import ModelFolder
     from diffatlas_pipeline.inference.predictor import Predictor
 
-_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast")  # what a kept output must have been made with, too
+# What a kept output must have been made with, too.
+_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlases")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,9 +54,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--modality", metavar="CT|MRI", help="what the scans are, if not what the model was trained on")
     parser.add_argument(
         "--adapt-contrast",
-        choices=("auto", "on", "off"),
+        choices=("auto", "atlases", "curve", "off"),
         default="auto",
-        help="give the scans the contrast of training scans; auto: if --modality is not what was trained on (default)",
+        help="give the scans the contrast of training scans, by registering these as atlases, or by a curve of intensities; "
+        "auto: by atlases if --modality is not what was trained on (default)",
+    )
+    parser.add_argument(
+        "--with-atlases",
+        action="store_true",
+        help="average the network's answer with that of training scans registered to the scan: better with few labels, slower",
     )
     parser.add_argument(
         "--save-distance-maps", action="store_true", help="also write the signed distances in mm, one file per label"
@@ -86,10 +93,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     print(f"{len(cases)} case(s), model {model.path} ({', '.join(predictor.folds)}){sampling}, on {predictor.device}")
     before = read_record(arguments.output)
     start = time.perf_counter()
-    adapt = arguments.adapt_contrast == "on" or (arguments.adapt_contrast == "auto" and _is_foreign(arguments.modality, plan))
-    adapt = adapt and (bool(predictor.references) or arguments.adapt_contrast == "on")
-    if adapt:
-        print("The scans are given the contrast of the training scans (--adapt-contrast).")
+    adapt = _adaptation(arguments, predictor)
+    if adapt != "off":
+        print(f"The scans are given the contrast of the training scans (--adapt-contrast {adapt}).")
+    if arguments.with_atlases:
+        print(f"{len(predictor.references)} training scan(s) are registered to each scan (--with-atlases).")
     wanted = Wanted(
         arguments.output,
         arguments.overwrite,
@@ -97,9 +105,11 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.save_uncertainty,
         arguments.modality,
         adapt,
+        arguments.with_atlases,
     )
     outcomes = predict_cases(predictor, cases, wanted)
-    record = _record(model, predictor, arguments, outcomes, before, time.perf_counter() - start) | {"adapt_contrast": adapt}
+    record = _record(model, predictor, arguments, outcomes, before, time.perf_counter() - start)
+    record |= {"adapt_contrast": adapt, "with_atlases": arguments.with_atlases}
     path = write_record(arguments.output, record)
     table = timing_table(outcomes)
     if table:
@@ -120,6 +130,21 @@ def _is_foreign(modality: str | None, plan: Plan) -> bool:
     return modality is not None and (modality.upper() == "CT") != trained_on_ct
 
 
+def _adaptation(arguments: argparse.Namespace, predictor: Predictor) -> str:
+    """How the contrast of the scans is adapted. UserError if that, or --with-atlases, is asked of a model that cannot."""
+    from diffatlas_pipeline.methods.base import LearnedMethod
+
+    learned = isinstance(predictor.method, LearnedMethod)
+    if arguments.with_atlases and not learned:
+        raise UserError(f"--with-atlases: {predictor.method.name} has no network to average with. Leave it out.")
+    if not predictor.references and (arguments.with_atlases or arguments.adapt_contrast in ("atlases", "curve")):
+        raise UserError("The model keeps no training scans to register. Train it again, or leave out the option.")
+    if arguments.adapt_contrast != "auto":
+        return str(arguments.adapt_contrast)
+    foreign = _is_foreign(arguments.modality, predictor.plan)
+    return "atlases" if foreign and learned and predictor.references else "off"
+
+
 def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
     from diffatlas_pipeline.inference.model_folder import ModelFolder
     from diffatlas_pipeline.inference.predictor import Predictor, settings_for
@@ -131,8 +156,10 @@ def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
     folds = [model.load(fold) for fold in model.choose_folds(arguments.folds)]
     recipe = folds[0].plan.recipe(folds[0].recipe, folds[0].method)
     settings = settings_for(recipe, arguments.steps, arguments.solver, arguments.draws, arguments.guidance_level)
-    if arguments.save_uncertainty and settings.draws * len(folds) < 2:
-        raise UserError("--save-uncertainty needs several segmentations: add --draws 5, or several folds with -f 0 1 2.")
+    if arguments.save_uncertainty and settings.draws * len(folds) < 2 and not arguments.with_atlases:
+        raise UserError(
+            "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, or --with-atlases."
+        )
     return model, Predictor(folds, device, settings, arguments.seed, arguments.precision)
 
 

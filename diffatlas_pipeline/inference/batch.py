@@ -43,7 +43,8 @@ class Wanted:
     distances: bool = False
     uncertainty: bool = False
     modality: str | None = None
-    adapt_contrast: bool = False
+    adapt_contrast: str = "off"
+    with_atlases: bool = False
 
 
 def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Wanted, quiet: bool = False) -> list[CaseOutcome]:
@@ -110,7 +111,7 @@ class _Loaded:
 
 def _load(predictor: Predictor, files: CaseFiles, wanted: Wanted) -> _Loaded:
     volume, read_s = _timed(lambda: read_volume(files.images))
-    prepared, prepare_s = _timed(lambda: predictor.prepare(volume, wanted.modality, wanted.adapt_contrast))
+    prepared, prepare_s = _timed(lambda: predictor.prepare(volume, wanted.modality, wanted.adapt_contrast, wanted.with_atlases))
     # The way back needs the grid only: do not keep the voxels.
     return _Loaded(replace(volume, array=volume.array[:0]), prepared, {"read": read_s, "prepare": prepare_s})
 

@@ -6,7 +6,7 @@ Layout::
         plans.json  dataset.json  versions.json
         <fold>/checkpoint_final.safetensors   (EMA weights)
         <fold>/checkpoint_final.json          (method, recipe, fold, iterations, versions)
-        <fold>/references.safetensors         (a few training scans, for contrast adaptation)
+        <fold>/references.safetensors         (a few training cases, to register scans to)
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from diffatlas_pipeline.contracts import DatasetDescription, Plan, from_json, to_json, write_text_atomically
 from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.methods.base import TrainingCase
 from diffatlas_pipeline.training.checkpoints import read_tensors
 from diffatlas_pipeline.training.references import FILE as REFERENCES
 from diffatlas_pipeline.training.references import read_references
@@ -40,7 +40,7 @@ _RECORDED = ("diffatlas-pipeline", "torch", "numpy", "scipy", "nibabel", "Simple
 class TrainedFold:
     """One trained model: the plan it was built from, the method and recipe it was trained with, and its checkpoint.
 
-    ``references`` are a few of its training scans (C, x, y, z) on the planned grid, for contrast adaptation.
+    ``references`` are a few of its training cases on the planned grid.
     """
 
     plan: Plan
@@ -49,7 +49,7 @@ class TrainedFold:
     fold: str
     state: dict[str, Tensor]
     metadata: dict[str, Any]
-    references: tuple[np.ndarray, ...] = ()
+    references: tuple[TrainingCase, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class ModelFolder:
             references = read_references(self.path / name)
         except ValueError as error:
             raise ModelError(
-                f"{self.path / name / REFERENCES}: damaged ({error}). Delete it to do without contrast adaptation."
+                f"{self.path / name / REFERENCES}: damaged ({error}). Delete it to do without its training scans."
             ) from error
         return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, references)
 

@@ -44,6 +44,20 @@ class Atlas:
 
 
 @dataclass(frozen=True)
+class Registered:
+    """N atlases on the grid of a target.
+
+    ``images`` (N, C, X, Y, Z) in [-1, 1], ``distances`` (N, K, X, Y, Z) in units of tau; ``weights`` (N, X, Y, Z) > 0, how far
+    to trust each atlas at each voxel. ``used``: name of each atlas, and how it was registered. float32.
+    """
+
+    images: np.ndarray
+    distances: np.ndarray
+    weights: np.ndarray
+    used: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Fused:
     """``distances`` and ``spread`` (K, X, Y, Z) float32 in units of tau; ``used``: each atlas that took part, and how."""
 
@@ -78,6 +92,29 @@ def segment_by_atlases(
     """
     if settings.fusion not in FUSIONS:
         raise UserError(f"fusion '{settings.fusion}' is unknown; known: {', '.join(FUSIONS)}.")
+    registered = register_atlases(target, atlases, spacing_mm, tau_mm, settings, seed, case, workers, progress)
+    return fuse(registered, spacing_mm, tau_mm, settings.fusion)
+
+
+def fuse(registered: Registered, spacing_mm: Sequence[float], tau_mm: float, fusion: str) -> Fused:
+    """What ``registered`` atlases say together by the rule called ``fusion``, and how far they disagree."""
+    fused = FUSIONS[fusion](registered.distances, registered.weights, spacing_mm, tau_mm)
+    spread = spread_of(registered.distances, registered.weights)
+    return Fused(np.clip(fused, -1, 1).astype(np.float32), spread, registered.used)
+
+
+def register_atlases(
+    target: np.ndarray,
+    atlases: Sequence[Atlas],
+    spacing_mm: Sequence[float],
+    tau_mm: float,
+    settings: AtlasSettings,
+    seed: int = 0,
+    case: str = "",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Registered:
+    """Those of ``atlases`` that look most like ``target`` (C, X, Y, Z), carried to its grid; see :func:`segment_by_atlases`."""
     if settings.registration not in ("affine", "deformable", "syn"):
         raise UserError(f"registration '{settings.registration}' is unknown; known: affine, deformable, syn.")
     if settings.registration == "syn":
@@ -93,18 +130,17 @@ def segment_by_atlases(
         aligned = list(threads.map(lambda one: steps.done(_align(target, one, spacing_mm, seed)), chosen))
         if all(one.how == "centre" for one in aligned):
             raise UserError(
-                f"{case}: none of {len(aligned)} atlas(es) could be aligned to it. Check that the scan is not empty and shows "
-                "the same part of the body as the training cases."
+                f"{case + ': ' if case else ''}none of {len(aligned)} atlas(es) could be aligned to it. Check that the scan is "
+                "not empty and shows the same part of the body as the training cases."
             )
         likely = [aligned[index] for index in best([one.likeness for one in aligned], count)]
         carried = list(threads.map(lambda one: steps.done(_carry(target, one, spacing_mm, tau_mm, settings, seed)), likely))
-    distances = np.stack([one[0] for one in carried])
-    weights = np.stack([one[1] for one in carried])
-    fused = np.clip(FUSIONS[settings.fusion](distances, weights, spacing_mm, tau_mm), -1, 1).astype(np.float32)
-    return Fused(
-        fused,
-        spread_of(distances, weights),
-        tuple((one.atlas.name, how) for one, (_, _, how) in zip(likely, carried, strict=True)),
+    images, distances, weights = (np.stack([one[part] for one in carried]) for part in range(3))
+    return Registered(
+        images,
+        distances,
+        weights,
+        tuple((one.atlas.name, how) for one, (*_, how) in zip(likely, carried, strict=True)),
     )
 
 
@@ -123,8 +159,8 @@ def _align(target: np.ndarray, atlas: Atlas, spacing_mm: Sequence[float], seed: 
 
 def _carry(
     target: np.ndarray, aligned: _Aligned, spacing_mm: Sequence[float], tau_mm: float, settings: AtlasSettings, seed: int
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """The atlas' distance maps on the target's grid, its weight at each voxel, and how it was registered."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """The atlas' image and distance maps on the target's grid, its weight at each voxel, and how it was registered."""
     image = aligned.atlas.image.astype(np.float32)
     coordinates, how = affine_coordinates(aligned.matrix, voxel_grid(target.shape[1:])), aligned.how
     if settings.registration != "affine" and aligned.how == "affine":
@@ -140,7 +176,7 @@ def _carry(
     known = (outside(coordinates, image.shape[1:]) == 0).all(axis=0)
     warped = np.stack([warp_image(channel, coordinates) for channel in image])
     distances = warp_distances(aligned.atlas.distances.astype(np.float32), coordinates, spacing_mm, tau_mm)
-    return distances, weights_of(target, warped, known, spacing_mm), how
+    return warped, distances, weights_of(target, warped, known, spacing_mm), how
 
 
 class _Steps:

@@ -182,7 +182,8 @@ def image_of(case: str, images: Path | None) -> Path | None:
 def _cell(folder: Path, index: int, entry: Mapping[str, Any], notes: list[str]) -> Cell:
     method, setting, seed = str(entry["method"]), str(entry["setting"]), int(entry["seed"])
     recipe = str(entry.get("recipe") or "default")
-    chosen = method if recipe == "default" else f"{method}:{recipe}"  # as --methods takes it
+    trained, plus, use = recipe.partition("+")
+    chosen = (method if trained == "default" else f"{method}:{trained}") + plus + use  # as --methods takes it
     title = f"{chosen}, {setting}, seed {seed}"
     status, message = str(entry["status"]), str(entry.get("message") or "")
     evaluation, scores = None, _inside(folder, entry.get("evaluation"))

@@ -1,4 +1,4 @@
-"""A few training scans that a model keeps, so that a scan of another contrast can be compared with what was trained on."""
+"""A few training cases that a model keeps, so that a scan can be registered to what was trained on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from diffatlas_pipeline.methods.base import TrainingCase
 from diffatlas_pipeline.training.checkpoints import read_tensors, write_tensors
 
 FILE = "references.safetensors"
-COUNT = 4
+COUNT = 12
 LARGEST_AXIS = 128  # voxels: with more, a model would be larger than its network
+MOST_BYTES = 64 * 2**20  # of all together; the first is kept whatever its size
+_IMAGE, _DISTANCES = "image/", "distances/"
 
 
 def chosen_references(cases: Sequence[str]) -> list[str]:
@@ -23,18 +25,23 @@ def chosen_references(cases: Sequence[str]) -> list[str]:
 
 
 def write_references(folder: Path, cases: Iterable[TrainingCase]) -> None:
-    """Keep the images of ``cases`` in ``folder``, in half precision; large ones are cropped about their labels."""
-    kept = {}
+    """Keep ``cases`` in ``folder``, in half precision, as far as there is room; large ones are cropped about their labels."""
+    kept: dict[str, torch.Tensor] = {}
+    total = 0
     for case in cases:
         inside = (slice(None), *_about_the_labels(case.distances))
-        kept[case.name] = torch.from_numpy(np.ascontiguousarray(case.image[inside], dtype=np.float16))
+        image, distances = _half(case.image[inside]), _half(np.clip(case.distances[inside], -1, 1))
+        total += image.nbytes + distances.nbytes
+        if kept and total > MOST_BYTES:
+            break
+        kept |= {_IMAGE + case.name: image, _DISTANCES + case.name: distances}
     temporary = folder / f".{FILE}.tmp"
     write_tensors(temporary, kept, {})
     temporary.replace(folder / FILE)
 
 
-def read_references(folder: Path) -> tuple[np.ndarray, ...]:
-    """The images (C, x, y, z) float16 that :func:`write_references` kept; none for a model without them.
+def read_references(folder: Path) -> tuple[TrainingCase, ...]:
+    """The cases that :func:`write_references` kept, in half precision; none for a model without them.
 
     ValueError if the file is damaged.
     """
@@ -42,7 +49,14 @@ def read_references(folder: Path) -> tuple[np.ndarray, ...]:
     if not path.is_file():
         return ()
     tensors, _ = read_tensors(path)
-    return tuple(tensors[name].numpy() for name in sorted(tensors))
+    names = sorted(key.removeprefix(_IMAGE) for key in tensors if key.startswith(_IMAGE))
+    if not names or any(_DISTANCES + name not in tensors for name in names):
+        raise ValueError(f"{path} does not hold images with their distances")
+    return tuple(TrainingCase(name, tensors[_IMAGE + name].numpy(), tensors[_DISTANCES + name].numpy()) for name in names)
+
+
+def _half(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float16))
 
 
 def _about_the_labels(distances: np.ndarray) -> tuple[slice, slice, slice]:

@@ -61,6 +61,18 @@ def zero_shot(cell: Cell) -> Cell:
     return replace(cell, setting="zero-shot:Dataset002_B@2-shot", test=test)
 
 
+def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
+    cell, beside = make_cell(), make_cell(recipe="default+atlases")
+    commands = Commands(tmp_path)
+    made = runner(tmp_path, commands, cell, beside)
+    made.run([cell, beside])
+    assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
+    plain, fused = (words for name, words in commands.calls if name == "predict")
+    assert "--with-atlases" not in plain and fused[-1] == "--with-atlases"
+    assert plain[plain.index("-o") + 1] != fused[fused.index("-o") + 1]
+    assert cell.training_options() == beside.training_options() and cell.options() != beside.options()
+
+
 def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) -> None:
     cell = make_cell(seed=2)
     commands = Commands(tmp_path)

@@ -58,7 +58,10 @@ def test_an_unknown_setting_is_refused(text: str) -> None:
 def test_a_method_carries_its_recipe() -> None:
     assert MethodChoice.parse("diffatlas:paper") == MethodChoice("diffatlas", "paper")
     assert MethodChoice.parse("icf").text == MethodChoice.parse("icf:default").text == "icf"
-    for wrong in (":paper", "icf:", ""):
+    both = MethodChoice.parse("diffatlas:paper+atlases")
+    assert (both.name, both.trained, both.with_atlases, both.text) == ("diffatlas", "paper", True, "diffatlas:paper+atlases")
+    assert MethodChoice.parse("icf+atlases").text == "icf+atlases" and not MethodChoice("icf").with_atlases
+    for wrong in (":paper", "icf:", "", "+atlases", "icf+votes", "icf+atlases:paper"):
         with pytest.raises(UserError, match="write a method"):
             MethodChoice.parse(wrong)
 

@@ -15,8 +15,8 @@ from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
 from diffatlas_pipeline.inference.model_folder import TrainedFold
-from diffatlas_pipeline.inference.predictor import Predictor, segment_padded, settings_for
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
+from diffatlas_pipeline.inference.predictor import NETWORK_SHARE, Predictor, segment_padded, settings_for
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, TrainingCase, case_generator
 from diffatlas_pipeline.methods.registry import METHODS, create_method
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume, write_scalars
 
@@ -368,21 +368,64 @@ def test_options_that_a_method_does_not_have_are_refused() -> None:
     assert settings_for(recipe(method="icmd"), steps=3, draws=2).steps == 3
 
 
-def test_contrast_is_adapted_to_the_training_scans() -> None:
+def test_several_draws_take_the_step_that_tells_them_apart() -> None:
+    silent = recipe(steps=1, input_scaling="signal")
+    assert settings_for(silent, draws=5).steps == 2 and settings_for(silent, draws=5, steps=1).steps == 1
+    assert settings_for(silent).steps == 1 and settings_for(recipe(steps=1), draws=5).steps == 1
+    assert settings_for(replace(silent, steps=4), draws=5).steps == 4
+
+
+def training_case(image: np.ndarray, labels: np.ndarray, predictor: Predictor) -> TrainingCase:
+    """A scan with its labels as a model keeps it."""
+    prepared = predictor.prepare(Volume(image[None], Grid.of(image.shape, np.eye(4)))).image
+    distances = np.stack([np.where(labels == label.value, -0.5, 0.5) for label in predictor.plan.dataset.labels])
+    assert prepared.shape[1:] == distances.shape[1:]
+    return TrainingCase("kept", prepared.astype(np.float16), distances.astype(np.float16))
+
+
+@pytest.mark.parametrize("adapt", ["curve", "atlases"])
+def test_contrast_is_adapted_to_the_training_scans(adapt: str) -> None:
     """The method in closed form finds what is bright: of an inverted scan it finds nothing right until that is adapted."""
-    volume_of = lambda image: Volume(image[None], Grid.of(image.shape, np.eye(4)))  # noqa: E731
     image, labels = scan()
     predictor = Predictor([fold()], CPU, recipe())
-    reference = predictor.prepare(volume_of(image)).image.astype(np.float16)
-    adapting = Predictor([replace(fold(), references=(reference,))], CPU, recipe())
-    inverted = volume_of(image.max() - image)
+    kept = training_case(image, labels, predictor)
+    adapting = Predictor([replace(fold(), references=(kept,))], CPU, recipe())
+    inverted = Volume((image.max() - image)[None], Grid.of(image.shape, np.eye(4)))
 
-    def found(used: Predictor, adapt: bool) -> float:
+    def found(used: Predictor, adapt: str) -> float:
         prepared = used.prepare(inverted, adapt=adapt)
         result = used.restore(used.sample(prepared, "a"), prepared)
         return float(((result.labels > 0) == (labels > 0)).mean())
 
-    assert found(adapting, adapt=False) < 0.5
-    assert found(adapting, adapt=True) > 0.9
+    assert found(adapting, "off") < 0.5
+    assert found(adapting, adapt) > 0.9
     with pytest.raises(ModelError, match="keeps no training scans"):
-        predictor.prepare(inverted, adapt=True)
+        predictor.prepare(inverted, adapt=adapt)
+
+
+def test_atlases_have_their_share_of_the_answer() -> None:
+    """The atlas is the scan itself, with other labels than the network finds: the answer lies between them, and says so."""
+    image, labels = scan()
+    predictor = Predictor([fold()], CPU, recipe())
+    swapped = np.where(labels == 2, 7, np.where(labels == 7, 2, 0))
+    fused = Predictor([replace(fold(), references=(training_case(image, swapped, predictor),))], CPU, recipe())
+    volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
+    alone = fused.sample(fused.prepare(volume), "a")
+    prepared = fused.prepare(volume, with_atlases=True)
+    both = fused.sample(prepared, "a")
+    assert prepared.atlases is not None and both.spread is not None
+    wanted = NETWORK_SHARE * alone.distances + (1 - NETWORK_SHARE) * prepared.atlases.distances
+    assert torch.allclose(both.distances, wanted)
+    apart = (alone.distances - prepared.atlases.distances).abs()
+    assert torch.allclose(both.spread, apart * (NETWORK_SHARE * (1 - NETWORK_SHARE)) ** 0.5, atol=1e-5)
+    result = fused.restore(both, prepared, uncertainty=True)
+    assert result.uncertainty_mm is not None and result.uncertainty_mm.max() > 0
+
+
+def test_a_scan_that_cannot_be_registered_is_segmented_as_it_is() -> None:
+    image, labels = scan()
+    predictor = Predictor([fold()], CPU, recipe())
+    fused = Predictor([replace(fold(), references=(training_case(image, labels, predictor),))], CPU, recipe())
+    prepared = fused.prepare(Volume(np.zeros_like(image)[None], Grid.of(image.shape, np.eye(4))), with_atlases=True)
+    assert prepared.atlases is None
+    assert any("segmented as it is, without the training scans: none of 1" in warning for warning in prepared.warnings)
