@@ -155,6 +155,17 @@ def quickstart_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def shares_table(table: pd.DataFrame) -> str:
+    """The network's share beside registered atlases against mean Dice; one row per model, in order of the file."""
+    columns = [str(column) for column in table if str(column).startswith("share_")]
+    header = ["model", "atlases", "cases", *(f"share {column.removeprefix('share_')}" for column in columns), "commit"]
+    rows = []
+    for _, row in table.iterrows():
+        numbers = [_number(row[column], 3) for column in columns]
+        rows.append([f"{row['method']}, {row['fold']}", str(row["atlases"]), str(row["cases"]), *numbers, str(row["commit"])])
+    return markdown(header, rows)
+
+
 def ablation_table(table: pd.DataFrame) -> str:
     """What was changed and how it was sampled against mean Dice of validation cases; one row per run, in order of the file."""
     header = ["trained on", "method", "options changed", "sampling", "iterations", "scored on", "mean Dice", "seed", "commit"]
@@ -211,6 +222,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "comparison_heart-mri": ("comparison_heart-mri.csv", comparison_table),
     "steps": ("steps_curve.csv", steps_table),
     "why": ("steps_why.csv", why_table),
+    "atlas_share": ("atlas_share.csv", shares_table),
     "ablation": ("ablation.csv", ablation_table),
     "speed": ("speed.csv", speed_table),
     "quickstart": ("quickstart.csv", quickstart_table),

@@ -32,7 +32,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 ADAPTATIONS = ("off", "curve", "atlases")
 CURVE_REFERENCES = 4  # training scans that a contrast curve is drawn from: it gains nothing from more
 STEPS_OF_DRAWS = 2
-NETWORK_SHARE = 0.4  # weight of the network's distances beside the atlases'; best on validation cases of 4-shot models
+NETWORK_SHARE = 0.4  # weight of the network's distances beside the atlases' (documentation/benchmarks.md)
 FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
 FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT
 
@@ -197,13 +197,17 @@ class Predictor:
 
     def sample(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases, and their spread."""
+        found = self.network_alone(prepared, case, progress)
+        return found if prepared.atlases is None else mixed(found, prepared.atlases, NETWORK_SHARE)
+
+    def network_alone(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
+        """What :meth:`sample` would give without atlases."""
         image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
         parts = []
         for index, network in enumerate(self.networks):
             report = _part_of(progress, index, len(self.networks))
             parts.append(self._segment(network, image, case, report))
-        found = _ensemble(parts)
-        return found if prepared.atlases is None else _mixed(found, prepared.atlases, NETWORK_SHARE)
+        return _ensemble(parts)
 
     def restore(
         self, segmentation: Segmentation, prepared: Prepared, distances: bool = False, uncertainty: bool = False
@@ -296,7 +300,7 @@ def _ensemble(parts: Sequence[Segmentation]) -> Segmentation:
     return Segmentation(means.mean(dim=0), spread)
 
 
-def _mixed(one: Segmentation, other: Segmentation, share: float) -> Segmentation:
+def mixed(one: Segmentation, other: Segmentation, share: float) -> Segmentation:
     """Mean and spread of a mixture: ``share`` of ``one``, the rest of ``other``."""
     mean = share * one.distances + (1 - share) * other.distances
     variance = torch.zeros_like(mean)

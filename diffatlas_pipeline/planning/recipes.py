@@ -59,6 +59,7 @@ MASK_DEFAULT = replace(
     clean_image_fraction=0.0,
     equal_level_fraction=0.0,
     image_loss=1.0,
+    steps=2,  # with a single one, all draws would be the same
     draws=5,
 )
 

@@ -200,7 +200,7 @@ def test_rows_are_added_and_earlier_ones_kept_as_they_are(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_end_to_end(tmp_path: Path) -> None:
     """Both benchmarks on a task small enough to train on in seconds, through the real commands."""
-    from benchmarks import steps_curve, tables
+    from benchmarks import atlas_share, steps_curve, tables
 
     write_task(tmp_path / "task")
     options = ("--setting", "2-shot", "--max-time", "5s", "--device", "cpu")
@@ -218,4 +218,10 @@ def test_end_to_end(tmp_path: Path) -> None:
     curve = pd.read_csv(output)
     assert curve["steps"].tolist() == [1, 2] and curve["cases"].tolist() == [2, 2]
     assert output.with_suffix(".png").stat().st_size > 1000
+    output = tmp_path / "shares.csv"
+    shares = ["--shares", "0", "0.4", "1", "--device", "cpu", "--cases", "2", "--output", str(output)]
+    atlas_share.main(["-m", model, "-f", "2-shot", *shares])
+    (row,) = pd.read_csv(output).to_dict("records")
+    assert row["share_0"] > 0.5 and 0 <= row["share_1"] <= 1 and row["atlases"] == 2
+    assert "diffatlas, 2-shot | 2 | 2 |" in tables.shares_table(pd.read_csv(output))
     assert "| 2 |" in tables.steps_table(curve) and "2-shot" in tables.hippocampus_table(table)

@@ -134,6 +134,7 @@ def _alive(pid: int) -> bool:
         (["--settings", "zero-shot:1"], "is trained on"),
         (["--settings", "zero-shot:99"], "'99'"),
         (["--methods", "nnunet"], "Unknown method 'nnunet'"),
+        (["--methods", "rba+atlases"], "rba has no network"),
         (["--seeds", "0", "-1"], "--seeds"),
         (["--max-time", "soon"], "--max-time soon"),
         (["--test-cases", "0"], "--test-cases 0"),

@@ -133,6 +133,8 @@ def test_several_models_must_be_told_apart(workspace: Path, capsys: pytest.Captu
         (("--modality", "PET"), "CT, MRI"),
         (("--device", "quantum"), "--device"),
         (("--save-uncertainty",), "--draws"),
+        (("--with-atlases",), "keeps no training scans"),
+        (("--adapt-contrast", "curve"), "keeps no training scans"),
         (("-d", "9"), "Dataset001_A"),
         (("-f", "all"), "all: not trained"),
         (("-m", "nowhere"), "not a model folder"),

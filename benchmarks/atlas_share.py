@@ -1,0 +1,84 @@
+"""Dice against the network's share beside registered training cases (--with-atlases), on a model's own validation cases.
+
+The share that predictions use is chosen here, never on test cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from benchmarks.commands import main_of
+from benchmarks.record import RESULTS, append_row, machine
+from benchmarks.steps_curve import raw_folder, validation_files
+from benchmarks.tables import shares_table
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.evaluation.metrics import dice
+from diffatlas_pipeline.inference.model_folder import ModelFolder
+from diffatlas_pipeline.inference.predictor import Predictor, mixed
+from diffatlas_pipeline.networks.execution import resolve_device
+from diffatlas_pipeline.volumes.io import read_labels, read_volume
+from diffatlas_pipeline.workspace import Workspace
+
+SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+CASES = 16
+
+
+def main(argv: list[str] | None = None) -> None:
+    main_of(parser(), run, argv)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description="Segment a model's validation cases by network and atlases, mixed at several shares.",
+        epilog="example:\n  python -m benchmarks.atlas_share -m results/Dataset004_Hippocampus/diffatlas__default -f 4-shot",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("-m", "--model", type=Path, required=True, metavar="FOLDER", help="model folder, .../METHOD__RECIPE")
+    made.add_argument("-f", "--fold", default="fold0", help="trained fold with validation cases (default: %(default)s)")
+    made.add_argument(
+        "--raw", type=Path, metavar="FOLDER", help="raw data set (default: that of the workspace that the model lies in)"
+    )
+    made.add_argument("--cases", type=int, default=CASES, metavar="N", help="validation cases, in order (default: %(default)s)")
+    made.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="S", help="(default: %(default)s)")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
+    made.add_argument("--output", type=Path, default=RESULTS / "atlas_share.csv", metavar="CSV", help="a row is added to it")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, add the row and print it. UserError for what the user has to mend."""
+    fold = ModelFolder.find(Workspace.resolve(), path=arguments.model).load(arguments.fold)
+    if not fold.references:
+        raise UserError(f"{arguments.model}: the model keeps no training cases to register. Train it again.")
+    files = validation_files(fold, arguments.raw or raw_folder(arguments.model), arguments.cases)
+    recipe = fold.plan.recipe(fold.recipe, fold.method)
+    predictor = Predictor([fold], resolve_device(arguments.device), recipe)
+    scores: dict[float, list[float]] = {share: [] for share in arguments.shares}
+    for one in tqdm(files, desc="Registering", unit="case", delay=1):
+        volume, reference = read_volume(one.images), read_labels(one.label)  # type: ignore[arg-type]
+        prepared = predictor.prepare(volume, with_atlases=True)
+        if prepared.atlases is None:
+            raise UserError(f"{one.case}: no training case could be registered to it.")
+        network = predictor.network_alone(prepared, one.case)
+        for share, found in scores.items():
+            labels = predictor.restore(mixed(network, prepared.atlases, share), prepared).labels
+            found.append(
+                float(np.nanmean([dice(labels == one.value, reference.array == one.value) for one in fold.plan.dataset.labels]))
+            )
+    row: dict[str, Any] = {**machine(), "method": fold.method, "fold": fold.fold, "atlases": len(fold.references)}
+    row |= {"cases": len(files)} | {f"share_{share:g}": float(np.mean(found)) for share, found in scores.items()}
+    append_row(arguments.output, row)
+    print(shares_table(pd.read_csv(arguments.output)))
+    print(f"Written: {arguments.output}")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()
