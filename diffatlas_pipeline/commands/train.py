@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffatlas_pipeline.contracts import Plan, Recipe
-    from diffatlas_pipeline.data.loader import Unlabelled
-    from diffatlas_pipeline.methods.base import Method, TrainingCase
+    from diffatlas_pipeline.methods.base import TrainingCase
     from diffatlas_pipeline.training.loop import Validation
 
 VALIDATED_CASES = 4  # cases sampled for the log; the whole fold is segmented at the end
@@ -45,7 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--unlabelled-from",
         metavar="NAME",
-        help="also learn the images, not the labels, of this split's training cases (default: those of imagesUn)",
+        help="the scans without labels to use: this split's training cases, as images only (default: those of imagesUn)",
+    )
+    parser.add_argument("--num-unlabelled", type=int, metavar="N", help="use only N of them, drawn with --seed")
+    parser.add_argument(
+        "--teacher", metavar="FOLD", help="let this trained fold label the scans without labels, and train on these, too"
     )
     parser.add_argument("--splits-file", metavar="FILE", help="use the splits of this JSON file instead of the planned ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: %(default)s)")
@@ -74,8 +77,10 @@ def seconds_of(text: str) -> float:
 def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
+    from diffatlas_pipeline.commands._unlabelled import FOLDER as TAUGHT
+    from diffatlas_pipeline.commands._unlabelled import images_to_learn, scans_to_be_taught, taught
     from diffatlas_pipeline.contracts import Plan, from_json
-    from diffatlas_pipeline.data.loader import training_batches
+    from diffatlas_pipeline.data.loader import Unlabelled, training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
     from diffatlas_pipeline.methods.registry import create_method, known_method
     from diffatlas_pipeline.networks.execution import resolve_device
@@ -105,20 +110,25 @@ def _train(arguments: argparse.Namespace) -> None:
     if name in model.folds():
         print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
-    unlabelled = _unlabelled(arguments, method, source, training_cases)
+    known = [*training_cases, *validation_cases]
+    unlabelled = Unlabelled() if arguments.teacher else images_to_learn(arguments, method, source, known)
+    to_teach = scans_to_be_taught(arguments, method, source, known) if arguments.teacher else ()
     settings: dict[str, Any] = {
         "recipe": recipe.name,
         "seed": arguments.seed,
         "iterations": iterations,
         "max_time_s": limit_s,
         "training_cases": training_cases,
-        "unlabelled_cases": list(unlabelled.cases) if unlabelled else [],
+        "unlabelled_cases": list(unlabelled.cases or to_teach),
+        "teacher": arguments.teacher,
         "plan": plan.digest(arguments.method, recipe.name),
     }
     print(
         f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
         f"{len(validation_cases)} cases for validation."
     )
+    if to_teach:
+        unlabelled = taught(arguments, method, model, to_teach, (source, folder / TAUGHT / arguments.teacher), device)
     if unlabelled:
         print(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
     if not validation_cases:
@@ -145,6 +155,7 @@ def _train(arguments: argparse.Namespace) -> None:
     }
     write_references(folder, _whole_cases(source, chosen_references(training_cases)))
     write_final(folder, trained.weights, {**described, "versions": versions()})
+    shutil.rmtree(folder / TAUGHT, ignore_errors=True)
     print(f"Model written to {folder}")
     if validation_cases and not arguments.no_validation:
         _segment_validation(arguments, workspace, model, name, validation_cases, device)
@@ -186,31 +197,9 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
         name = f"{name}_{arguments.num_cases}cases"
     if arguments.seed:
         name = f"{name}_seed{arguments.seed}"  # trainings that differ in their seed alone lie side by side
+    if arguments.teacher:
+        name = f"{name}_taught"
     return name, training, validation
-
-
-def _unlabelled(arguments: argparse.Namespace, method: Method, source: Path, labelled: list[str]) -> Unlabelled:
-    """Cases to learn images from: those without labels, or those of the split that was named, if they do not train anyway."""
-    from diffatlas_pipeline.data.loader import Unlabelled
-    from diffatlas_pipeline.planning.splits import load_splits
-    from diffatlas_pipeline.preprocessing.store import list_stored, open_case
-
-    name, fraction = arguments.unlabelled_from, method.recipe.unlabelled_fraction
-    if (name or fraction) and not (fraction and getattr(method, "learns_images", False)):
-        asked = "--unlabelled-from" if name else f"unlabelled_fraction {fraction:g} in plans.json"
-        raise UserError(
-            f"{asked}: {arguments.method} ({method.recipe.name}) learns nothing of unlabelled scans. Leave it out, or use a "
-            "recipe of diffatlas whose unlabelled_fraction is above 0."
-        )
-    if not fraction:
-        return Unlabelled()
-    stored = list_stored(source)
-    if not name:
-        return Unlabelled(tuple(case for case in stored if open_case(source, case).facts.distances is None), fraction)
-    splits = load_splits(source / "splits.json", stored)
-    if name not in splits:
-        raise UserError(f"--unlabelled-from {name}: no such split. There are {', '.join(splits)}.")
-    return Unlabelled(tuple(case for case in splits[name].train if case not in labelled), fraction)
 
 
 def _whole_cases(source: Path, cases: Sequence[str]) -> Iterator[TrainingCase]:

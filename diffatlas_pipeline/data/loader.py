@@ -34,13 +34,21 @@ STALL_SECONDS = 600.0  # a batch takes well under a second; a worker silent for 
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Cases of which only the image is used, and the share of all samples that is drawn from them."""
+    """Cases of which only the image is used, and the share of all samples that is drawn from them.
+
+    With ``taught``, a folder that holds these cases with a teacher's labels, they are used as labelled ones.
+    """
 
     cases: tuple[str, ...] = ()
     fraction: float = 0.0
+    taught: Path | None = None
 
     def __bool__(self) -> bool:
         return bool(self.cases) and self.fraction > 0
+
+    def source(self, folder: Path, plan: Plan) -> PatchSource:
+        """Their patches; ``folder`` is the preprocessed data set. DatasetError for cases that cannot be read."""
+        return PatchSource(self.taught or folder, self.cases, plan, labelled=self.taught is not None)
 
 
 class PatchLoader(data_loader.DataLoader):
@@ -114,7 +122,7 @@ class BatchStream(IterableDataset):
         augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm)
         try:
             source = PatchSource(self.folder, self.cases, plan)  # opened by the process that reads
-            more = PatchSource(self.folder, self.unlabelled.cases, plan, labelled=False) if self.unlabelled else None
+            more = self.unlabelled.source(self.folder, plan) if self.unlabelled else None
             loader = PatchLoader(
                 source,
                 augmentation,
@@ -201,14 +209,14 @@ def training_batches(
     """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set ``folder``.
 
     Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from the
-    ``unlabelled`` cases are NaN. Batch i depends on ``seed`` and i only,
-    so a resumed training, or one with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this
+    ``unlabelled`` cases are NaN, unless they are taught. Batch i depends on ``seed`` and i only, so a resumed training, or one
+    with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this
     process. Use it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker dies.
     """
     unlabelled = unlabelled or Unlabelled()
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker
     if unlabelled:
-        PatchSource(folder, unlabelled.cases, plan, labelled=False)
+        unlabelled.source(folder, plan)
     stream = BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration), unlabelled)
     return TrainingBatches(stream, workers)
 

@@ -172,6 +172,15 @@ class Predictor:
         """
         image, record = prepare_image(volume, self.plan, modality)
         warnings = _unusual(image, record, self.plan, modality)
+        return self._with_training_scans(image, record, warnings, adapt, with_atlases)
+
+    def prepare_stored(self, image: np.ndarray, record: SpatialRecord, with_atlases: bool = False) -> Prepared:
+        """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
+        return self._with_training_scans(image, record, [], "off", with_atlases)
+
+    def _with_training_scans(
+        self, image: np.ndarray, record: SpatialRecord, warnings: list[str], adapt: str, with_atlases: bool
+    ) -> Prepared:
         if (adapt != "off" or with_atlases) and not self.references:
             raise ModelError("The model keeps no training scans to register. Train it again, or do without them.")
         said = None
@@ -187,7 +196,7 @@ class Predictor:
                 if adapt == "atlases":
                     image = appearance(registered)
         except (RegistrationFailed, UserError) as error:
-            warnings.append(f"it was segmented as it is, without the training scans: {error}")
+            warnings = [*warnings, f"it was segmented as it is, without the training scans: {error}"]
         return Prepared(image, record, tuple(warnings), said)
 
     def _registered(self, image: np.ndarray) -> Registered:

@@ -107,6 +107,29 @@ def test_few_cases_and_own_splits_get_their_own_folder(planned: Path, tmp_path: 
     assert len(json.loads(metadata.read_text())["training_cases"]) == 2
 
 
+def test_a_teacher_labels_scans_for_another_training(planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "splits.json"
+    cases = sorted(path.name.removesuffix("_0000.nii.gz") for path in (planned / "raw" / NAME / "imagesTr").iterdir())
+    splits = {"few": {"train": cases[:2], "validation": [cases[5]]}, "pool": {"train": cases, "validation": []}}
+    own.write_text(json.dumps(splits))
+    few = ["7", "few", "--splits-file", str(own), "--iterations", "2", "--no-validation"]
+    assert "few: not trained" in refused(capsys, planned, *few, "--teacher", "few", "--unlabelled-from", "pool")
+    command(planned, *few)
+    capsys.readouterr()
+    command(planned, *few, "--teacher", "few", "--unlabelled-from", "pool", "--num-unlabelled", "2")
+    assert "few labels 2 scans, with 2 training cases as atlases" in capsys.readouterr().out
+    folder = planned / "results" / NAME / "diffatlas__default" / "few_taught"
+    metadata = json.loads((folder / "checkpoint_final.json").read_text())
+    assert metadata["teacher"] == "few" and metadata["training_cases"] == cases[:2]
+    assert len(metadata["unlabelled_cases"]) == 2 and set(metadata["unlabelled_cases"]) < set(cases[2:5])
+    assert not (folder / "taught").exists()
+    teach = [*few, "--teacher", "few"]
+    assert "no scan to be labelled" in refused(capsys, planned, *teach, "--overwrite")
+    assert "give 1 to 3" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--num-unlabelled", "9")
+    assert "rba keeps its training cases" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--method", "rba")
+    assert "give a --teacher" in refused(capsys, planned, *few, "--method", "icf", "--unlabelled-from", "pool")
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("45", 45)])
 def test_durations(text: str, seconds: float) -> None:
     assert train.seconds_of(text) == seconds

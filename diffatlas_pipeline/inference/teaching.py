@@ -1,0 +1,31 @@
+"""A trained model as teacher: it labels stored scans that nobody has labelled, for another training to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.preprocessing.distance_maps import decode_labels, encode_labels
+from diffatlas_pipeline.preprocessing.store import list_stored, open_case, write_case
+
+
+def teach(teacher: Predictor, source: Path, cases: Sequence[str], folder: Path, quiet: bool = False) -> None:
+    """Store ``cases`` of the preprocessed data set ``source`` in ``folder``, with the labels that ``teacher`` gives them.
+
+    The training cases that the teacher keeps are registered to each scan and have their say. Cases that are in ``folder``
+    already stay as they are, so an interrupted call goes on.
+    """
+    labels = teacher.plan.dataset.labels
+    there = set(list_stored(folder)) if folder.is_dir() else set()
+    todo = [case for case in cases if case not in there]
+    for case in tqdm(todo, desc="Labelling", unit="scan", disable=quiet or not todo):
+        stored = open_case(source, case)
+        image = np.asarray(stored.image[:], dtype=np.float32)
+        found = teacher.sample(teacher.prepare_stored(image, stored.record, bool(teacher.references)), case)
+        values = decode_labels(found.distances.numpy(), [label.value for label in labels])
+        distances = encode_labels(values, labels, stored.record.planned_spacing_mm, teacher.plan.distance.tau_mm)
+        write_case(folder, case, image, distances, stored.record)

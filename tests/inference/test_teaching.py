@@ -1,0 +1,54 @@
+"""A model as teacher of another training."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffatlas_pipeline.inference.model_folder import TrainedFold
+from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.inference.teaching import teach
+from diffatlas_pipeline.methods.base import TrainingCase
+from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+from diffatlas_pipeline.preprocessing.store import list_stored, open_case
+from tests.factories import make_plan, make_recipe, store_cases
+
+PLAN = make_plan(patch_size=(16, 24, 16))
+
+
+def teacher(source: Path, atlas: str) -> Predictor:
+    """A real network with random weights, and one training case that it keeps."""
+    torch.manual_seed(0)
+    state = create_method("diffatlas", PLAN, make_recipe()).build_network().state_dict()
+    stored = open_case(source, atlas)
+    kept = TrainingCase(atlas, np.asarray(stored.image[:]), np.asarray(stored.distances[:]))  # type: ignore[index]
+    fold = TrainedFold(PLAN, "diffatlas", "default", "few", state, {}, (kept,))
+    return Predictor([fold], torch.device("cpu"), make_recipe(), precision="float32")
+
+
+def test_scans_are_stored_with_the_teacher_s_labels(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "taught"
+    known, *others = store_cases(source, PLAN, [(20, 26, 18), (18, 28, 18), (20, 24, 20)])
+    taught_by = teacher(source, known)
+    teach(taught_by, source, others, folder, quiet=True)
+    assert list_stored(folder) == sorted(others)
+    for case in others:
+        image = np.asarray(open_case(source, case).image[:], np.float32)
+        prepared = taught_by.prepare_stored(image, open_case(source, case).record, with_atlases=True)
+        assert prepared.atlases is not None
+        wanted = decode_labels(taught_by.sample(prepared, case).distances.numpy(), [1, 2])
+        stored = open_case(folder, case)
+        assert stored.distances is not None
+        assert np.array_equal(decode_labels(np.asarray(stored.distances[:], np.float32), [1, 2]), wanted)
+        assert np.array_equal(stored.image[:], open_case(source, case).image[:])
+
+
+def test_what_is_labelled_already_stays(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "taught"
+    known, first, second = store_cases(source, PLAN, [(20, 26, 18), (18, 28, 18), (20, 24, 20)])
+    teach(teacher(source, known), source, [first], folder, quiet=True)
+    before = (folder / "cases" / f"{first}.json").stat().st_mtime_ns
+    teach(teacher(source, known), source, [first, second], folder, quiet=True)
+    assert (folder / "cases" / f"{first}.json").stat().st_mtime_ns == before
+    assert list_stored(folder) == sorted([first, second])
