@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from diffatlas_pipeline.data.loader import Unlabelled
-    from diffatlas_pipeline.inference.model_folder import ModelFolder
+    from diffatlas_pipeline.inference.model_folder import ModelFolder, TrainedFold
     from diffatlas_pipeline.methods.base import Method
 
 TAUGHT_FRACTION = 2 / 3  # share of samples with a teacher's labels, unless the recipe has an unlabelled_fraction
@@ -29,8 +29,10 @@ def images_to_learn(arguments: argparse.Namespace, method: Method, source: Path,
     from diffatlas_pipeline.data.loader import Unlabelled
 
     fraction = method.recipe.unlabelled_fraction
-    if (arguments.unlabelled_from or fraction) and not (fraction and getattr(method, "learns_images", False)):
-        asked = "--unlabelled-from" if arguments.unlabelled_from else f"unlabelled_fraction {fraction:g} in plans.json"
+    flags = {"--unlabelled-from": arguments.unlabelled_from, "--num-unlabelled": arguments.num_unlabelled}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if (given or fraction) and not (fraction and getattr(method, "learns_images", False)):
+        asked = ", ".join(given) or f"unlabelled_fraction {fraction:g} in plans.json"
         raise UserError(
             f"{asked}: {arguments.method} ({method.recipe.name}) learns nothing of unlabelled scans. Leave it out, give a "
             "--teacher, or use a recipe of diffatlas whose unlabelled_fraction is above 0."
@@ -53,19 +55,34 @@ def scans_to_be_taught(arguments: argparse.Namespace, method: Method, source: Pa
     return cases
 
 
+def load_teacher(model: ModelFolder, name: str, validation: list[str]) -> TrainedFold:
+    """The trained fold ``name``. UserError if it has learnt cases that are to validate, ModelError if it is not trained."""
+    teacher = model.load(name)
+    seen = sorted(set(validation) & set(teacher.metadata.get("training_cases", ())))
+    if seen:
+        raise UserError(
+            f"--teacher {name}: it was trained on {len(seen)} case(s) that are to validate this training ({seen[0]}, ...), so "
+            "their labels would leak into it. Take a teacher that was trained on the same split."
+        )
+    return teacher
+
+
 def taught(
-    arguments: argparse.Namespace, method: Method, model: ModelFolder, cases: tuple[str, ...], place: tuple[Path, Path],
+    arguments: argparse.Namespace,
+    method: Method,
+    teacher: TrainedFold,
+    cases: tuple[str, ...],
+    source: Path,
+    folder: Path,
     device: torch.device,
-) -> Unlabelled:  # fmt: skip
-    """``cases`` with the labels of the trained fold --teacher. ``place``: the preprocessed data set, where to store them."""
+) -> Unlabelled:
+    """``cases`` of the preprocessed data set ``source``, stored in ``folder`` with the labels that ``teacher`` gives them."""
     from diffatlas_pipeline.data.loader import Unlabelled
     from diffatlas_pipeline.inference.predictor import Predictor
     from diffatlas_pipeline.inference.teaching import teach
 
-    teacher = Predictor([model.load(arguments.teacher)], device, method.recipe, arguments.seed)
-    source, folder = place
-    print(f"{arguments.teacher} labels {len(cases)} scans, with {len(teacher.references)} training cases as atlases.")
-    teach(teacher, source, cases, folder)
+    print(f"{teacher.fold} labels {len(cases)} scans, with {len(teacher.references)} training cases as atlases.")
+    teach(Predictor([teacher], device, method.recipe, arguments.seed), source, cases, folder)
     return Unlabelled(cases, method.recipe.unlabelled_fraction or TAUGHT_FRACTION, folder)
 
 

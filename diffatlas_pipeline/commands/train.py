@@ -78,7 +78,7 @@ def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
     from diffatlas_pipeline.commands._unlabelled import FOLDER as TAUGHT
-    from diffatlas_pipeline.commands._unlabelled import images_to_learn, scans_to_be_taught, taught
+    from diffatlas_pipeline.commands._unlabelled import images_to_learn, load_teacher, scans_to_be_taught, taught
     from diffatlas_pipeline.contracts import Plan, from_json
     from diffatlas_pipeline.data.loader import Unlabelled, training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
@@ -104,15 +104,16 @@ def _train(arguments: argparse.Namespace) -> None:
     method = create_method(arguments.method, plan, recipe)
     location = ModelFolder.location(workspace, source.name, arguments.method, recipe.name)
     folder = location / name
-    if arguments.overwrite and folder.exists():
-        shutil.rmtree(folder)
-    model = ModelFolder.create(location, plan)
-    if name in model.folds():
+    model = ModelFolder.create(location, plan, replacing=name if arguments.overwrite else None)
+    if name in model.folds() and not arguments.overwrite:
         print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
     known = [*training_cases, *validation_cases]
     unlabelled = Unlabelled() if arguments.teacher else images_to_learn(arguments, method, source, known)
     to_teach = scans_to_be_taught(arguments, method, source, known) if arguments.teacher else ()
+    teacher = load_teacher(model, arguments.teacher, validation_cases) if to_teach else None
+    if arguments.overwrite and folder.exists():  # not before all that was asked for has been checked
+        shutil.rmtree(folder)
     settings: dict[str, Any] = {
         "recipe": recipe.name,
         "seed": arguments.seed,
@@ -127,8 +128,8 @@ def _train(arguments: argparse.Namespace) -> None:
         f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
         f"{len(validation_cases)} cases for validation."
     )
-    if to_teach:
-        unlabelled = taught(arguments, method, model, to_teach, (source, folder / TAUGHT / arguments.teacher), device)
+    if teacher is not None:
+        unlabelled = taught(arguments, method, teacher, to_teach, source, folder / TAUGHT / teacher.fold, device)
     if unlabelled:
         print(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
     if not validation_cases:

@@ -64,13 +64,13 @@ class ModelFolder:
         return workspace.results / dataset / f"{method}__{recipe}"
 
     @staticmethod
-    def create(path: Path, plan: Plan) -> ModelFolder:
+    def create(path: Path, plan: Plan, replacing: str | None = None) -> ModelFolder:
         """Write plans.json, dataset.json (nnU-Net v2 layout) and versions.json into ``path``.
 
-        ModelError if ``path`` already holds trained folds of another plan.
+        ModelError if ``path`` already holds trained folds of another plan; the fold ``replacing`` may be of another.
         """
         folder = ModelFolder(path)
-        if folder.folds() and not folder._is_of(plan):
+        if set(folder.folds()) - {replacing} and not folder._is_of(plan):
             raise ModelError(f"{path} holds models trained with another plan. Move it away, then train again.")
         try:
             write_text_atomically(path / PLANS, to_json(plan))

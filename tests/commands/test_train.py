@@ -128,6 +128,13 @@ def test_a_teacher_labels_scans_for_another_training(planned: Path, tmp_path: Pa
     assert "give 1 to 3" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--num-unlabelled", "9")
     assert "rba keeps its training cases" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--method", "rba")
     assert "give a --teacher" in refused(capsys, planned, *few, "--method", "icf", "--unlabelled-from", "pool")
+    assert "--num-unlabelled: diffatlas (default) learns nothing" in refused(
+        capsys, planned, *few, "--num-unlabelled", "2", "--overwrite"
+    )
+    assert (folder.parent / "few" / "checkpoint_final.json").is_file(), "what was refused has deleted nothing"
+    command(planned, "7", "pool", *few[2:])
+    leak = refused(capsys, planned, *few, "--teacher", "pool", "--unlabelled-from", "pool", "--overwrite")
+    assert "trained on 1 case(s) that are to validate" in leak
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("45", 45)])

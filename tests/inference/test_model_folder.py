@@ -129,6 +129,9 @@ def test_trained_folds_are_not_given_another_plan(workspace: Workspace) -> None:
     ModelFolder.create(path, plan())
     with pytest.raises(ModelError, match="another plan"):
         ModelFolder.create(path, plan(patch=(32, 16, 16)))
+    with pytest.raises(ModelError, match="another plan"):
+        ModelFolder.create(path, plan(patch=(32, 16, 16)), replacing="fold1")
+    ModelFolder.create(path, plan(patch=(32, 16, 16)), replacing="fold0")
 
 
 def test_the_recipes_of_others_do_not_make_it_another_plan(workspace: Workspace) -> None:
