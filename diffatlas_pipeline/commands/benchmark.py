@@ -172,6 +172,7 @@ def _prepare(
     from diffatlas_pipeline.benchmark.cells import Conditions
     from diffatlas_pipeline.benchmark.settings import MethodChoice, known_splits, prepare_settings
     from diffatlas_pipeline.contracts import Plan, from_json
+    from diffatlas_pipeline.methods.registry import METHODS as KNOWN
 
     source = workspace.preprocessed / dataset.folder.name
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
@@ -180,7 +181,8 @@ def _prepare(
     splits = known_splits(source / "splits.json", arguments.splits_file, [files.case for files in dataset.training])
     prepared = prepare_settings(settings, dataset, splits, arguments.seeds, arguments.test_cases)
     limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
-    known = [*methods, *(MethodChoice(recipe.method, recipe.name) for recipe in plan.recipes)]
+    planned = [MethodChoice(recipe.method, recipe.name) for recipe in plan.recipes]
+    known = [*methods, *planned, *map(MethodChoice, KNOWN)]
     recipes = {MethodChoice(one.name, one.trained).text: plan.digest(one.name, one.trained) for one in known}
     return prepared, Conditions(dataset.folder.name, limit_s, arguments.tolerance_mm, plan.digest(), device, recipes)
 
