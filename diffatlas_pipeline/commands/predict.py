@@ -86,6 +86,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
 
     model, predictor = _load(arguments)
+    adapt = _adaptation(arguments, predictor)
     plan = predictor.plan
     cases = find_cases(arguments.input, len(plan.channels))
     check_output(arguments.output, cases, plan.dataset.file_ending)
@@ -93,7 +94,6 @@ def _predict(arguments: argparse.Namespace) -> None:
     print(f"{len(cases)} case(s), model {model.path} ({', '.join(predictor.folds)}){sampling}, on {predictor.device}")
     before = read_record(arguments.output)
     start = time.perf_counter()
-    adapt = _adaptation(arguments, predictor)
     if adapt != "off":
         print(f"The scans are given the contrast of the training scans (--adapt-contrast {adapt}).")
     if arguments.with_atlases:

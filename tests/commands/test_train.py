@@ -123,8 +123,8 @@ def test_a_teacher_labels_scans_for_another_training(planned: Path, tmp_path: Pa
     assert metadata["teacher"] == "few" and metadata["training_cases"] == cases[:2]
     assert len(metadata["unlabelled_cases"]) == 2 and set(metadata["unlabelled_cases"]) < set(cases[2:5])
     assert not (folder / "taught").exists()
-    teach = [*few, "--teacher", "few"]
-    assert "no scan to be labelled" in refused(capsys, planned, *teach, "--overwrite")
+    teach = [*few, "--teacher", "few", "--overwrite"]
+    assert "no scan to be labelled" in refused(capsys, planned, *teach)
     assert "give 1 to 3" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--num-unlabelled", "9")
     assert "rba keeps its training cases" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--method", "rba")
     assert "give a --teacher" in refused(capsys, planned, *few, "--method", "icf", "--unlabelled-from", "pool")
