@@ -296,7 +296,7 @@ def _notes(setting: Setting, pools: Mapping[int, Pool], test: TestSet) -> list[s
     text += f"; tested on {len(test.cases)} case(s), {test.place} of {test.dataset}"
     if test.modality:
         text += f", as {test.modality}" + (
-            ", their contrast adapted to the training scans" if test.adapted else ", their contrast as it is"
+            ", shown to networks in the contrast of the training scans" if test.adapted else ", their contrast as it is"
         )
     notes = [f"{text}."]
     same = sorted(set(first.cases) & set(test.names)) if setting.dataset else []

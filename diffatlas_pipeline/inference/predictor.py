@@ -30,7 +30,7 @@ from diffatlas_pipeline.registration.register import Atlas, AtlasSettings, Regis
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 ADAPTATIONS = ("off", "curve", "atlases")
-CURVE_REFERENCES = 4  # training scans that a contrast curve is drawn from: it gains nothing from more
+CURVE_REFERENCES = 4  # training scans that a contrast curve is drawn from; each costs an affine registration
 STEPS_OF_DRAWS = 2
 NETWORK_SHARE = 0.4  # weight of the network's distances beside the atlases' (documentation/benchmarks.md)
 FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
