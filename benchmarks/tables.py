@@ -205,6 +205,40 @@ def comparison_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def unlabelled_table(table: pd.DataFrame) -> str:
+    """What was learnt from against mean Dice of the test cases in percent, mean and spread over seeds."""
+    header = [
+        "setting",
+        "method",
+        "learnt from",
+        "atlases beside it",
+        "mean Dice",
+        "NSD",
+        "training",
+        "in all",
+        "s/case",
+        "seeds",
+    ]
+    rows = []
+    keys = ["setting", "method", "learnt_from", "with_atlases"]
+    for (setting, method, learnt_from, with_atlases), group in table.groupby(keys, sort=False):
+        one = group.iloc[0]
+        scans = (
+            f" ({one['labelled_cases']} + {one['unlabelled_cases']})"
+            if one["unlabelled_cases"]
+            else f" ({one['labelled_cases']})"
+        )
+        scores = [_mean_percent(group["dice_mean"]), _mean_percent(group["nsd_mean"])]
+        times = [f"{group[column].mean() / 60:.0f} min" for column in ("train_seconds", "seconds_in_all")]
+        rest = [_number(group["seconds_per_case"].mean(), 2), str(len(group))]
+        rows.append([setting, method, learnt_from + scans, "yes" if with_atlases else "no", *scores, *times, *rest])
+    return markdown(header, rows)
+
+
+def _mean_percent(values: pd.Series) -> str:
+    return f"{100 * values.mean():.1f}" + (f" ± {100 * values.std():.1f}" if len(values) > 1 else "")
+
+
 def _compared_labels(table: pd.DataFrame) -> list[str]:
     names = [str(column)[len("dice_") :] for column in table if str(column).startswith("dice_")]
     return [name for name in names if name != "average" and not name.endswith("_std")]
@@ -223,6 +257,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "steps": ("steps_curve.csv", steps_table),
     "why": ("steps_why.csv", why_table),
     "atlas_share": ("atlas_share.csv", shares_table),
+    "unlabelled": ("unlabelled.csv", unlabelled_table),
     "ablation": ("ablation.csv", ablation_table),
     "speed": ("speed.csv", speed_table),
     "quickstart": ("quickstart.csv", quickstart_table),

@@ -95,6 +95,10 @@ class SpatialRecord:
 
 
 # --------------------------------------------------------------------------------------------------- raw data set
+MODALITIES = ("CT", "MRI")
+"""What a scan can be said to be: intensities in Hounsfield units, or without a unit."""
+
+
 @dataclass(frozen=True)
 class LabelClass:
     """One foreground label: its name and the integer that stands for it in the files."""
@@ -115,11 +119,15 @@ class DatasetDescription:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case: one image per channel, and its label file if it has one."""
+    """The files of one case: one image per channel, and its label file if it has one.
+
+    ``modality`` is one of ``MODALITIES`` for an unlabelled scan that is said to be of another modality than the others.
+    """
 
     case: str
     images: tuple[Path, ...]
     label: Path | None
+    modality: str | None = None
 
 
 @dataclass(frozen=True)

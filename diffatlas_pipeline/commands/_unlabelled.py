@@ -86,6 +86,13 @@ def taught(
     return Unlabelled(cases, method.recipe.unlabelled_fraction or TAUGHT_FRACTION, folder)
 
 
+def modalities_of(source: Path, cases: tuple[str, ...]) -> list[str]:
+    """What the stored ``cases`` were said to be, of other modalities than the training scans."""
+    from diffatlas_pipeline.preprocessing.store import open_case
+
+    return sorted({modality for case in cases if (modality := open_case(source, case).facts.modality)})
+
+
 def _chosen(arguments: argparse.Namespace, source: Path, known: list[str]) -> tuple[str, ...]:
     """Training cases of the split --unlabelled-from, else the stored cases without labels; --num-unlabelled of them."""
     from diffatlas_pipeline.planning.splits import load_splits

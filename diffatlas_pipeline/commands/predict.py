@@ -14,7 +14,6 @@ from diffatlas_pipeline.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from diffatlas_pipeline.contracts import Plan
     from diffatlas_pipeline.inference.batch import CaseOutcome
     from diffatlas_pipeline.inference.model_folder import ModelFolder
     from diffatlas_pipeline.inference.predictor import Predictor
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         choices=("auto", "atlases", "curve", "off"),
         default="auto",
         help="give the scans the contrast of training scans, by registering these as atlases, or by a curve of intensities; "
-        "auto: by atlases if --modality is not what was trained on (default)",
+        "auto: by atlases if the model has learnt no scan of --modality (default)",
     )
     parser.add_argument(
         "--with-atlases",
@@ -118,16 +117,10 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _check_modality(modality: str | None) -> None:
-    from diffatlas_pipeline.preprocessing.normalisation import MODALITIES
+    from diffatlas_pipeline.contracts import MODALITIES
 
     if modality is not None and modality.upper() not in MODALITIES:
         raise UserError(f"--modality {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
-
-
-def _is_foreign(modality: str | None, plan: Plan) -> bool:
-    """Whether ``modality`` is not that of the training scans: CT has fixed bounds in the plan, nothing else has."""
-    trained_on_ct = any(channel.scheme == "ct" for channel in plan.channels)
-    return modality is not None and (modality.upper() == "CT") != trained_on_ct
 
 
 def _adaptation(arguments: argparse.Namespace, predictor: Predictor) -> str:
@@ -141,8 +134,8 @@ def _adaptation(arguments: argparse.Namespace, predictor: Predictor) -> str:
         raise UserError("The model keeps no training scans to register. Train it again, or leave out the option.")
     if arguments.adapt_contrast != "auto":
         return str(arguments.adapt_contrast)
-    foreign = _is_foreign(arguments.modality, predictor.plan)
-    return "atlases" if foreign and learned and predictor.references else "off"
+    foreign = learned and predictor.is_foreign(arguments.modality)
+    return "atlases" if foreign and predictor.references else "off"
 
 
 def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:

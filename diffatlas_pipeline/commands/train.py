@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from diffatlas_pipeline.commands import _common
@@ -78,7 +79,13 @@ def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
     from diffatlas_pipeline.commands._unlabelled import FOLDER as TAUGHT
-    from diffatlas_pipeline.commands._unlabelled import images_to_learn, load_teacher, scans_to_be_taught, taught
+    from diffatlas_pipeline.commands._unlabelled import (
+        images_to_learn,
+        load_teacher,
+        modalities_of,
+        scans_to_be_taught,
+        taught,
+    )
     from diffatlas_pipeline.contracts import Plan, from_json
     from diffatlas_pipeline.data.loader import Unlabelled, training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
@@ -112,6 +119,7 @@ def _train(arguments: argparse.Namespace) -> None:
     unlabelled = Unlabelled() if arguments.teacher else images_to_learn(arguments, method, source, known)
     to_teach = scans_to_be_taught(arguments, method, source, known) if arguments.teacher else ()
     teacher = load_teacher(model, arguments.teacher, validation_cases) if to_teach else None
+    teaching_s = 0.0
     if arguments.overwrite and folder.exists():  # not before all that was asked for has been checked
         shutil.rmtree(folder)
     settings: dict[str, Any] = {
@@ -129,7 +137,10 @@ def _train(arguments: argparse.Namespace) -> None:
         f"{len(validation_cases)} cases for validation."
     )
     if teacher is not None:
+        start = time.monotonic()
         unlabelled = taught(arguments, method, teacher, to_teach, source, folder / TAUGHT / teacher.fold, device)
+        teaching_s = time.monotonic() - start
+        settings["learnt_modalities"] = modalities_of(source, to_teach)
     if unlabelled:
         print(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
     if not validation_cases:
@@ -152,6 +163,7 @@ def _train(arguments: argparse.Namespace) -> None:
         "validation_cases": validation_cases,
         "iterations": trained.iterations,
         "seconds": round(trained.seconds, 1),
+        "teaching_seconds": round(teaching_s, 1),
         "precision": trained.precision,
     }
     write_references(folder, _whole_cases(source, chosen_references(training_cases)))

@@ -23,6 +23,7 @@ from diffatlas_pipeline.methods.registry import create_method, known_method
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
+from diffatlas_pipeline.preprocessing.normalisation import is_foreign
 from diffatlas_pipeline.registration.affine import RegistrationFailed
 from diffatlas_pipeline.registration.appearance import appearance
 from diffatlas_pipeline.registration.contrast import adapt_contrast
@@ -126,6 +127,7 @@ class Predictor:
         self.plan: Plan = first.plan
         self.folds = tuple(fold.fold for fold in folds)
         self.references = first.references
+        self.learnt_modalities = frozenset.intersection(*(frozenset(f.metadata.get("learnt_modalities", ())) for f in folds))
         self.device, self.settings, self.seed = device, settings, seed
         self.method = create_method(first.method, self.plan, settings)
         networks = [_restored(self.method, fold) for fold in folds]
@@ -174,9 +176,15 @@ class Predictor:
         warnings = _unusual(image, record, self.plan, modality)
         return self._with_training_scans(image, record, warnings, adapt, with_atlases)
 
-    def prepare_stored(self, image: np.ndarray, record: SpatialRecord, with_atlases: bool = False) -> Prepared:
+    def prepare_stored(
+        self, image: np.ndarray, record: SpatialRecord, adapt: str = "off", with_atlases: bool = False
+    ) -> Prepared:
         """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
-        return self._with_training_scans(image, record, [], "off", with_atlases)
+        return self._with_training_scans(image, record, [], adapt, with_atlases)
+
+    def is_foreign(self, modality: str | None) -> bool:
+        """Whether no scan that the networks have learnt from was of ``modality``."""
+        return is_foreign(modality, self.plan.channels) and str(modality).upper() not in self.learnt_modalities
 
     def _with_training_scans(
         self, image: np.ndarray, record: SpatialRecord, warnings: list[str], adapt: str, with_atlases: bool

@@ -16,8 +16,9 @@ from diffatlas_pipeline.preprocessing.store import list_stored, open_case, write
 def teach(teacher: Predictor, source: Path, cases: Sequence[str], folder: Path, quiet: bool = False) -> None:
     """Store ``cases`` of the preprocessed data set ``source`` in ``folder``, with the labels that ``teacher`` gives them.
 
-    The training cases that the teacher keeps are registered to each scan and have their say. Cases that are in ``folder``
-    already stay as they are, so an interrupted call goes on.
+    The training cases that the teacher keeps are registered to each scan and have their say. A scan of a modality that the
+    teacher has not learnt is shown to it as it would look among them, but stored as it is: the student is to know its look.
+    Cases that are in ``folder`` already stay as they are, so an interrupted call goes on.
     """
     labels = teacher.plan.dataset.labels
     there = set(list_stored(folder)) if folder.is_dir() else set()
@@ -25,7 +26,9 @@ def teach(teacher: Predictor, source: Path, cases: Sequence[str], folder: Path, 
     for case in tqdm(todo, desc="Labelling", unit="scan", disable=quiet or not todo):
         stored = open_case(source, case)
         image = np.asarray(stored.image[:], dtype=np.float32)
-        found = teacher.sample(teacher.prepare_stored(image, stored.record, bool(teacher.references)), case)
+        modality = stored.facts.modality
+        adapt = "atlases" if teacher.references and teacher.is_foreign(modality) else "off"
+        found = teacher.sample(teacher.prepare_stored(image, stored.record, adapt, bool(teacher.references)), case)
         values = decode_labels(found.distances.numpy(), [label.value for label in labels])
         distances = encode_labels(values, labels, stored.record.planned_spacing_mm, teacher.plan.distance.tau_mm)
-        write_case(folder, case, image, distances, stored.record)
+        write_case(folder, case, image, distances, stored.record, modality=modality)

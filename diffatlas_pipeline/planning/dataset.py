@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.contracts import CaseFiles, DatasetDescription, LabelClass, RawDataset
+from diffatlas_pipeline.contracts import MODALITIES, CaseFiles, DatasetDescription, LabelClass, RawDataset
 from diffatlas_pipeline.errors import DatasetError, ImageError
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, list_cases
 
@@ -38,7 +39,8 @@ def read_dataset(folder: Path) -> RawDataset:
             "Add the missing files or correct numTraining."
         )
     test = _list(folder / "imagesTs", description.file_ending, channels)
-    unlabelled = _list(folder / "imagesUn", description.file_ending, channels)
+    modality = _unlabelled_modality(raw, path)
+    unlabelled = [replace(files, modality=modality) for files in _list(folder / "imagesUn", description.file_ending, channels)]
     return RawDataset(folder, description, tuple(training), tuple(test), tuple(unlabelled))
 
 
@@ -75,6 +77,19 @@ def _channels(raw: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(raw, Mapping) or not raw or set(raw) != {str(i) for i in range(len(raw))}:
         raise DatasetError(f'{path}: channel_names is {raw!r}; write one name per channel as {{"0": "MRI", "1": "CT"}}.')
     return tuple(str(raw[str(i)]) for i in range(len(raw)))
+
+
+def _unlabelled_modality(raw: Mapping[str, Any], path: Path) -> str | None:
+    """What the scans of ``imagesUn`` are, if ``dataset.json`` says so."""
+    value = raw.get("unlabelled_modality")
+    if value is None:
+        return None
+    if not isinstance(value, str) or value.upper() not in MODALITIES:
+        raise DatasetError(
+            f"{path}: unlabelled_modality is {value!r}; allowed are {', '.join(MODALITIES)}. Leave it out if the scans of "
+            "imagesUn are like those of imagesTr."
+        )
+    return value.upper()
 
 
 def _labels(raw: Any, path: Path) -> tuple[LabelClass, ...]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import ChannelPlan
+from diffatlas_pipeline.contracts import MODALITIES, ChannelPlan
 from diffatlas_pipeline.errors import UserError
 
-MODALITIES = ("CT", "MRI")
 DEFAULT_PERCENTILES = (0.5, 99.5)
 _SAMPLED_VOXELS = 1 << 22  # percentiles of so many evenly spread voxels are exact enough, and quick on a large scan
 
@@ -31,6 +30,12 @@ def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str 
         else:
             result[c] = -1
     return result
+
+
+def is_foreign(modality: str | None, channels: Sequence[ChannelPlan]) -> bool:
+    """Whether ``modality`` is not that of the training scans: CT has fixed bounds in the plan, nothing else has."""
+    trained_on_ct = any(channel.scheme == "ct" for channel in channels)
+    return modality is not None and (modality.upper() == "CT") != trained_on_ct
 
 
 def _bounds(image: np.ndarray, channel: ChannelPlan, modality: str | None) -> tuple[float, float]:

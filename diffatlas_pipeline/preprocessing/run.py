@@ -51,9 +51,9 @@ def preprocess_case(files: CaseFiles, plan: Plan, folder: Path, overwrite: bool)
         settings = _settings(files, plan)
         if not overwrite and _is_stored(folder, files.case, settings):
             return None
-        image, record = prepare_image(read_volume(files.images), plan)
+        image, record = prepare_image(read_volume(files.images), plan, files.modality)
         distances = None if files.label is None else prepare_labels(read_labels(files.label), record, plan)
-        write_case(folder, files.case, image, distances, record, settings)
+        write_case(folder, files.case, image, distances, record, settings, files.modality)
     except UserError as error:
         return f"{files.case}: {error}"
     return None
@@ -78,7 +78,7 @@ def _settings(files: CaseFiles, plan: Plan) -> str:
         "tau_mm": plan.distance.tau_mm,
         "labels": [dataclasses.asdict(label) for label in plan.dataset.labels],
         "source": file_states(files),
-    }
+    } | ({"modality": files.modality} if files.modality else {})
     return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
 
 

@@ -40,7 +40,7 @@ class CaseFacts:
     """The JSON beside a stored case.
 
     ``settings`` is a digest of what the arrays were made with; ``foreground`` holds, per label of the plan, up to
-    ``FOREGROUND_POINTS`` voxels (x, y, z) inside it, flattened.
+    ``FOREGROUND_POINTS`` voxels (x, y, z) inside it, flattened. ``modality`` is what the scan was said to be, if anything.
     """
 
     case: str
@@ -50,6 +50,7 @@ class CaseFacts:
     distances: StoredArray | None
     foreground: tuple[tuple[int, ...], ...] = ()
     version: int = STORE_VERSION
+    modality: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,13 @@ _AGAIN = "Make it again with DiffAtlas_plan_and_preprocess; only missing and dam
 
 
 def write_case(
-    folder: Path, case: str, image: np.ndarray, distances: np.ndarray | None, record: SpatialRecord, settings: str = ""
+    folder: Path,
+    case: str,
+    image: np.ndarray,
+    distances: np.ndarray | None,
+    record: SpatialRecord,
+    settings: str = "",
+    modality: str | None = None,
 ) -> None:
     """Store ``image`` (C, x, y, z) and ``distances`` (K, x, y, z), or None for an unlabelled case, as float16."""
     # A reader must never pair old facts with new arrays.
@@ -124,6 +131,7 @@ def write_case(
         image=_write_array(_array_path(folder, case, "image"), image),
         distances=None if distances is None else _write_array(_array_path(folder, case, "distances"), distances),
         foreground=() if distances is None else tuple(_inside(channel) for channel in distances),
+        modality=modality,
     )
     write_text_atomically(_facts_path(folder, case), json.dumps(dataclasses.asdict(facts), separators=(",", ":")) + "\n")
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from tests.planning.raw_data import ball_case, write_nifti
 
-TRAINING, TEST = 6, 2
+TEST = 2
 
 
-def write_task(folder: Path) -> Path:
-    """Balls of labels 3 and 7; ``full`` is six cases, ``2-shot`` two of them, the test two others."""
-    names = [f"ball_{index:03d}" for index in range(TRAINING + TEST)]
+def write_task(folder: Path, training: int = 6) -> Path:
+    """Balls of labels 3 and 7; ``full`` is ``training`` cases, ``2-shot`` two of them, the test two others."""
+    names = [f"ball_{index:03d}" for index in range(training + TEST)]
     for index, name in enumerate(names):
         image, labels = ball_case(seed=index)
         write_nifti(folder / "imagesTr" / f"{name}.nii.gz", image, np.eye(4))
@@ -27,7 +27,7 @@ def write_task(folder: Path) -> Path:
         "test": [],
     }
     (folder / "dataset.json").write_text(json.dumps(description))
-    full = names[:TRAINING]
-    protocol = {"test": names[TRAINING:], "full": full, "2-shot": full[:2], "4-shot": full[:3], "8-shot": full[:3]}
+    full = names[:training]
+    protocol = {"test": names[training:], "full": full, "2-shot": full[:2], "4-shot": full[:3], "8-shot": full[:3]}
     (folder / "protocol.json").write_text(json.dumps({**protocol, "16-shot": full[:3]}))
     return folder

@@ -17,7 +17,7 @@ import torch
 from diffatlas_pipeline.commands import plan_and_preprocess, predict, train
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.training.checkpoints import FINAL, LATEST, read_tensors
-from tests.planning.raw_data import write_dataset
+from tests.planning.raw_data import change_description, write_dataset
 
 NAME = "Dataset007_Balls"
 
@@ -135,6 +135,27 @@ def test_a_teacher_labels_scans_for_another_training(planned: Path, tmp_path: Pa
     command(planned, "7", "pool", *few[2:])
     leak = refused(capsys, planned, *few, "--teacher", "pool", "--unlabelled-from", "pool", "--overwrite")
     assert "trained on 1 case(s) that are to validate" in leak
+
+
+def test_a_student_learns_the_look_of_another_modality(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write_dataset(tmp_path / "raw", cases=4, channels=("CT",))
+    (raw / "imagesUn").mkdir()
+    (raw / "imagesTr" / "case03_0000.nii.gz").rename(raw / "imagesUn" / "scan_0000.nii.gz")
+    (raw / "labelsTr" / "case03.nii.gz").unlink()
+    change_description(raw, numTraining=3, unlabelled_modality="MRI")
+    plan_and_preprocess.main(["--workspace", str(tmp_path), "--device", "cpu", "--workers", "1", "-d", "7"])
+    command(tmp_path, "7", "all", "--iterations", "1")
+    command(tmp_path, "7", "all", "--iterations", "1", "--teacher", "all")
+    folder = tmp_path / "results" / NAME / "diffatlas__default"
+    metadata = json.loads((folder / "all_taught" / "checkpoint_final.json").read_text())
+    assert metadata["learnt_modalities"] == ["MRI"] and metadata["unlabelled_cases"] == ["scan"]
+    scans = ["-i", str(raw / "imagesUn"), "--modality", "MRI", "--workspace", str(tmp_path)]
+    adapted = "given the contrast of the training scans"
+    capsys.readouterr()
+    predict.main([*scans, "-o", str(tmp_path / "teacher"), "-f", "all"])
+    assert adapted in capsys.readouterr().out
+    predict.main([*scans, "-o", str(tmp_path / "student"), "-f", "all_taught"])
+    assert adapted not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("45", 45)])

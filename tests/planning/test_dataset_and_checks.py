@@ -29,6 +29,16 @@ def test_a_data_set_is_listed(tmp_path: Path) -> None:
     check_dataset(dataset, workers=1)
 
 
+def test_unlabelled_scans_can_be_of_another_modality(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path, cases=2, channels=("CT",))
+    shutil.copytree(folder / "imagesTr", folder / "imagesUn")
+    assert {files.modality for files in read_dataset(folder).unlabelled} == {None}
+    change_description(folder, unlabelled_modality="mri")
+    dataset = read_dataset(folder)
+    assert [files.modality for files in dataset.unlabelled] == ["MRI", "MRI"]
+    assert {files.modality for files in dataset.training} == {None}
+
+
 def test_cases_written_out_in_dataset_json_are_used(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path, cases=2)
     entry = {"images": ["imagesTr/case01_0000.nii.gz"], "label": "labelsTr/case01.nii.gz"}
@@ -54,6 +64,7 @@ def test_cases_written_out_in_dataset_json_are_used(tmp_path: Path) -> None:
         ({"labels": {"0": "background", "1": "a"}}, "names to numbers"),
         ({"file_ending": ".jpg"}, "allowed are"),
         ({"numTraining": 9}, "numTraining is 9.*holds 2"),
+        ({"unlabelled_modality": "PET"}, "unlabelled_modality is 'PET'; allowed are CT, MRI"),
     ],
 )
 def test_a_wrong_description_is_explained(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffatlas_pipeline.contracts import ChannelPlan
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.preprocessing.normalisation import normalise
+from diffatlas_pipeline.preprocessing.normalisation import is_foreign, normalise
 
 CT = ChannelPlan("CT", "ct", -200.0, 300.0)
 MRI = ChannelPlan("MRI", "percentile", 0.5, 99.5)
@@ -44,6 +44,12 @@ def test_modality_replaces_hounsfield_bounds_by_percentiles() -> None:
     np.testing.assert_array_equal(normalise(image, [CT], "mri"), normalise(image, [MRI]))
     np.testing.assert_array_equal(normalise(image, [CT], "CT"), normalise(image, [CT]))
     np.testing.assert_array_equal(normalise(image, [MRI], "CT"), normalise(image, [MRI]))
+
+
+def test_foreign_is_what_the_plan_would_scale_otherwise() -> None:
+    assert is_foreign("MRI", [CT]) and is_foreign("mri", [CT]) and is_foreign("CT", [MRI])
+    assert not is_foreign("ct", [CT]) and not is_foreign("MRI", [MRI])
+    assert not is_foreign(None, [CT]) and not is_foreign(None, [MRI])
 
 
 def test_subsampled_percentiles_are_close(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.contracts import CaseFiles, RawDataset
+from diffatlas_pipeline.contracts import CaseFiles, ChannelPlan, RawDataset
 from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.preprocessing.case import prepare_image
 from diffatlas_pipeline.preprocessing.run import preprocess_dataset
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
-from diffatlas_pipeline.volumes.io import write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import read_volume, write_labels, write_scalars
 from tests.factories import make_case, make_plan
 
 
@@ -49,6 +50,23 @@ def test_parallel_equals_sequential_and_unlabelled_cases_are_stored(tmp_path: Pa
         assert a.facts.foreground == b.facts.foreground and a.verify() and b.verify()
         np.testing.assert_array_equal(a.image[:], b.image[:])
         assert (a.distances is None) == (case == "case_2")
+
+
+def test_an_unlabelled_scan_of_another_modality_is_scaled_as_such(tmp_path: Path) -> None:
+    plan, out = make_plan(channels=(ChannelPlan("CT", "ct", -1000.0, 1000.0),)), tmp_path / "out"
+    dataset = make_raw(tmp_path / "raw", labelled=1, unlabelled=1)
+    preprocess_dataset(dataset, plan, out, workers=1, overwrite=False)
+    first, bounded = written_at(out), open_case(out, "case_1").image[:]
+    foreign = replace(dataset, unlabelled=(replace(dataset.unlabelled[0], modality="MRI"),))
+    preprocess_dataset(foreign, plan, out, workers=1, overwrite=False)
+    assert changed(first, written_at(out)) == {"case_1"}
+    stored = open_case(out, "case_1")
+    assert stored.facts.modality == "MRI" and open_case(out, "case_0").facts.modality is None
+    wanted, _ = prepare_image(read_volume(dataset.unlabelled[0].images), plan, "MRI")
+    np.testing.assert_allclose(stored.image[:], wanted, atol=1e-3)
+    assert np.ptp(wanted) > 1.9 > 0.5 > np.ptp(bounded)
+    preprocess_dataset(foreign, plan, out, workers=1, overwrite=False)
+    assert open_case(out, "case_1").facts == stored.facts
 
 
 def test_only_what_must_be_redone_is_redone(tmp_path: Path) -> None:
