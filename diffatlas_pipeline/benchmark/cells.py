@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.settings import MethodChoice, Pool, PreparedSetting, TestSet
+from diffatlas_pipeline.benchmark.settings import MethodChoice, Pool, PreparedSetting, Setting, TestSet, method_order
 from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
 
@@ -209,11 +209,18 @@ class Status:
             "seeds": [entry["seed"] for entry in kept],
         }
         merged = {name: list(dict.fromkeys([*header[name], *values])) for name, values in lists.items()}
+        merged["methods"].sort(key=method_order)
+        merged["settings"].sort(key=lambda text: Setting.parse(text).order)
+        merged["seeds"].sort()
         settings = set(merged["settings"])
         earlier = [note for note in self.content.get("notes", []) if note.split(": ")[0] in settings]
         notes = list(dict.fromkeys([*header.get("notes", []), *(n for n in earlier if not _is_about(n, header["settings"]))]))
         models = self.content.get("models", {})
-        self.content = {"version": VERSION, **header, **merged, "notes": notes, "models": models, "cells": [*entries, *kept]}
+        rows = sorted(
+            [*entries, *kept],
+            key=lambda e: (Setting.parse(e["setting"]).order, e["seed"], method_order(_choice(e).text)),
+        )
+        self.content = {"version": VERSION, **header, **merged, "notes": notes, "models": models, "cells": rows}
         self.write()
         return len(others) - len(kept)
 

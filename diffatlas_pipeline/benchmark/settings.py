@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ HELD_OUT = "fold0"  # its validation cases are tested on where a data set has no
 WITH_ATLASES = "+atlases"
 _SHOTS = re.compile(r"([1-9]\d*)-shot")
 _LISTED = 5
+MEAN_ATLAS = "mean"  # the sanity row: what the prior alone scores, without a look at the image
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class MethodChoice:
         return MethodChoice(name, (recipe or "default") + text.removeprefix(used))
 
 
+def method_order(text: str) -> tuple[bool, str]:
+    """Sorts methods: by name, the mean atlas last. A row stands where it did, whatever else is run later."""
+    return text == MEAN_ATLAS, text
+
+
 @dataclass(frozen=True)
 class Setting:
     """``training`` is "full" or "K-shot"; ``dataset`` tests, None for the benchmark's own.
@@ -77,6 +84,11 @@ class Setting:
         """Number of training cases, None for all."""
         match = _SHOTS.fullmatch(self.training)
         return int(match.group(1)) if match else None
+
+    @property
+    def order(self) -> tuple[bool, bool, str, float]:
+        """Sorts settings: own data set first, few cases before many."""
+        return self.dataset is not None, not self.adapted, self.dataset or "", self.shots or math.inf
 
     @staticmethod
     def parse(text: str) -> Setting:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from diffatlas_pipeline.commands._child import Children
     from diffatlas_pipeline.contracts import RawDataset
 
-MEAN_ATLAS = "mean"  # the sanity row: what the prior alone scores, without a look at the image
 METHODS = ("diffatlas", "icf", "icmd", "rba")
 
 
@@ -122,7 +121,7 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
 
 def _methods(arguments: argparse.Namespace) -> list[MethodChoice]:
     """The methods asked for, and the mean atlas. UserError for an unknown one."""
-    from diffatlas_pipeline.benchmark.settings import MethodChoice
+    from diffatlas_pipeline.benchmark.settings import MEAN_ATLAS, MethodChoice
     from diffatlas_pipeline.methods.base import LearnedMethod
     from diffatlas_pipeline.methods.registry import known_method
 
@@ -248,6 +247,8 @@ def _header(
     prepared: list[PreparedSetting],
     cells: list[Cell],
 ) -> dict[str, Any]:
+    from diffatlas_pipeline.benchmark.settings import MEAN_ATLAS
+
     notes = [note for setting in prepared for note in setting.notes]
     once = list(dict.fromkeys(cell.method for cell in cells if not cell.learned))
     if once and len(arguments.seeds) > 1:

@@ -106,14 +106,15 @@ def _compared(source: Source) -> Content:
     content.notes += [f"{cell.title} failed: {cell.message or 'no reason was recorded'}" for cell in failed]
     if waiting:
         content.notes.append(f"{waiting} of {len(source.cells)} cells are still waiting.")
+    methods = list(dict.fromkeys(cell.method for cell in source.cells))
     for index, setting in enumerate(dict.fromkeys(cell.setting for cell in source.cells)):
         cells = [cell for cell in source.cells if cell.setting == setting]
         scored = [cell for cell in cells if cell.evaluation]
         if scored:
-            content.plots.append((setting, plots.score_plot(scored, source.labels, f"scores{index}")))
+            content.plots.append((setting, plots.score_plot(scored, source.labels, f"scores{index}", methods)))
             first = min(cell.seed for cell in scored)
             content.pictures += [p for cell in scored if cell.seed == first for p in pictures.drawn_pictures(cell)]
-        curve = plots.training_plot(cells, f"training{index}")
+        curve = plots.training_plot(cells, f"training{index}", methods)
         content.training += [(setting, curve)] if curve else []
     scored = [cell for cell in source.cells if cell.evaluation]
     if scored:

@@ -36,17 +36,22 @@ def box_plot(groups: Mapping[str, Mapping[str, Sequence[float]]], titles: Sequen
     with _style():
         figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
         axis = figure.add_subplot()
-        _boxes(axis, groups, labels)
+        colours = _colours(list(groups))
+        _boxes(axis, groups, labels, colours)
         axis.set_ylabel(titles[0])
         if len(groups) > 1:
-            _legend(figure, list(groups))
+            _legend(figure, colours)
         return _svg(figure, name)
 
 
-def score_plot(cells: Sequence[Cell], labels: Sequence[LabelClass], name: str) -> str:
-    """Dice, NSD and HD95 per label; a box per method, pooled over seeds. Cells without scores are left out."""
+def score_plot(cells: Sequence[Cell], labels: Sequence[LabelClass], name: str, known: Sequence[str] = ()) -> str:
+    """Dice, NSD and HD95 per label; a box per method, pooled over seeds. Cells without scores are left out.
+
+    The methods that are ``known`` to the page have one colour in all of its plots.
+    """
     scored = [cell for cell in cells if cell.evaluation]
     methods = list(dict.fromkeys(cell.method for cell in scored))
+    colours = _colours(methods, known)
     metrics = METRICS if len(methods) == 1 else METRICS[:2]
     with _style():
         wide = len(methods) * len(labels) <= 8
@@ -61,23 +66,26 @@ def score_plot(cells: Sequence[Cell], labels: Sequence[LabelClass], name: str) -
                 }
                 for method in methods
             }
-            _boxes(axis, groups, [label.name for label in labels])
+            _boxes(axis, groups, [label.name for label in labels], colours)
             axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
             if metric == "hd95_mm":
                 axis.set_ylim(bottom=0)
             else:
                 axis.set_ylim(_floor(v for values in groups.values() for part in values.values() for v in part), 1.01)
         if len(methods) > 1:
-            _legend(figure, methods)
+            _legend(figure, colours)
         return _svg(figure, name)
 
 
-def training_plot(cells: Sequence[Cell], name: str) -> str | None:
-    """Validation Dice and training loss over minutes of training, a line per log; None if there is no log to show."""
+def training_plot(cells: Sequence[Cell], name: str, known: Sequence[str] = ()) -> str | None:
+    """Validation Dice and training loss over minutes of training, a line per log; None if there is no log to show.
+
+    Colours are those of :func:`score_plot`.
+    """
     logs = [(cell, table) for cell in cells for path in cell.logs if (table := _log(path)) is not None]
     if not logs:
         return None
-    methods = list(dict.fromkeys(cell.method for cell, _ in logs))
+    colours = _colours(list(dict.fromkeys(cell.method for cell, _ in logs)), known)
     with _style():
         curves = [("Training loss", "loss"), ("Validation Dice, mean over labels", "dice")]
         curves = [curve for curve in curves if any(len(_curve(table, curve[1])) for _, table in logs)]
@@ -89,7 +97,7 @@ def training_plot(cells: Sequence[Cell], name: str) -> str | None:
                 values = _curve(table, what)
                 minutes = table["seconds"][values.index] / 60
                 style = {"marker": "o", "markersize": 2.5} if what == "dice" else {}
-                axis.plot(minutes, values, color=_colour(methods.index(cell.method)), linewidth=1.3, **style)
+                axis.plot(minutes, values, color=colours[cell.method], linewidth=1.3, **style)
             axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
             axis.set_xlabel("minutes of training")
             axis.grid(True, axis="both")
@@ -99,18 +107,20 @@ def training_plot(cells: Sequence[Cell], name: str) -> str | None:
                 axis.set_yscale("log")
                 axis.yaxis.set_major_formatter("{x:g}")
                 axis.yaxis.set_minor_formatter(NullFormatter())
-        if len(methods) > 1:
-            handles = [Line2D([], [], color=_colour(i), linewidth=2, label=method) for i, method in enumerate(methods)]
-            figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(methods)), frameon=False)
+        if len(colours) > 1:
+            handles = [Line2D([], [], color=colour, linewidth=2, label=method) for method, colour in colours.items()]
+            figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(colours)), frameon=False)
         return _svg(figure, name)
 
 
-def _boxes(axis: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str]) -> None:
+def _boxes(
+    axis: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str], colours: Mapping[str, str]
+) -> None:
     """Boxes of ``groups`` (group -> label -> values) around each label's place, with the single cases as dots."""
     rng = np.random.default_rng(0)
     step = 0.8 / len(groups)
-    for index, values in enumerate(groups.values()):
-        colour = _colour(index)
+    for index, (group, values) in enumerate(groups.items()):
+        colour = colours[group]
         for place, label in enumerate(labels):
             defined = [value for value in values[label] if not math.isnan(value)]
             if not defined:
@@ -164,13 +174,15 @@ def _log(path: Path) -> pd.DataFrame | None:
     return table if len(table) and "seconds" in table else None
 
 
-def _legend(figure: Figure, names: Sequence[str]) -> None:
-    handles = [Patch(facecolor=f"{_colour(i)}40", edgecolor=_colour(i), label=name) for i, name in enumerate(names)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(names)), frameon=False)
+def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
+    handles = [Patch(facecolor=f"{colour}40", edgecolor=colour, label=name) for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(colours)), frameon=False)
 
 
-def _colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
+def _colours(names: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
+    """A colour for each of ``names``, by its place among those that are ``known`` as far as it is."""
+    places = list(dict.fromkeys([*known, *names]))
+    return {name: COLOURS[places.index(name) % len(COLOURS)] for name in names}
 
 
 def _style() -> AbstractContextManager[None]:

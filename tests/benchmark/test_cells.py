@@ -94,9 +94,29 @@ def test_cells_of_earlier_runs_stay_beside_new_ones(tmp_path: Path) -> None:
     first, second = make_cell(), make_cell(method="mean", learned=False)
     finish(begun(tmp_path, first, notes=["2-shot: as it was.", "full: of a setting that is gone."]), first)
     status = begun(tmp_path, second, methods=["mean"], notes=["2-shot: as it is."])
-    assert [entry["method"] for entry in status.content["cells"]] == ["mean", "icf"]
-    assert status.content["methods"] == ["mean", "icf"] and status.content["notes"] == ["2-shot: as it is."]
+    assert [entry["method"] for entry in status.content["cells"]] == ["icf", "mean"]
+    assert status.content["methods"] == ["icf", "mean"] and status.content["notes"] == ["2-shot: as it is."]
     assert json.loads((tmp_path / "benchmark.json").read_text()) == status.content
+
+
+def test_rows_have_one_order_whatever_is_run_first(tmp_path: Path) -> None:
+    def cells(*settings: str) -> list[Cell]:
+        methods = [("mean", "default"), ("icf", "default+atlases"), ("icf", "default")]
+        return [make_cell(method=name, recipe=recipe, setting=text) for text in settings for name, recipe in methods]
+
+    status = Status(tmp_path)
+    first = cells("full", "zero-shot:Dataset002_B")
+    status.begin({**HEADER, "methods": ["icf", "icf+atlases", "mean"], "settings": ["full", "zero-shot:Dataset002_B"]}, first)
+    for cell in first:
+        finish(status, cell)
+    status.begin(
+        {**HEADER, "methods": ["mean", "icf+atlases", "icf"], "settings": ["16-shot", "2-shot"]}, cells("16-shot", "2-shot")
+    )
+    assert status.content["settings"] == ["2-shot", "16-shot", "full", "zero-shot:Dataset002_B"]
+    assert status.content["methods"] == ["icf", "icf+atlases", "mean"]
+    rows = [(entry["setting"], entry["recipe"], entry["method"]) for entry in status.content["cells"]]
+    assert rows[:3] == [("2-shot", "default", "icf"), ("2-shot", "default+atlases", "icf"), ("2-shot", "default", "mean")]
+    assert [setting for setting, *_ in rows[::3]] == status.content["settings"]
 
 
 def test_cells_of_earlier_runs_leave_where_they_cannot_be_compared(tmp_path: Path) -> None:
