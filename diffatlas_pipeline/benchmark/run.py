@@ -14,6 +14,7 @@ from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Stat
 from diffatlas_pipeline.benchmark.settings import TestSet
 
 METADATA = "checkpoint_final.json"
+REGISTRATIONS = "registrations"  # what cells that register the same training scans share
 LONGEST_MESSAGE = 400
 
 Do = Callable[[str, Sequence[str], Path], int]
@@ -71,6 +72,7 @@ class Runner:
         predict += ["--modality", cell.test.modality] if cell.test.modality else []
         predict += [] if cell.test.adapted else ["--adapt-contrast", "off"]
         predict += ["--with-atlases"] if cell.choice.with_atlases else []
+        predict += ["--registrations", str(self.folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / entry["evaluation"])]
         evaluate += ["--tolerance-mm", str(cell.conditions.tolerance_mm), "--labels", str(self.labels_json)]

@@ -64,6 +64,12 @@ def main(argv: list[str] | None = None) -> None:
         help="average the network's answer with that of training scans registered to the scan: better with few labels, slower",
     )
     parser.add_argument(
+        "--registrations",
+        type=Path,
+        metavar="FOLDER",
+        help="keep what registration finds in this folder, and use what is there: for several models of one training set",
+    )
+    parser.add_argument(
         "--save-distance-maps", action="store_true", help="also write the signed distances in mm, one file per label"
     )
     parser.add_argument("--save-uncertainty", action="store_true", help="also write the spread over draws and folds in mm")
@@ -80,6 +86,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     if not arguments.input.exists():
         raise UserError(f"{arguments.input}: no such file or folder. Give scans with -i.")
     _check_modality(arguments.modality)
+    if arguments.registrations is not None and arguments.registrations.exists() and not arguments.registrations.is_dir():
+        raise UserError(f"--registrations {arguments.registrations}: not a folder. Give one, it is made if it is not there.")
 
     from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
     from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
@@ -153,7 +161,7 @@ def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
         raise UserError(
             "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, or --with-atlases."
         )
-    return model, Predictor(folds, device, settings, arguments.seed, arguments.precision)
+    return model, Predictor(folds, device, settings, arguments.seed, arguments.precision, registrations=arguments.registrations)
 
 
 def _sampling(predictor: Predictor) -> str:

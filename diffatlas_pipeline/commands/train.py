@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from diffatlas_pipeline.contracts import Plan, Recipe
-    from diffatlas_pipeline.methods.base import TrainingCase
+    from diffatlas_pipeline.registration.atlas import Atlas
     from diffatlas_pipeline.training.loop import Validation
 
 VALIDATED_CASES = 4  # cases sampled for the log; the whole fold is segmented at the end
@@ -215,19 +215,19 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
     return name, training, validation
 
 
-def _whole_cases(source: Path, cases: Sequence[str]) -> Iterator[TrainingCase]:
+def _whole_cases(source: Path, cases: Sequence[str]) -> Iterator[Atlas]:
     """The preprocessed training cases, one after the other."""
     import numpy as np
 
-    from diffatlas_pipeline.methods.base import TrainingCase
     from diffatlas_pipeline.preprocessing.store import open_case
+    from diffatlas_pipeline.registration.atlas import Atlas
 
     for case in cases:
         stored = open_case(source, case)
         if stored.distances is None:
             raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot train. Leave it out of the split.")
         image, distances = (np.asarray(array[:], dtype=np.float32) for array in (stored.image, stored.distances))
-        yield TrainingCase(case, image, distances)
+        yield Atlas(case, image, distances)
 
 
 def _validation(

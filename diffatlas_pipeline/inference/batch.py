@@ -112,6 +112,7 @@ class _Loaded:
 def _load(predictor: Predictor, files: CaseFiles, wanted: Wanted) -> _Loaded:
     volume, read_s = _timed(lambda: read_volume(files.images))
     prepared, prepare_s = _timed(lambda: predictor.prepare(volume, wanted.modality, wanted.adapt_contrast, wanted.with_atlases))
+    prepare_s += prepared.earlier_s  # a case takes as long as all that was done for it, whenever that was
     # The way back needs the grid only: do not keep the voxels.
     return _Loaded(replace(volume, array=volume.array[:0]), prepared, {"read": read_s, "prepare": prepare_s})
 

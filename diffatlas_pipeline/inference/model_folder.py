@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffatlas_pipeline.contracts import DatasetDescription, Plan, from_json, to_json, write_text_atomically
 from diffatlas_pipeline.errors import ModelError, UserError
-from diffatlas_pipeline.methods.base import TrainingCase
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training.checkpoints import read_tensors
 from diffatlas_pipeline.training.references import FILE as REFERENCES
 from diffatlas_pipeline.training.references import read_references
@@ -49,7 +49,7 @@ class TrainedFold:
     fold: str
     state: dict[str, Tensor]
     metadata: dict[str, Any]
-    references: tuple[TrainingCase, ...] = ()
+    references: tuple[Atlas, ...] = ()
 
 
 @dataclass(frozen=True)

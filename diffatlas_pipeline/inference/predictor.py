@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from diffatlas_pipeline.contracts import Plan, Recipe, SpatialRecord, Triple, Vo
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.inference.atlases import ask_atlases
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.stitched import Stitcher, is_out_of_memory
 from diffatlas_pipeline.methods.base import LearnedMethod, Method, Progress, Segmentation, Stitch
@@ -25,9 +27,7 @@ from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distanc
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 from diffatlas_pipeline.preprocessing.normalisation import is_foreign
 from diffatlas_pipeline.registration.affine import RegistrationFailed
-from diffatlas_pipeline.registration.appearance import appearance
 from diffatlas_pipeline.registration.contrast import adapt_contrast
-from diffatlas_pipeline.registration.register import Atlas, AtlasSettings, Registered, fuse, register_atlases
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 ADAPTATIONS = ("off", "curve", "atlases")
@@ -42,13 +42,15 @@ FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below 
 class Prepared:
     """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], the way back, and what is unusual about it.
 
-    ``atlases`` is what the training scans that the model keeps say of it by registration, if that was asked for.
+    ``atlases`` is what the training scans that the model keeps say of it by registration, if that was asked for;
+    ``earlier_s`` are the seconds that this had taken, if it was done in an earlier run.
     """
 
     image: np.ndarray
     record: SpatialRecord
     warnings: tuple[str, ...]
     atlases: Segmentation | None = None
+    earlier_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Predictor:
     """Networks ready to segment: their signed distances are averaged, which makes several folds an ensemble.
 
     ``precision`` "auto" uses bfloat16 where a measurement on this machine shows it faster. ``batch_size`` None goes by
-    the device. Raises ModelError if the folds differ in plan or method, or their weights do not fit the plan.
+    the device. ``registrations`` is a folder for what registration finds, to be used again. Raises ModelError if the folds
+    differ in plan or method, or their weights do not fit the plan.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class Predictor:
         precision: str = "auto",
         overlap: float = 0.5,
         batch_size: int | None = None,
+        registrations: Path | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise UserError(f"--precision {precision}: unknown; choose one of {', '.join(PRECISIONS)}.")
@@ -129,6 +133,7 @@ class Predictor:
         self.references = first.references
         self.learnt_modalities = frozenset.intersection(*(frozenset(f.metadata.get("learnt_modalities", ())) for f in folds))
         self.device, self.settings, self.seed = device, settings, seed
+        self.registrations = registrations
         self.method = create_method(first.method, self.plan, settings)
         networks = [_restored(self.method, fold) for fold in folds]
         if isinstance(self.method, LearnedMethod):
@@ -191,26 +196,21 @@ class Predictor:
     ) -> Prepared:
         if (adapt != "off" or with_atlases) and not self.references:
             raise ModelError("The model keeps no training scans to register. Train it again, or do without them.")
-        said = None
+        said, earlier_s = None, 0.0
         try:
             if adapt == "curve":
                 images = [case.image for case in self.references[:CURVE_REFERENCES]]
                 image, _ = adapt_contrast(image, images, self.plan.spacing_mm, self.seed)
             if with_atlases or adapt == "atlases":
-                registered = self._registered(image)
+                answer = ask_atlases(image, self.references, self.plan, self.seed, self.registrations)
+                earlier_s = answer.earlier_s
                 if with_atlases:
-                    fused = fuse(registered, self.plan.spacing_mm, self.plan.distance.tau_mm, "mean")
-                    said = Segmentation(torch.from_numpy(fused.distances), torch.from_numpy(fused.spread))
+                    said = Segmentation(torch.from_numpy(answer.distances), torch.from_numpy(answer.spread))
                 if adapt == "atlases":
-                    image = appearance(registered)
+                    image = answer.appearance
         except (RegistrationFailed, UserError) as error:
             warnings = [*warnings, f"it was segmented as it is, without the training scans: {error}"]
-        return Prepared(image, record, tuple(warnings), said)
-
-    def _registered(self, image: np.ndarray) -> Registered:
-        atlases = [Atlas(case.name, case.image, case.distances) for case in self.references]
-        settings = AtlasSettings()
-        return register_atlases(image, atlases, self.plan.spacing_mm, self.plan.distance.tau_mm, settings, self.seed)
+        return Prepared(image, record, tuple(warnings), said, earlier_s)
 
     def sample(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases, and their spread."""

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Plan, Recipe
 from diffatlas_pipeline.data.contrast import randomise_contrast
+from diffatlas_pipeline.registration.atlas import Atlas
 
 WindowFunction = Callable[[Tensor], Tensor]
 """Windows (B, c, X, Y, Z) of the patch's size -> (B, k, X, Y, Z)."""
@@ -42,15 +42,6 @@ class Segmentation:
 
     distances: Tensor
     spread: Tensor | None
-
-
-@dataclass(frozen=True)
-class TrainingCase:
-    """A whole preprocessed case: ``image`` (C, X, Y, Z) in [-1, 1], ``distances`` (K, X, Y, Z) in units of tau, float32."""
-
-    name: str
-    image: np.ndarray
-    distances: np.ndarray
 
 
 class Method(ABC):
@@ -112,8 +103,8 @@ class MemorisedMethod(Method):
     """A method that needs no training: what it keeps of the training cases is the model."""
 
     @abstractmethod
-    def memorise(self, cases: Iterable[TrainingCase]) -> dict[str, Tensor]:
-        """What the checkpoint holds; :meth:`restore` makes it usable."""
+    def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
+        """What the checkpoint holds of whole training cases; :meth:`restore` makes it usable."""
 
 
 def case_generator(seed: int, case: str, draw: int) -> torch.Generator:

@@ -10,7 +10,8 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Recipe
-from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch, TrainingCase
+from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
+from diffatlas_pipeline.registration.atlas import Atlas
 
 
 class MeanAtlas(MemorisedMethod):
@@ -18,7 +19,7 @@ class MeanAtlas(MemorisedMethod):
 
     name = "mean"
 
-    def memorise(self, cases: Iterable[TrainingCase]) -> dict[str, Tensor]:
+    def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
         maps = [torch.from_numpy(case.distances).float().clamp(-1, 1) for case in cases]
         largest = np.max([volume.shape[1:] for volume in maps], axis=0)
         shape = (int(largest[0]), int(largest[1]), int(largest[2]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.contracts import Recipe, Triple
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch, TrainingCase
-from diffatlas_pipeline.registration.register import Atlas, AtlasSettings, segment_by_atlases
+from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
+from diffatlas_pipeline.registration.atlas import Atlas, pack, unpack
+from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
 
 PADDING = -1.0  # what small volumes are padded with before they come here
-_IMAGE, _DISTANCES = "image/", "distances/"
 
 VARIANTS: dict[str, AtlasSettings] = {
     "default": AtlasSettings(),
@@ -31,26 +31,21 @@ class RegistrationAtlas(MemorisedMethod):
 
     name = "rba"
 
-    def memorise(self, cases: Iterable[TrainingCase]) -> dict[str, Tensor]:
-        state = {}
-        for case in cases:
-            state[_IMAGE + case.name] = torch.from_numpy(np.ascontiguousarray(case.image, dtype=np.float16))
-            distances = np.clip(case.distances, -1, 1)
-            state[_DISTANCES + case.name] = torch.from_numpy(np.ascontiguousarray(distances, dtype=np.float16))
-        return state
+    def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array) for case in cases for name, array in pack(case).items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
-        names = sorted(key[len(_IMAGE) :] for key in state if key.startswith(_IMAGE))
-        if not names:
+        try:
+            atlases = unpack({name: tensor.numpy() for name, tensor in state.items()})
+        except ValueError as error:
+            raise RuntimeError(str(error)) from error
+        if not atlases:
             raise RuntimeError("no atlas is in it")
         channels, labels = len(self.plan.channels), len(self.plan.dataset.labels)
-        for name in names:
-            image, distances = state[_IMAGE + name], state.get(_DISTANCES + name)
-            if distances is None or image.ndim != 4 or image.shape[0] != channels:
-                raise RuntimeError(f"atlas {name} is incomplete, or does not have {channels} channel(s)")
-            if distances.shape != (labels, *image.shape[1:]):
-                raise RuntimeError(f"atlas {name} does not have {labels} label(s) on the grid of its image")
-        return AtlasBank({name: (state[_IMAGE + name], state[_DISTANCES + name]) for name in names})
+        for atlas in atlases:
+            if (len(atlas.image), len(atlas.distances)) != (channels, labels):
+                raise RuntimeError(f"atlas {atlas.name} does not have {channels} channel(s) and {labels} label(s)")
+        return AtlasBank(atlases)
 
     def segment(
         self,
@@ -88,12 +83,12 @@ class RegistrationAtlas(MemorisedMethod):
 class AtlasBank(nn.Module):
     """Atlases in half precision, as buffers ``image_<i>`` and ``distances_<i>``; ``names`` has their order."""
 
-    def __init__(self, atlases: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, atlases: Sequence[Atlas]) -> None:
         super().__init__()
-        self.names = tuple(atlases)
-        for index, (image, distances) in enumerate(atlases.values()):
-            self.register_buffer(f"image_{index}", image.half())
-            self.register_buffer(f"distances_{index}", distances.half())
+        self.names = tuple(atlas.name for atlas in atlases)
+        for index, atlas in enumerate(atlases):
+            self.register_buffer(f"image_{index}", torch.from_numpy(atlas.image).half())
+            self.register_buffer(f"distances_{index}", torch.from_numpy(atlas.distances).half())
 
     def atlases(self) -> list[Atlas]:
         """The atlases as float16 arrays; on the CPU they share the buffers' memory."""

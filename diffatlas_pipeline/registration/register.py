@@ -12,6 +12,7 @@ import numpy as np
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix, one_itk_thread
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
 from diffatlas_pipeline.registration.fusion import FUSIONS, spread_of, weights_of
 from diffatlas_pipeline.registration.selection import aligned_likeness, best, centred_likeness
@@ -32,15 +33,6 @@ class AtlasSettings:
     atlases: int = 12  # that many are registered deformably
     aligned: int = 24  # that many are aligned affinely, to choose among them
     deformable: DeformableSettings = field(default_factory=DeformableSettings)
-
-
-@dataclass(frozen=True)
-class Atlas:
-    """``image`` (C, x, y, z) in [-1, 1] and ``distances`` (K, x, y, z) in units of tau, negative inside; float16 or float32."""
-
-    name: str
-    image: np.ndarray
-    distances: np.ndarray
 
 
 @dataclass(frozen=True)

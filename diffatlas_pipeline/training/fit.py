@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 
 from tqdm import tqdm
 
-from diffatlas_pipeline.methods.base import LearnedMethod, MemorisedMethod, Method, TrainingCase
+from diffatlas_pipeline.methods.base import LearnedMethod, MemorisedMethod, Method
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training.loop import Batches, Run, Trained, Validation, train
 
 
 def fit(
-    method: Method, run: Run, batches: Batches, cases: Callable[[], Iterable[TrainingCase]], validate: Validation | None
+    method: Method, run: Run, batches: Batches, cases: Callable[[], Iterable[Atlas]], validate: Validation | None
 ) -> Trained:
     """Train by gradient descent what learns; let the others memorise their cases. See :func:`train` for what is raised."""
     if isinstance(method, LearnedMethod):

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffatlas_pipeline.methods.base import TrainingCase
+from diffatlas_pipeline.registration.atlas import Atlas, pack, unpack
 from diffatlas_pipeline.training.checkpoints import read_tensors, write_tensors
 
 FILE = "references.safetensors"
 COUNT = 12
 LARGEST_AXIS = 128  # voxels: with more, a model would be larger than its network
 MOST_BYTES = 64 * 2**20  # of all together; the first is kept whatever its size
-_IMAGE, _DISTANCES = "image/", "distances/"
 
 
 def chosen_references(cases: Sequence[str]) -> list[str]:
@@ -24,23 +23,23 @@ def chosen_references(cases: Sequence[str]) -> list[str]:
     return [names[i * len(names) // min(COUNT, len(names))] for i in range(min(COUNT, len(names)))]
 
 
-def write_references(folder: Path, cases: Iterable[TrainingCase]) -> None:
+def write_references(folder: Path, cases: Iterable[Atlas]) -> None:
     """Keep ``cases`` in ``folder``, in half precision, as far as there is room; large ones are cropped about their labels."""
     kept: dict[str, torch.Tensor] = {}
     total = 0
     for case in cases:
         inside = (slice(None), *_about_the_labels(case.distances))
-        image, distances = _half(case.image[inside]), _half(np.clip(case.distances[inside], -1, 1))
-        total += image.nbytes + distances.nbytes
+        arrays = pack(Atlas(case.name, case.image[inside], case.distances[inside]))
+        total += sum(array.nbytes for array in arrays.values())
         if kept and total > MOST_BYTES:
             break
-        kept |= {_IMAGE + case.name: image, _DISTANCES + case.name: distances}
+        kept |= {name: torch.from_numpy(array) for name, array in arrays.items()}
     temporary = folder / f".{FILE}.tmp"
     write_tensors(temporary, kept, {})
     temporary.replace(folder / FILE)
 
 
-def read_references(folder: Path) -> tuple[TrainingCase, ...]:
+def read_references(folder: Path) -> tuple[Atlas, ...]:
     """The cases that :func:`write_references` kept, in half precision; none for a model without them.
 
     ValueError if the file is damaged.
@@ -49,14 +48,10 @@ def read_references(folder: Path) -> tuple[TrainingCase, ...]:
     if not path.is_file():
         return ()
     tensors, _ = read_tensors(path)
-    names = sorted(key.removeprefix(_IMAGE) for key in tensors if key.startswith(_IMAGE))
-    if not names or any(_DISTANCES + name not in tensors for name in names):
+    atlases = unpack({name: tensor.numpy() for name, tensor in tensors.items()})
+    if not atlases:
         raise ValueError(f"{path} does not hold images with their distances")
-    return tuple(TrainingCase(name, tensors[_IMAGE + name].numpy(), tensors[_DISTANCES + name].numpy()) for name in names)
-
-
-def _half(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float16))
+    return atlases
 
 
 def _about_the_labels(distances: np.ndarray) -> tuple[slice, slice, slice]:

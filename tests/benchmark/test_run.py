@@ -68,7 +68,8 @@ def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
     made.run([cell, beside])
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
     plain, fused = (words for name, words in commands.calls if name == "predict")
-    assert "--with-atlases" not in plain and fused[-1] == "--with-atlases"
+    assert "--with-atlases" not in plain and "--with-atlases" in fused
+    assert plain[-2:] == fused[-2:] == ["--registrations", str(tmp_path / "registrations")]
     assert plain[plain.index("-o") + 1] != fused[fused.index("-o") + 1]
     assert cell.training_options() == beside.training_options() and cell.options() != beside.options()
 
@@ -82,7 +83,7 @@ def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) 
     train, predict, evaluate, other, _ = (words for _, words in commands.calls)
     assert train[:2] == ["Dataset001_A", "2-shot"] and train[-2:] == ["--max-time", "10m"] and "--no-validation" in train
     assert predict[predict.index("-f") + 1] == "2-shot_seed2" and "--modality" not in predict
-    assert other[other.index("-i") + 1] == str(tmp_path / "two" / "imagesTs") and other[-2:] == ["--modality", "MRI"]
+    assert other[other.index("-i") + 1] == str(tmp_path / "two" / "imagesTs") and other[other.index("--modality") + 1] == "MRI"
     assert evaluate[evaluate.index("-r") + 1] == str(tmp_path / "one" / "labelsTs")
     entry = made.status.entry(cell) or {}
     assert entry["status"] == DONE and entry["train_seconds"] == 12.5 and entry["seconds_per_case"] == 0.75

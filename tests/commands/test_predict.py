@@ -135,6 +135,7 @@ def test_several_models_must_be_told_apart(workspace: Path, capsys: pytest.Captu
         (("--save-uncertainty",), "--draws"),
         (("--with-atlases",), "keeps no training scans"),
         (("--adapt-contrast", "curve"), "keeps no training scans"),
+        (("--registrations", __file__), "not a folder"),
         (("-d", "9"), "Dataset001_A"),
         (("-f", "all"), "all: not trained"),
         (("-m", "nowhere"), "not a model folder"),

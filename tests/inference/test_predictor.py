@@ -16,8 +16,9 @@ from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_tab
 from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.predictor import NETWORK_SHARE, Predictor, segment_padded, settings_for
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, TrainingCase, case_generator
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
 from diffatlas_pipeline.methods.registry import METHODS, create_method
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume, write_scalars
 
 from .model_files import plan, recipe
@@ -375,12 +376,12 @@ def test_several_draws_take_the_step_that_tells_them_apart() -> None:
     assert settings_for(replace(silent, steps=4), draws=5).steps == 4
 
 
-def training_case(image: np.ndarray, labels: np.ndarray, predictor: Predictor) -> TrainingCase:
+def training_case(image: np.ndarray, labels: np.ndarray, predictor: Predictor) -> Atlas:
     """A scan with its labels as a model keeps it."""
     prepared = predictor.prepare(Volume(image[None], Grid.of(image.shape, np.eye(4)))).image
     distances = np.stack([np.where(labels == label.value, -0.5, 0.5) for label in predictor.plan.dataset.labels])
     assert prepared.shape[1:] == distances.shape[1:]
-    return TrainingCase("kept", prepared.astype(np.float16), distances.astype(np.float16))
+    return Atlas("kept", prepared.astype(np.float16), distances.astype(np.float16))
 
 
 @pytest.mark.parametrize("adapt", ["curve", "atlases"])

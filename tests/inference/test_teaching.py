@@ -11,10 +11,10 @@ from diffatlas_pipeline.contracts import ChannelPlan, Plan
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.teaching import teach
-from diffatlas_pipeline.methods.base import TrainingCase
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case, write_case
+from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_plan, make_recipe, store_cases
 
 PLAN = make_plan(patch_size=(16, 24, 16))
@@ -25,7 +25,7 @@ def teacher(source: Path, atlas: str, plan: Plan = PLAN, learnt: tuple[str, ...]
     torch.manual_seed(0)
     state = create_method("diffatlas", plan, make_recipe()).build_network().state_dict()
     stored = open_case(source, atlas)
-    kept = TrainingCase(atlas, np.asarray(stored.image[:]), np.asarray(stored.distances[:]))  # type: ignore[index]
+    kept = Atlas(atlas, np.asarray(stored.image[:]), np.asarray(stored.distances[:]))  # type: ignore[index]
     fold = TrainedFold(plan, "diffatlas", "default", "few", state, {"learnt_modalities": learnt}, (kept,))
     return Predictor([fold], torch.device("cpu"), make_recipe(), precision="float32")
 

@@ -8,13 +8,14 @@ import torch
 
 from diffatlas_pipeline.contracts import NetworkPlan, Recipe
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.methods.base import LearnedMethod, TrainingCase
+from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
 from diffatlas_pipeline.methods.registry import METHODS, create_method
 from diffatlas_pipeline.methods.segmentation_loss import margins
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_case, make_plan, make_recipe
 
 SHAPE = (16, 16, 16)
@@ -125,7 +126,7 @@ def test_draws_of_an_undecided_network_spread() -> None:
 def test_mean_atlas_is_the_mean_about_the_centre() -> None:
     _, small = case()
     large = torch.nn.functional.pad(small, (2,) * 6, value=1.5)  # the same anatomy with more around it
-    cases = [TrainingCase(name, np.zeros((1, *d.shape[1:]), np.float32), d.numpy()) for name, d in (("a", small), ("b", large))]
+    cases = [Atlas(name, np.zeros((1, *d.shape[1:]), np.float32), d.numpy()) for name, d in (("a", small), ("b", large))]
     method = MeanAtlas(PLAN, PLAN.recipe("default", "mean"))
     network = method.restore(method.memorise(cases))
     found = method.segment(network, torch.zeros((1, *SHAPE)), plain, method.recipe, 0, "c").distances
@@ -164,7 +165,7 @@ def test_made_cases_can_be_memorised() -> None:
     for seed in range(2):
         volume, labels = make_case(seed=seed)
         image, record = prepare_image(volume, plan)
-        cases.append(TrainingCase(str(seed), image, prepare_labels(labels, record, plan).astype(np.float32)))
+        cases.append(Atlas(str(seed), image, prepare_labels(labels, record, plan).astype(np.float32)))
     method = MeanAtlas(plan, plan.recipe("default", "mean"))
     network = method.restore(method.memorise(cases))
     found = method.segment(network, torch.from_numpy(cases[0].image), plain, method.recipe, 0, "c").distances

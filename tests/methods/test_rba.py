@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.methods.base import TrainingCase, WindowFunction
+from diffatlas_pipeline.methods.base import WindowFunction
 from diffatlas_pipeline.methods.rba import VARIANTS, AtlasBank, RegistrationAtlas, unpadded_box
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_plan
 from tests.registration.shapes import SHAPE, bend, distances, mean_dice, scan
 
@@ -21,9 +22,9 @@ PLAN = make_plan(patch_size=(30, 30, 30))
 RECIPE = Recipe("default", method="rba")
 
 
-def training_case(seed: int) -> tuple[TrainingCase, np.ndarray]:
+def training_case(seed: int) -> tuple[Atlas, np.ndarray]:
     image, labels = scan(bend(size=2.0, seed=seed))
-    return TrainingCase(f"case.{seed}", image, 1.5 * distances(labels)), labels
+    return Atlas(f"case.{seed}", image, 1.5 * distances(labels)), labels
 
 
 def never(run: WindowFunction, volume: torch.Tensor) -> torch.Tensor:
@@ -76,9 +77,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused() -> None:
         method.restore({})
     with pytest.raises(RuntimeError, match=r"case\.1 is incomplete"):
         method.restore({key: value for key, value in state.items() if key.startswith("image/")})
-    with pytest.raises(RuntimeError, match="incomplete"):
+    with pytest.raises(RuntimeError, match=r"does not have 1 channel\(s\) and 2"):
         method.restore(state | {"image/case.1": state["image/case.1"].repeat(2, 1, 1, 1)})
-    with pytest.raises(RuntimeError, match="does not have 2 label"):
+    with pytest.raises(RuntimeError, match=r"does not have 1 channel\(s\) and 2 label"):
         method.restore(state | {"distances/case.1": state["distances/case.1"][:1]})
 
 

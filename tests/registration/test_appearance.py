@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.registration.appearance import appearance
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings
-from diffatlas_pipeline.registration.register import Atlas, AtlasSettings, Registered, register_atlases
+from diffatlas_pipeline.registration.register import AtlasSettings, Registered, register_atlases
 from tests.registration.shapes import SHAPE, SPACING_MM, TAU_MM, bend, distances, scan
 
 SETTINGS = replace(AtlasSettings(), deformable=DeformableSettings(iterations=(25, 15)))

@@ -8,9 +8,10 @@ import pytest
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.registration import register
 from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
 from diffatlas_pipeline.registration.fusion import labels_of
-from diffatlas_pipeline.registration.register import Atlas, AtlasSettings, segment_by_atlases
+from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
 from diffatlas_pipeline.registration.selection import best
 from diffatlas_pipeline.registration.warp import affine_coordinates, voxel_grid
 from tests.registration.shapes import SHAPE, SPACING_MM, TAU_MM, bend, carried, distances, mean_dice, scan, tilt

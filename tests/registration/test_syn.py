@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.fusion import labels_of
-from diffatlas_pipeline.registration.register import Atlas, AtlasSettings, segment_by_atlases
+from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
 from diffatlas_pipeline.registration.warp import voxel_grid
 from tests.registration.shapes import SHAPE, SPACING_MM, TAU_MM, bend, distances, mean_dice, scan
 

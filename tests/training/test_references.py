@@ -5,17 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.methods.base import TrainingCase
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training import references
 from diffatlas_pipeline.training.references import FILE, LARGEST_AXIS, chosen_references, read_references, write_references
 
 
-def case(name: str, shape: tuple[int, int, int], at: tuple[int, int, int]) -> TrainingCase:
+def case(name: str, shape: tuple[int, int, int], at: tuple[int, int, int]) -> Atlas:
     image = np.random.default_rng(0).uniform(-1, 1, (1, *shape)).astype(np.float32)
     distances = np.ones((2, *shape), np.float32)
     distances[(1, *at)] = -0.5
     image[(0, *at)] = 0.125
-    return TrainingCase(name, image, distances)
+    return Atlas(name, image, distances)
 
 
 def test_few_are_chosen_and_spread_over_the_names() -> None:

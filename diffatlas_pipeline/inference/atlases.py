@@ -1,0 +1,82 @@
+"""What the training cases that a model keeps say of a scan, once they are registered to it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from diffatlas_pipeline import __version__
+from diffatlas_pipeline.contracts import Plan
+from diffatlas_pipeline.registration.appearance import appearance
+from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.registration.register import AtlasSettings, fuse, register_atlases
+
+FUSION = "mean"  # smooth distances, as the network's are that they are averaged with
+
+
+@dataclass(frozen=True)
+class AtlasAnswer:
+    """``appearance`` (C, x, y, z) in [-1, 1] is how the scan would look among the training scans; ``distances`` and ``spread``
+    (K, x, y, z) in units of tau are their labels, fused. float32. ``earlier_s``: the seconds that the registration took if that
+    was in an earlier run, else 0.
+    """
+
+    appearance: np.ndarray
+    distances: np.ndarray
+    spread: np.ndarray
+    earlier_s: float = 0.0
+
+
+def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, seed: int, kept: Path | None = None) -> AtlasAnswer:
+    """Register ``atlases`` to ``image`` (C, x, y, z) in [-1, 1], or take what the folder ``kept`` has of an earlier time.
+
+    The answer is the same. Raises UserError if no atlas can be aligned.
+    """
+    settings = AtlasSettings()
+    path = None if kept is None else kept / f"{_key(image, atlases, plan, settings, seed)}.npz"
+    if path is not None and (known := _read(path)) is not None:
+        return known
+    start = time.perf_counter()
+    registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings, seed)
+    fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION)
+    answer = AtlasAnswer(appearance(registered), fused.distances, fused.spread)
+    if path is not None:
+        _write(path, replace(answer, earlier_s=time.perf_counter() - start))
+    return answer
+
+
+def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings, seed: int) -> str:
+    """Digest of all that the answer depends on."""
+    digest = hashlib.sha256(repr((__version__, plan.spacing_mm, plan.distance, settings, FUSION, seed)).encode())
+    for array in (image, *(part for atlas in atlases for part in (atlas.image, atlas.distances))):
+        digest.update(repr((array.shape, array.dtype.str)).encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path) -> AtlasAnswer | None:
+    """What was written; None if there is nothing, or nothing that can be read."""
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return AtlasAnswer(found["appearance"], found["distances"], found["spread"], float(found["earlier_s"]))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _write(path: Path, answer: AtlasAnswer) -> None:
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    with suppress(OSError):  # a full disk must not cost the segmentation
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            np.savez(temporary, **vars(answer))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

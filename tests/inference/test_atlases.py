@@ -1,0 +1,76 @@
+"""What registered training cases say of a scan, and how that is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.inference import atlases
+from diffatlas_pipeline.inference.atlases import ask_atlases
+from diffatlas_pipeline.registration.atlas import Atlas
+from tests.factories import make_plan, store_cases
+
+PLAN = make_plan()
+
+
+def known(tmp_path: Path) -> tuple[np.ndarray, list[Atlas]]:
+    """A scan and two atlases on the planned grid."""
+    from diffatlas_pipeline.preprocessing.store import open_case
+
+    first, *others = (open_case(tmp_path, name) for name in store_cases(tmp_path, PLAN, [(20, 24, 18)] * 3))
+    made = [Atlas(one.case, np.asarray(one.image[:]), np.asarray(one.distances[:])) for one in others]  # type: ignore[index]
+    return np.asarray(first.image[:], np.float32), made
+
+
+def test_what_was_registered_once_is_not_registered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, two = known(tmp_path / "cases")
+    kept = tmp_path / "kept"
+    plain, first = ask_atlases(image, two, PLAN, 0), ask_atlases(image, two, PLAN, 0, kept)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("registered again")
+
+    monkeypatch.setattr(atlases, "register_atlases", refuse)
+    again = ask_atlases(image, two, PLAN, 0, kept)
+    for one in (first, again):
+        for name in ("appearance", "distances", "spread"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(plain, name))
+    assert plain.earlier_s == first.earlier_s == 0 < again.earlier_s
+    others = [
+        (image + np.float32(1e-6), two, PLAN, 0),
+        (image, two[:1], PLAN, 0),
+        (image, [replace(two[0], distances=-two[0].distances), two[1]], PLAN, 0),
+        (image, two, replace(PLAN, spacing_mm=(1.0, 1.0, 1.1)), 0),
+        (image, two, PLAN, 1),
+    ]
+    for other in others:
+        with pytest.raises(AssertionError, match="registered again"):
+            ask_atlases(*other, kept)
+
+
+def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
+    image, two = known(tmp_path / "cases")
+    first = ask_atlases(image, two, PLAN, 0, tmp_path / "kept")
+    (file,) = (tmp_path / "kept").iterdir()
+    for content in (b"", b"no archive", file.read_bytes()[:1000]):
+        file.write_bytes(content)
+        again = ask_atlases(image, two, PLAN, 0, tmp_path / "kept")
+        assert again.earlier_s == 0
+        np.testing.assert_array_equal(again.distances, first.distances)
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    image, two = known(tmp_path / "cases")
+    (tmp_path / "file").touch()
+    assert ask_atlases(image, two, PLAN, 0, tmp_path / "file").distances.shape == (2, *image.shape[1:])
+
+
+def test_a_scan_that_nothing_can_be_registered_to_is_told(tmp_path: Path) -> None:
+    _, two = known(tmp_path / "cases")
+    with pytest.raises(UserError, match="none of 2"):
+        ask_atlases(np.full((1, 20, 24, 18), -1, np.float32), two, PLAN, 0, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
