@@ -15,7 +15,7 @@ def appearance(registered: Registered) -> np.ndarray:
     """The image (C, X, Y, Z) float32 in [-1, 1] that ``registered`` atlases make of their target.
 
     At each voxel it is their mean, weighted by how well each agrees with the target around there. Any contrast of the target
-    will do, for the weights go by squared local correlation.
+    will do, for the weights go by squared local correlation. Where no atlas reaches it is empty (-1).
     """
     total = np.einsum("ncxyz,nxyz->cxyz", registered.images, registered.weights, dtype=np.float32)
-    return np.asarray((total / registered.weights.sum(axis=0)).clip(-1, 1), dtype=np.float32)
+    return registered.on_target((total / registered.weights.sum(axis=0)).clip(-1, 1).astype(np.float32), -1)

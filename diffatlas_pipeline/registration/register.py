@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +24,10 @@ from diffatlas_pipeline.registration.warp import affine_coordinates, outside, vo
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
+Box = tuple[slice, slice, slice]
+
+MARGIN = 0.1  # of the atlases' extent: how far beyond it a deformation may have to reach
+COMPARED_VOXELS = 2**21  # that many tell as well as all how alike two images are
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class AtlasSettings:
 
 @dataclass(frozen=True)
 class Registered:
-    """N atlases on the grid of a target.
+    """N atlases on the grid of a target, or on that ``box`` of it which they reach, where the target is much larger.
 
     ``images`` (N, C, X, Y, Z) in [-1, 1], ``distances`` (N, K, X, Y, Z) in units of tau; ``weights`` (N, X, Y, Z) > 0, how far
     to trust each atlas at each voxel. ``used``: name of each atlas, and how it was registered. float32.
@@ -47,6 +53,16 @@ class Registered:
     distances: np.ndarray
     weights: np.ndarray
     used: tuple[tuple[str, str], ...]
+    box: Box | None = None
+    target_shape: tuple[int, ...] = ()
+
+    def on_target(self, array: np.ndarray, elsewhere: float) -> np.ndarray:
+        """``array`` (n, X, Y, Z), which lies in the box, on the whole grid of the target."""
+        if self.box is None:
+            return array
+        whole = np.full((len(array), *self.target_shape), elsewhere, array.dtype)
+        whole[(slice(None), *self.box)] = array
+        return whole
 
 
 @dataclass(frozen=True)
@@ -91,8 +107,9 @@ def segment_by_atlases(
 def fuse(registered: Registered, spacing_mm: Sequence[float], tau_mm: float, fusion: str) -> Fused:
     """What ``registered`` atlases say together by the rule called ``fusion``, and how far they disagree."""
     fused = FUSIONS[fusion](registered.distances, registered.weights, spacing_mm, tau_mm)
-    spread = spread_of(registered.distances, registered.weights)
-    return Fused(np.clip(fused, -1, 1).astype(np.float32), spread, registered.used)
+    fused = registered.on_target(np.clip(fused, -1, 1).astype(np.float32), 1)  # far from everything
+    spread = registered.on_target(spread_of(registered.distances, registered.weights), 0)
+    return Fused(fused, spread, registered.used)
 
 
 def register_atlases(
@@ -111,6 +128,7 @@ def register_atlases(
         raise UserError(f"registration '{settings.registration}' is unknown; known: affine, deformable, syn.")
     if settings.registration == "syn":
         require_ants()
+    full = target.shape[1:]
     count = min(settings.atlases, len(atlases))
     aligned_count = min(max(settings.aligned, count), len(atlases))
     steps = _Steps(progress, aligned_count + count)
@@ -126,6 +144,10 @@ def register_atlases(
                 "not empty and shows the same part of the body as the training cases."
             )
         likely = [aligned[index] for index in best([one.likeness for one in aligned], count)]
+        box = _reached(target.shape[1:], likely)
+        if box is not None:
+            target = np.ascontiguousarray(target[(slice(None), *box)])
+            likely = [replace(one, matrix=_from_within(one.matrix, box)) for one in likely]
         carried = list(threads.map(lambda one: steps.done(_carry(target, one, spacing_mm, tau_mm, settings, seed)), likely))
     images, distances, weights = (np.stack([one[part] for one in carried]) for part in range(3))
     return Registered(
@@ -133,6 +155,8 @@ def register_atlases(
         distances,
         weights,
         tuple((one.atlas.name, how) for one, (*_, how) in zip(likely, carried, strict=True)),
+        box,
+        full,
     )
 
 
@@ -143,10 +167,37 @@ def _align(target: np.ndarray, atlas: Atlas, spacing_mm: Sequence[float], seed: 
         matrix, how = align(target[0], image[0], spacing_mm, seed), "affine"
     except RegistrationFailed:
         matrix, how = centre_matrix(target.shape[1:], image.shape[1:]), "centre"
-    coordinates = affine_coordinates(matrix, voxel_grid(target.shape[1:]))
+    step = max(1, round((math.prod(target.shape[1:]) / COMPARED_VOXELS) ** (1 / 3)))
+    seen = target[:, ::step, ::step, ::step]
+    coordinates = affine_coordinates(matrix, voxel_grid(seen.shape[1:]) * step)
     warped = np.stack([warp_image(channel, coordinates) for channel in image])
-    likeness = aligned_likeness(target, warped) if how == "affine" else -1.0
+    likeness = aligned_likeness(seen, warped) if how == "affine" else -1.0
     return _Aligned(atlas, matrix, how, likeness)
+
+
+def _reached(shape: Sequence[int], aligned: Sequence[_Aligned]) -> Box | None:
+    """The box of a target of ``shape`` that the aligned atlases reach, with a margin; None if it is half of the target or more.
+
+    Scans of the whole body would otherwise cost memory and time for what no atlas knows.
+    """
+    corners = []
+    for one in aligned:
+        ends = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in one.atlas.image.shape[1:])))).T
+        corners.append(np.linalg.solve(one.matrix[:, :3], ends - one.matrix[:, 3:]))
+    low, high = (np.min(corners, axis=(0, 2)), np.max(corners, axis=(0, 2)))
+    margin = MARGIN * (high - low)
+    start = np.clip(np.floor(low - margin), 0, shape).astype(int)
+    stop = np.clip(np.ceil(high + margin) + 1, 0, shape).astype(int)
+    if (stop <= start).any() or 2 * math.prod(stop - start) > math.prod(shape):
+        return None
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    return x, y, z
+
+
+def _from_within(matrix: np.ndarray, box: Box) -> np.ndarray:
+    """``matrix`` (3, 4) for voxels that are counted from the corner of ``box``."""
+    start = np.array([[one.start] for one in box], matrix.dtype)
+    return np.concatenate([matrix[:, :3], matrix[:, :3] @ start + matrix[:, 3:]], axis=1)
 
 
 def _carry(

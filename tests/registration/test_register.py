@@ -8,10 +8,11 @@ import pytest
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.registration import register
 from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix
+from diffatlas_pipeline.registration.appearance import appearance
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
 from diffatlas_pipeline.registration.fusion import labels_of
-from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
+from diffatlas_pipeline.registration.register import AtlasSettings, fuse, register_atlases, segment_by_atlases
 from diffatlas_pipeline.registration.selection import best
 from diffatlas_pipeline.registration.warp import affine_coordinates, voxel_grid
 from tests.registration.shapes import SHAPE, SPACING_MM, TAU_MM, bend, carried, distances, mean_dice, scan, tilt
@@ -79,6 +80,33 @@ def test_atlases_of_another_contrast_segment_an_anatomy_between_them() -> None:
     singles = [mean_dice(labels_of(one.distances), truth) for one in atlases]
     assert mean_dice(found, truth) > max(0.93, max(singles))
     assert sorted(steps) == [(n + 1, 6) for n in range(6)]
+
+
+def test_only_what_atlases_reach_of_a_large_target_is_registered() -> None:
+    """The anatomy lies in the corner of a body twice as long each way: as good as in a scan of it alone, and nothing beyond."""
+    image, truth = scan(tilt(np.array([[1.0, 0.05, 0, 1.0], [0, 1.05, 0, 1.0], [0, 0, 1.0, 0]])))
+    atlases = [atlas(str(seed), bend(size=2.5, seed=seed)) for seed in (1, 2)]
+    body = np.pad(image, [(0, 0), *((n, 0) for n in SHAPE)], constant_values=-1)
+    registered = register_atlases(body, atlases, SPACING_MM, TAU_MM, SETTINGS)
+    assert registered.box is not None and registered.weights[0].size < 0.3 * body[0].size
+    assert all(one.start <= n and one.stop == 2 * n for one, n in zip(registered.box, SHAPE, strict=True))
+    fused = fuse(registered, SPACING_MM, TAU_MM, "votes")
+    assert fused.distances.shape[1:] == fused.spread.shape[1:] == body.shape[1:]
+    inside = (slice(None), *(slice(n, None) for n in SHAPE))
+    assert mean_dice(labels_of(fused.distances[inside]), truth) > mean_dice(segment(image, atlases), truth) - 0.02
+    beyond = np.ones(body.shape[1:], bool)
+    beyond[registered.box] = False
+    assert (fused.distances[:, beyond] == 1).all() and (fused.spread[:, beyond] == 0).all()
+    seen = appearance(registered)
+    assert seen.shape == body.shape and (seen[:, beyond] == -1).all()
+    errors = [np.abs(one - image)[:, truth > 0].mean() for one in (seen[inside], *(one.image for one in atlases))]
+    assert errors[0] < 0.7 * min(errors[1:])
+
+
+def test_a_target_like_its_atlases_is_registered_as_a_whole() -> None:
+    target, _ = scan(bend(size=2, seed=9))
+    registered = register_atlases(target, [atlas("a")], SPACING_MM, TAU_MM, QUICK)
+    assert registered.box is None and registered.images.shape[2:] == SHAPE
 
 
 def replace_image(one: Atlas, contrast: str) -> Atlas:
