@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffatlas_pipeline.errors import UserError
 
@@ -21,14 +24,59 @@ TAUGHT_FRACTION = 2 / 3  # share of samples with a teacher's labels, unless the 
 FOLDER = "taught"  # in the folder of the training, while it lasts
 
 
-def images_to_learn(arguments: argparse.Namespace, method: Method, source: Path, known: list[str]) -> Unlabelled:
-    """Scans of which only the image is learnt, as the recipe says; none of ``known``, the training and validation cases.
+@dataclass(frozen=True)
+class Scans:
+    """Stored cases whose labels are not used, their share of the samples, and who labels them, if anybody does."""
 
-    UserError if scans are named for a recipe that learns nothing of them.
+    cases: tuple[str, ...] = ()
+    fraction: float = 0.0
+    teacher: TrainedFold | None = None
+
+    def settings(self, source: Path) -> dict[str, Any]:
+        """What the model depends on: cases, teacher, and the modalities that its training scans do not have."""
+        from diffatlas_pipeline.preprocessing.store import open_case
+
+        said = {"unlabelled_cases": list(self.cases), "teacher": self.teacher.fold if self.teacher else None}
+        if self.teacher is None:
+            return said
+        modalities = {open_case(source, case).facts.modality for case in self.cases}
+        return said | {"learnt_modalities": sorted(modality for modality in modalities if modality)}
+
+    def make_ready(
+        self, source: Path, folder: Path, method: Method, seed: int, device: torch.device
+    ) -> tuple[Unlabelled, float]:
+        """What the batches are made from, and the seconds that the teacher took; its labels lie in ``folder`` meanwhile."""
+        from diffatlas_pipeline.data.loader import Unlabelled
+        from diffatlas_pipeline.inference.predictor import Predictor
+        from diffatlas_pipeline.inference.teaching import teach
+
+        if self.teacher is None:
+            return Unlabelled(self.cases, self.fraction), 0.0
+        count = len(self.teacher.references)
+        print(f"{self.teacher.fold} labels {len(self.cases)} scans, with {count} training cases as atlases.")
+        start = time.monotonic()
+        place = folder / FOLDER / self.teacher.fold
+        teach(Predictor([self.teacher], device, method.recipe, seed), source, self.cases, place)
+        return Unlabelled(self.cases, self.fraction, place), time.monotonic() - start
+
+
+def remove_labels(folder: Path) -> None:
+    """Delete what a teacher has written for a training that is over."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+
+
+def chosen_scans(
+    arguments: argparse.Namespace, method: Method, model: ModelFolder, source: Path, training: list[str], validation: list[str]
+) -> Scans:
+    """The scans that the command asks for; none of those that train or validate.
+
+    UserError if there is no use for them or none of them, or the teacher would leak labels; ModelError if it is not trained.
     """
-    from diffatlas_pipeline.data.loader import Unlabelled
-
     fraction = method.recipe.unlabelled_fraction
+    known = {*training, *validation}
+    if arguments.teacher:
+        cases = _to_be_taught(arguments, method, source, known)
+        return Scans(cases, fraction or TAUGHT_FRACTION, _teacher(model, arguments.teacher, validation))
     flags = {"--unlabelled-from": arguments.unlabelled_from, "--num-unlabelled": arguments.num_unlabelled}
     given = [flag for flag, value in flags.items() if value is not None]
     if (given or fraction) and not (fraction and getattr(method, "learns_images", False)):
@@ -37,16 +85,15 @@ def images_to_learn(arguments: argparse.Namespace, method: Method, source: Path,
             f"{asked}: {arguments.method} ({method.recipe.name}) learns nothing of unlabelled scans. Leave it out, give a "
             "--teacher, or use a recipe of diffatlas whose unlabelled_fraction is above 0."
         )
-    return Unlabelled(_chosen(arguments, source, known), fraction) if fraction else Unlabelled()
+    return Scans(_among_stored(arguments, source, known), fraction) if fraction else Scans()
 
 
-def scans_to_be_taught(arguments: argparse.Namespace, method: Method, source: Path, known: list[str]) -> tuple[str, ...]:
-    """Scans that a teacher labels for this training; none of ``known``. UserError if there is none, or no use for them."""
+def _to_be_taught(arguments: argparse.Namespace, method: Method, source: Path, known: set[str]) -> tuple[str, ...]:
     from diffatlas_pipeline.methods.base import LearnedMethod
 
     if not isinstance(method, LearnedMethod):
         raise UserError(f"--teacher: {method.name} keeps its training cases as they are. Leave it out.")
-    cases = _chosen(arguments, source, known)
+    cases = _among_stored(arguments, source, known)
     if not cases:
         raise UserError(
             f"--teacher: no scan to be labelled. Put scans into imagesUn of the raw data set and run "
@@ -55,8 +102,8 @@ def scans_to_be_taught(arguments: argparse.Namespace, method: Method, source: Pa
     return cases
 
 
-def load_teacher(model: ModelFolder, name: str, validation: list[str]) -> TrainedFold:
-    """The trained fold ``name``. UserError if it has learnt cases that are to validate, ModelError if it is not trained."""
+def _teacher(model: ModelFolder, name: str, validation: list[str]) -> TrainedFold:
+    """The trained fold ``name``."""
     teacher = model.load(name)
     seen = sorted(set(validation) & set(teacher.metadata.get("training_cases", ())))
     if seen:
@@ -67,33 +114,7 @@ def load_teacher(model: ModelFolder, name: str, validation: list[str]) -> Traine
     return teacher
 
 
-def taught(
-    arguments: argparse.Namespace,
-    method: Method,
-    teacher: TrainedFold,
-    cases: tuple[str, ...],
-    source: Path,
-    folder: Path,
-    device: torch.device,
-) -> Unlabelled:
-    """``cases`` of the preprocessed data set ``source``, stored in ``folder`` with the labels that ``teacher`` gives them."""
-    from diffatlas_pipeline.data.loader import Unlabelled
-    from diffatlas_pipeline.inference.predictor import Predictor
-    from diffatlas_pipeline.inference.teaching import teach
-
-    print(f"{teacher.fold} labels {len(cases)} scans, with {len(teacher.references)} training cases as atlases.")
-    teach(Predictor([teacher], device, method.recipe, arguments.seed), source, cases, folder)
-    return Unlabelled(cases, method.recipe.unlabelled_fraction or TAUGHT_FRACTION, folder)
-
-
-def modalities_of(source: Path, cases: tuple[str, ...]) -> list[str]:
-    """What the stored ``cases`` were said to be, of other modalities than the training scans."""
-    from diffatlas_pipeline.preprocessing.store import open_case
-
-    return sorted({modality for case in cases if (modality := open_case(source, case).facts.modality)})
-
-
-def _chosen(arguments: argparse.Namespace, source: Path, known: list[str]) -> tuple[str, ...]:
+def _among_stored(arguments: argparse.Namespace, source: Path, known: set[str]) -> tuple[str, ...]:
     """Training cases of the split --unlabelled-from, else the stored cases without labels; --num-unlabelled of them."""
     from diffatlas_pipeline.planning.splits import load_splits
     from diffatlas_pipeline.preprocessing.store import list_stored, open_case

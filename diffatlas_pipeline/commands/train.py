@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 from diffatlas_pipeline.commands import _common
@@ -78,22 +77,17 @@ def seconds_of(text: str) -> float:
 def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
-    from diffatlas_pipeline.commands._unlabelled import FOLDER as TAUGHT
-    from diffatlas_pipeline.commands._unlabelled import (
-        images_to_learn,
-        load_teacher,
-        modalities_of,
-        scans_to_be_taught,
-        taught,
-    )
+    from diffatlas_pipeline.commands._unlabelled import chosen_scans, remove_labels
     from diffatlas_pipeline.contracts import Plan, from_json
-    from diffatlas_pipeline.data.loader import Unlabelled, training_batches
+    from diffatlas_pipeline.data.loader import training_batches
     from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
+    from diffatlas_pipeline.methods.base import LearnedMethod
     from diffatlas_pipeline.methods.registry import create_method, known_method
     from diffatlas_pipeline.networks.execution import resolve_device
     from diffatlas_pipeline.training.checkpoints import write_final
     from diffatlas_pipeline.training.fit import fit
     from diffatlas_pipeline.training.loop import Run
+    from diffatlas_pipeline.training.references import COUNT as REFERENCES
     from diffatlas_pipeline.training.references import chosen_references, write_references
     from diffatlas_pipeline.training.schedule import Duration
 
@@ -115,11 +109,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if name in model.folds() and not arguments.overwrite:
         print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
-    known = [*training_cases, *validation_cases]
-    unlabelled = Unlabelled() if arguments.teacher else images_to_learn(arguments, method, source, known)
-    to_teach = scans_to_be_taught(arguments, method, source, known) if arguments.teacher else ()
-    teacher = load_teacher(model, arguments.teacher, validation_cases) if to_teach else None
-    teaching_s = 0.0
+    scans = chosen_scans(arguments, method, model, source, training_cases, validation_cases)
     if arguments.overwrite and folder.exists():  # not before all that was asked for has been checked
         shutil.rmtree(folder)
     settings: dict[str, Any] = {
@@ -128,19 +118,14 @@ def _train(arguments: argparse.Namespace) -> None:
         "iterations": iterations,
         "max_time_s": limit_s,
         "training_cases": training_cases,
-        "unlabelled_cases": list(unlabelled.cases or to_teach),
-        "teacher": arguments.teacher,
+        **scans.settings(source),
         "plan": plan.digest(arguments.method, recipe.name),
     }
     print(
         f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
         f"{len(validation_cases)} cases for validation."
     )
-    if teacher is not None:
-        start = time.monotonic()
-        unlabelled = taught(arguments, method, teacher, to_teach, source, folder / TAUGHT / teacher.fold, device)
-        teaching_s = time.monotonic() - start
-        settings["learnt_modalities"] = modalities_of(source, to_teach)
+    unlabelled, teaching_s = scans.make_ready(source, folder, method, arguments.seed, device)
     if unlabelled:
         print(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
     if not validation_cases:
@@ -168,10 +153,12 @@ def _train(arguments: argparse.Namespace) -> None:
     }
     write_references(folder, _whole_cases(source, chosen_references(training_cases)))
     write_final(folder, trained.weights, {**described, "versions": versions()})
-    shutil.rmtree(folder / TAUGHT, ignore_errors=True)
+    remove_labels(folder)
     print(f"Model written to {folder}")
     if validation_cases and not arguments.no_validation:
         _segment_validation(arguments, workspace, model, name, validation_cases, device)
+    if len(training_cases) <= REFERENCES and isinstance(method, LearnedMethod):
+        print(f"It has learnt from {len(training_cases)} cases: --with-atlases is likely to segment better, and takes longer.")
     print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {model.path} -f {name}")
 
 

@@ -54,7 +54,7 @@ def test_from_plan_to_a_model_that_predicts(planned: Path, tmp_path: Path, capsy
     cases = pd.read_csv(folder / "validation" / "cases.csv")
     assert set(cases["case"]) == set(metadata["validation_cases"]) and summary
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].startswith("Next: DiffAtlas_predict")
+    assert out.splitlines()[-1].startswith("Next: DiffAtlas_predict") and "--with-atlases is likely" in out.splitlines()[-2]
     predict.main(["-i", str(planned / "raw" / NAME / "imagesTr"), "-o", str(tmp_path), "--workspace", str(planned)])
     assert len(list(tmp_path.glob("*.nii.gz"))) == 6
     command(planned, "007", "0", "--iterations", "6")
