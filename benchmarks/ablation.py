@@ -10,7 +10,7 @@ import dataclasses
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import nn
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
-from diffatlas_pipeline.contracts import Plan, Recipe, from_json
+from diffatlas_pipeline.contracts import AugmentationPlan, DistancePlan, NetworkPlan, Plan, Recipe, TrainingPlan, from_json
 from diffatlas_pipeline.data.loader import Unlabelled, training_batches
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
@@ -32,6 +32,8 @@ from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.training.loop import Run, train
 from diffatlas_pipeline.training.schedule import Duration
+
+Options = TypeVar("Options", Recipe, NetworkPlan, DistancePlan, TrainingPlan, AugmentationPlan)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -50,7 +52,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--method", default="diffatlas", help="(default: %(default)s)")
     made.add_argument("--recipe", default="default", help="(default: %(default)s)")
     made.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of the recipe, for training")
-    made.add_argument("--elastic", type=float, metavar="SHARE", help="share of patches that are deformed (default: the plan's)")
+    made.add_argument(
+        "--plan",
+        nargs="*",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="of the plan, such as network.widths=48:96:192, distance.scale=0.5",
+    )
     made.add_argument("--sample", action="append", metavar="OPTION=VALUE,...", help="options of the recipe, for sampling")
     made.add_argument("--split", default="fold0", help="(default: %(default)s)")
     made.add_argument("--unlabelled-from", metavar="SPLIT", help="learn the images of this split's training cases, too")
@@ -73,8 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Train, then score each way of sampling and add its row."""
     source = arguments.preprocessed
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
-    if arguments.elastic is not None:
-        plan = dataclasses.replace(plan, augmentation=dataclasses.replace(plan.augmentation, elastic=arguments.elastic))
+    plan = replanned(plan, arguments.plan)
     recipe = changed(plan.recipe(arguments.recipe, arguments.method), arguments.set)
     splits = load_splits(arguments.splits_file or source / "splits.json", list_stored(source))
     if arguments.split not in splits:
@@ -113,7 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "split": arguments.split,
                 "training_cases": len(training),
                 "unlabelled_cases": len(unlabelled.cases) if unlabelled else 0,
-                "options": " ".join(arguments.set),
+                "options": " ".join([*arguments.set, *arguments.plan]),
                 "elastic": plan.augmentation.elastic,
                 "sampling": sampling,
                 "seed": arguments.seed,
@@ -129,17 +136,27 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"{arguments.name} {sampling} on {folder.name}: mean Dice {row['dice_mean']}", flush=True)
 
 
-def changed(recipe: Recipe, options: list[str]) -> Recipe:
+def replanned(plan: Plan, options: list[str]) -> Plan:
+    """``plan`` with ``options`` written as part.name=value. UserError for what is not there, or was needed before training."""
+    for option in options:
+        part, dot, assignment = option.partition(".")
+        if not dot or part not in ("network", "distance", "training", "augmentation") or assignment.startswith("tau_mm="):
+            raise UserError(f"--plan {option}: write network., training., augmentation. or distance.scale=, then a value.")
+        plan = dataclasses.replace(plan, **{part: changed(getattr(plan, part), [assignment])})
+    return plan
+
+
+def changed(recipe: Options, options: list[str]) -> Options:
     """``recipe`` with ``options`` written as name=value. UserError for an unknown name or a value of the wrong kind."""
     known = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     values: dict[str, Any] = {}
     for option in options:
         name, _, text = option.partition("=")
         if name not in known:
-            raise UserError(f"{option}: no option of a recipe; there are {', '.join(known)}.")
+            raise UserError(f"{option}: no option of a {type(recipe).__name__.lower()}; there are {', '.join(known)}.")
         kind = type(known[name])
         try:
-            values[name] = tuple(float(part) for part in text.split(":")) if kind is tuple else kind(text)
+            values[name] = tuple(type(known[name][0])(part) for part in text.split(":")) if kind is tuple else kind(text)
         except ValueError as error:
             raise UserError(f"{option}: '{text}' is not a {kind.__name__}.") from error
     return dataclasses.replace(recipe, **values)

@@ -24,6 +24,18 @@ def test_options_are_set_by_name_and_kind() -> None:
         ablation.changed(make_recipe(), ["steps=few"])
 
 
+def test_parts_of_the_plan_are_changed_but_not_what_cases_were_stored_with() -> None:
+    plan = ablation.replanned(PLAN, ["distance.scale=0.5", "network.widths=16:24", "training.batch_size=3"])
+    assert (plan.distance.scale, plan.network.widths, plan.training.batch_size) == (0.5, (16, 24), 3)
+    for wrong, said in [
+        ("distance.tau_mm=2", "write network"),
+        ("widths=3", "write network"),
+        ("network.depth=3", "networkplan"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            ablation.replanned(PLAN, [wrong])
+
+
 def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
     names = store_cases(tmp_path, PLAN, [(18, 20, 16)] * 4)
     write_text_atomically(tmp_path / "plans.json", to_json(PLAN))
@@ -38,7 +50,15 @@ def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
         "--also",
         str(tmp_path),
     ]
-    words += ["--unlabelled-from", "more", "--elastic", "0.5", "--set", "unlabelled_fraction=0.5", "input_scaling=signal"]
+    words += [
+        "--unlabelled-from",
+        "more",
+        "--plan",
+        "augmentation.elastic=0.5",
+        "--set",
+        "unlabelled_fraction=0.5",
+        "input_scaling=signal",
+    ]
     ablation.main([*words, "--sample", "steps=1", "--sample", "steps=2,draws=2"])
     rows = pd.read_csv(tmp_path / "r.csv")
     assert rows["sampling"].tolist() == ["steps=1"] * 2 + ["steps=2,draws=2"] * 2
