@@ -188,7 +188,8 @@ def test(
     if (place / "evaluation" / "summary.json").is_file():
         return None
     words = ["-i", str(task.test / "imagesTs"), "-o", str(place), "-m", str(model), "-f", fold, "--seed", str(seed)]
-    do("predict", [*words, *task.predict, *(["--with-atlases"] if with_atlases else [])])
+    words += [*task.predict, "--registrations", str(arguments.workspace / "registrations")]
+    do("predict", [*words, *(["--with-atlases"] if with_atlases else [])])
     labels = ["--labels", str(model / "dataset.json")]
     do("evaluate", ["-p", str(place), "-r", str(task.test / "labelsTs"), *labels])
     trained = described(model / fold)
