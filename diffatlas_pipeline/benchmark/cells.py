@@ -166,7 +166,7 @@ class Status:
         entry = self.entry(cell)
         if entry is None or entry["status"] != DONE or entry.get("options") != _as_json(cell.options()):
             return False
-        return (self.folder / entry["evaluation"] / "summary.json").is_file()
+        return self._has_scores(entry)
 
     def model_matches(self, cell: Cell) -> bool | None:
         """Whether the model of ``cell`` was trained (or begun) with its options; None if there is none."""
@@ -254,6 +254,9 @@ class Status:
             entry["predicted"] = old["predicted"]
         return entry
 
+    def _has_scores(self, entry: Mapping[str, Any]) -> bool:
+        return (self.folder / entry["evaluation"] / "summary.json").is_file()
+
     def _fits(self, entry: Mapping[str, Any], cells: Sequence[Cell]) -> bool:
         """Whether a cell of an earlier run can stand in one table with ``cells``."""
         choice = _choice(entry)
@@ -267,6 +270,7 @@ class Status:
             and training.get("device") == conditions.device
             and options.get("tolerance_mm") == conditions.tolerance_mm
             and self.content.get("models", {}).get(entry["model"]) == training
+            and (entry["status"] != DONE or self._has_scores(entry))
         )
         neighbours = [cell for cell in cells if cell.setting == entry["setting"]]
         return same and all(list(cell.test.names) == entry["test_cases"] for cell in neighbours)

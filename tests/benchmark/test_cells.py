@@ -128,6 +128,18 @@ def test_cells_of_earlier_runs_leave_where_they_cannot_be_compared(tmp_path: Pat
     assert status.content["methods"] == ["mean"] and len(status.content["cells"]) == 1
 
 
+def test_a_cell_of_an_earlier_run_whose_scores_are_gone_leaves(tmp_path: Path) -> None:
+    first, failed = make_cell(), make_cell(seed=1)
+    status = begun(tmp_path, first, failed)
+    finish(status, first)
+    finish(status, failed, FAILED)
+    (tmp_path / first.entry()["evaluation"] / "summary.json").unlink()
+    (tmp_path / failed.entry()["evaluation"] / "summary.json").unlink()
+    status = Status(tmp_path)
+    assert status.begin({**HEADER, "methods": ["mean"]}, [make_cell(method="mean", learned=False)]) == 1
+    assert [(entry["method"], entry["status"]) for entry in status.content["cells"]] == [("mean", "waiting"), ("icf", FAILED)]
+
+
 def test_cells_of_a_recipe_that_has_changed_leave_and_the_others_stay(tmp_path: Path) -> None:
     own, other = make_cell(method="diffatlas"), make_cell(method="icmd")
     status = begun(tmp_path, own, other)
