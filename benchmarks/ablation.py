@@ -121,7 +121,6 @@ def run(arguments: argparse.Namespace) -> None:
                 "training_cases": len(training),
                 "unlabelled_cases": len(unlabelled.cases) if unlabelled else 0,
                 "options": " ".join([*arguments.set, *arguments.plan]),
-                "elastic": plan.augmentation.elastic,
                 "sampling": sampling,
                 "seed": arguments.seed,
                 "train_seconds": round(trained.seconds),

@@ -172,7 +172,7 @@ def ablation_table(table: pd.DataFrame) -> str:
     rows = []
     for _, row in table.iterrows():
         options = [str(row["options"])] if isinstance(row["options"], str) else []
-        options += [f"elastic={row['elastic']:g}"] if row["elastic"] else []
+        options += [f"elastic={row['elastic']:g}"] if (row.get("elastic") or 0) > 0 else []
         rows.append(
             [
                 f"{row['data']}, {row['split']} ({row['training_cases']} cases)",
@@ -192,7 +192,7 @@ def ablation_table(table: pd.DataFrame) -> str:
 def comparison_table(table: pd.DataFrame) -> str:
     """Setting and method against Dice and NSD in percent over test cases, mean and spread over seeds; what was run only."""
     labels = [*_compared_labels(table), "average"]
-    header = ["setting", "method", *(f"Dice {label}" for label in labels), "NSD", "training", "s/case", "seeds"]
+    header = ["setting", "method", *(f"Dice {label}" for label in labels), "NSD", "training", "iterations", "s/case", "seeds"]
     rows = []
     for setting, group in table[table["seeds"] > 0].groupby("setting", sort=False):
         best = group["dice_average"].idxmax()
@@ -200,7 +200,8 @@ def comparison_table(table: pd.DataFrame) -> str:
             scores = [_percent(row, f"dice_{label}") for label in labels] + [_percent(row, "nsd_average")]
             scores[-2] = f"**{scores[-2]}**" if index == best else scores[-2]
             method = MethodChoice(str(row["method"]), str(row["recipe"])).text
-            rest = [f"{row['train_seconds'] / 60:.0f} min", _number(row["seconds_per_case"], 2), str(row["seeds"])]
+            rest = [f"{row['train_seconds'] / 60:.0f} min", _number(row.get("iterations", float("nan")), 0)]
+            rest += [_number(row["seconds_per_case"], 2), str(row["seeds"])]
             rows.append([str(setting), method, *scores, *rest])
     return markdown(header, rows)
 

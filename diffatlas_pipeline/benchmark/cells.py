@@ -18,6 +18,7 @@ from diffatlas_pipeline.errors import UserError
 VERSION = 1
 FILE = "benchmark.json"
 WEIGHTS = "checkpoint_final.safetensors"  # there once a model is trained
+METADATA = "checkpoint_final.json"
 DONE, FAILED, WAITING = "done", "failed", "waiting"
 Key = tuple[str, str, str, int]
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status
+from diffatlas_pipeline.benchmark.cells import DONE, FAILED, METADATA, WEIGHTS, Cell, Status
 from diffatlas_pipeline.benchmark.settings import TestSet
 
-METADATA = "checkpoint_final.json"
 REGISTRATIONS = "registrations"  # what cells that register the same training scans share
 LONGEST_MESSAGE = 400
 

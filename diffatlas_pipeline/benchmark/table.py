@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from diffatlas_pipeline.benchmark.cells import DONE, FAILED
+from diffatlas_pipeline.benchmark.cells import DONE, FAILED, METADATA
 from diffatlas_pipeline.benchmark.progress import duration
 from diffatlas_pipeline.benchmark.settings import MethodChoice
 from diffatlas_pipeline.contracts import write_text_atomically
@@ -19,16 +19,22 @@ from diffatlas_pipeline.evaluation.tables import format_table
 
 METRICS = {"dice": "Dice", "nsd": "NSD"}
 AVERAGE = "average"
-COSTS = ("train_seconds", "seconds_per_case")
+COSTS = ("train_seconds", "iterations", "seconds_per_case")
+COST_TITLES = ("training", "iterations", "s/case", "seeds")
 NAMES = ("table.csv", "table.md", "table.html")
 
 
 def cells_frame(folder: Path, content: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per cell: what it is, and Dice and NSD per label and on average, as fractions; NaN where it is not done."""
+    """One row per cell: what it is, and Dice and NSD per label and on average, as fractions; NaN where it is not done.
+
+    ``iterations`` are those that the model was trained for: in the same time, a busy machine does fewer.
+    """
     rows = []
     for entry in content["cells"]:
-        row = {key: entry[key] for key in ("setting", "method", "recipe", "seed", "status", "message", *COSTS)}
+        told = ("setting", "method", "recipe", "seed", "status", "message", "train_seconds", "seconds_per_case")
+        row = {key: entry[key] for key in told}
         done = entry["status"] == DONE
+        row["iterations"] = _iterations(folder / entry["model"]) if done else None
         scores = json.loads((folder / entry["evaluation"] / "summary.json").read_text(encoding="utf-8")) if done else {}
         for metric in METRICS:
             for label in content["labels"]:
@@ -76,7 +82,7 @@ def write_tables(folder: Path, content: Mapping[str, Any]) -> tuple[Path, ...]:
 def markdown(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
     """The table with its notes."""
     header = ["setting", "method", *(_title(column) for column in score_columns(content["labels"]))]
-    header += ["training", "s/case", "seeds", "remarks"]
+    header += [*COST_TITLES, "remarks"]
     rows = [header, ["---", "---", *["---:"] * (len(header) - 3), "---"]]
     for cells, best in _body(frame, content):
         marked = [f"**{text}**" if index in best else text for index, text in enumerate(cells)]
@@ -89,10 +95,11 @@ def markdown(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
 def plain(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
     """The averages only, for a terminal."""
     count = len(content["labels"])
-    chosen = [0, 1, 2 + count, 3 + 2 * count, *range(4 + 2 * count, 7 + 2 * count)]
+    first = 4 + 2 * count
+    chosen = [0, 1, 2 + count, 3 + 2 * count, *range(first, first + len(COST_TITLES))]
     rows = [[cells[index] for index in chosen] for cells, _ in _body(frame, content)]
     labels = [f"{setting}  {method}" for setting, method, *_ in rows]
-    header = ["setting  method", "Dice [%]", f"NSD [%] ({content['tolerance_mm']:g} mm)", "training", "s/case", "seeds"]
+    header = ["setting  method", "Dice [%]", f"NSD [%] ({content['tolerance_mm']:g} mm)", *COST_TITLES]
     return format_table(header, [[label, *row[2:]] for label, row in zip(labels, rows, strict=True)])
 
 
@@ -117,7 +124,7 @@ def html_page(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
         previous = setting
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in notes_of(content))
     title = html.escape(str(content["dataset"]))
-    costs = "".join(f'<th rowspan="2">{name}</th>' for name in ("training", "s/case", "seeds", "remarks"))
+    costs = "".join(f'<th rowspan="2">{name}</th>' for name in (*COST_TITLES, "remarks"))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style></head>\n'
         f"<body><h1>{title}</h1>\n<table>\n<thead>\n"
@@ -166,7 +173,8 @@ def _body(frame: pd.DataFrame, content: Mapping[str, Any]) -> list[tuple[list[st
         cells = [str(row["setting"]), MethodChoice(str(row["method"]), str(row["recipe"])).text]
         cells += [_percent(row[name], row[f"{name}_std"]) for name in columns]
         training = row["train_seconds"]
-        cells += ["" if math.isnan(training) else duration(training), _seconds(row["seconds_per_case"])]
+        cells += ["" if math.isnan(training) else duration(training), _whole(row["iterations"])]
+        cells.append(_seconds(row["seconds_per_case"]))
         rows.append(([*cells, str(row["seeds"]), str(row["remarks"])], best))
     return rows
 
@@ -192,6 +200,19 @@ def _percent(mean: float, std: float) -> str:
     if math.isnan(mean):
         return ""
     return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}")
+
+
+def _whole(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.0f}"
+
+
+def _iterations(fold: Path) -> int | None:
+    """How many iterations a model was trained for; None for one that learns nothing by iterating."""
+    try:
+        known = json.loads((fold / METADATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return int(known.get("iterations") or 0) or None
 
 
 def _seconds(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ def content(tmp_path: Path) -> dict[str, Any]:
         entry(tmp_path, "diffatlas", 1, status=FAILED, message="<broken>"),
         entry(tmp_path, "icf", 0, setting="full"),
     ]
+    for cell, iterations in zip(cells[:4], (1000, 900, 1, 0), strict=True):
+        (tmp_path / cell["model"]).mkdir(parents=True)
+        (tmp_path / cell["model"] / "checkpoint_final.json").write_text(json.dumps({"iterations": iterations}))
     write_scores(tmp_path / cells[0]["evaluation"], {"front": 0.80, "back": 0.60}, {"front": 0.9, "back": 0.7})
     write_scores(tmp_path / cells[1]["evaluation"], {"front": 0.90, "back": 0.60}, {"front": 0.9, "back": 0.8})
     write_scores(tmp_path / cells[3]["evaluation"], {"front": 0.86, "back": None}, {"front": 0.1, "back": None})
@@ -57,6 +61,7 @@ def test_means_and_spreads_over_the_seeds_that_are_done(tmp_path: Path, content:
     assert icf["dice_back_std"] == pytest.approx(0)
     assert icf["nsd_average"] == pytest.approx(0.825)
     assert icf["train_seconds"] == 630 and icf["seconds_per_case"] == 0.5
+    assert icf["iterations"] == 950 and pd.isna(frame.loc[("2-shot", "mean"), "iterations"])
     mean = frame.loc[("2-shot", "mean")]
     assert mean["dice_average"] == pytest.approx(0.86) and pd.isna(mean["dice_average_std"]) and pd.isna(mean["dice_back"])
     broken = frame.loc[("2-shot", "diffatlas")]
@@ -73,9 +78,9 @@ def test_markdown_is_the_papers_table(tmp_path: Path, content: dict[str, Any]) -
     assert header[:6] == ["setting", "method", "Dice front", "Dice back", "Dice average", "NSD front"]
     row = next(line for line in lines if "| icf |" in line)
     assert "| 85.00 ± 7.07 | **60.00 ± 0.00** | 72.50 ± 3.54 | **90.00 ± 0.00** |" in row
-    assert "| 10 min | 0.50 | 2 | failed with seed 2: no \\| memory left |" in row
+    assert "| 10 min | 950 | 0.50 | 2 | failed with seed 2: no \\| memory left |" in row
     sanity = next(line for line in lines if "| mean |" in line)
-    assert "| **86.00** |  | **86.00** | 10.00 |  | 10.00 | 0 s |" in sanity
+    assert "| **86.00** |  | **86.00** | 10.00 |  | 10.00 | 0 s |  | 0.50 |" in sanity
     assert len(lines) == 2 + 4
     assert "tolerance 2 mm" in text and "given 10 min" in text and "- 2-shot: trained on two cases." in text
     assert "Zero-shot" not in text
@@ -89,7 +94,7 @@ def test_the_files_agree(tmp_path: Path, content: dict[str, Any]) -> None:
     assert "85.00 ± 7.07" in text and "<b>60.00 ± 0.00</b>" in text and "&lt;broken&gt;" in text
     assert "<script" not in text and "http" not in text
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text.split("<tbody>")[1], re.DOTALL)
-    assert [len(re.findall(r"<t[dh][ >]", row)) for row in rows] == [12, 11, 11, 12]  # the setting spans its rows
+    assert [len(re.findall(r"<t[dh][ >]", row)) for row in rows] == [13, 12, 12, 13]  # the setting spans its rows
 
 
 def test_the_terminal_shows_averages(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -62,6 +62,10 @@ def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
     ablation.main([*words, "--sample", "steps=1", "--sample", "steps=2,draws=2"])
     rows = pd.read_csv(tmp_path / "r.csv")
     assert rows["sampling"].tolist() == ["steps=1"] * 2 + ["steps=2,draws=2"] * 2
-    assert set(rows["cases"]) == {1} and set(rows["iterations"]) == {2} and set(rows["elastic"]) == {0.5}
+    assert (
+        set(rows["cases"]) == {1}
+        and set(rows["iterations"]) == {2}
+        and rows["options"].str.endswith("augmentation.elastic=0.5").all()
+    )
     assert set(rows["unlabelled_cases"]) == {1}, "of the four cases two train and one validates"
     assert rows["dice_mean"].between(0, 1).all()
