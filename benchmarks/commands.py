@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import subprocess
@@ -32,6 +33,25 @@ def main_of(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace],
     except Stopped as stopped:
         print(f"The benchmark stopped at: {stopped}", file=sys.stderr)
         sys.exit(stopped.code)
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """--workspace, and --data for the folder with the hippocampus protocol."""
+    parser.add_argument(
+        "--workspace",
+        type=Path,
+        default=Path(os.environ.get("DIFFATLAS_WORKSPACE", "diffatlas_workspace")),
+        metavar="FOLDER",
+        help="(default: $DIFFATLAS_WORKSPACE, else ./diffatlas_workspace)",
+    )
+    data = os.environ.get("DIFFATLAS_TEST_DATA")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(data) / "Task04_Hippocampus" if data else None,
+        metavar="FOLDER",
+        help="Task04_Hippocampus with its protocol.json (default: in $DIFFATLAS_TEST_DATA)",
+    )
 
 
 def do(command: str, words: Sequence[str]) -> float:

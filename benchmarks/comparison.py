@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 from pathlib import Path
 
-from benchmarks.commands import do, main_of
+from benchmarks.commands import add_places, do, main_of
 from benchmarks.hippocampus import DATASET_ID, NAME, SETTINGS, few_shot_split, read_protocol
 from benchmarks.record import RESULTS, machine
 from diffatlas_pipeline.contracts import write_text_atomically
@@ -34,20 +33,12 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m benchmarks.comparison hippocampus --settings 2-shot 4-shot --seeds 0 1 2 --max-time 10m",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data = os.environ.get("DIFFATLAS_TEST_DATA")
     made.add_argument("protocol", choices=("hippocampus", *HEARTS))
     made.add_argument("--methods", nargs="+", default=METHODS, metavar="M", help="(default: %(default)s)")
     made.add_argument("--settings", nargs="+", metavar="S", help="as DiffAtlas_benchmark takes them (default: the protocol's)")
     made.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="(default: 0)")
     made.add_argument("--max-time", default="10m", metavar="TIME", help="training time of each cell (default: %(default)s)")
-    made.add_argument(
-        "--workspace",
-        type=Path,
-        default=Path(os.environ.get("DIFFATLAS_WORKSPACE", "diffatlas_workspace")),
-        metavar="FOLDER",
-        help="(default: $DIFFATLAS_WORKSPACE, else ./diffatlas_workspace)",
-    )
-    made.add_argument("--data", type=Path, default=Path(data) / "Task04_Hippocampus" if data else None, metavar="FOLDER")
+    add_places(made)
     made.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(default: documentation/results/)")
     return made
 

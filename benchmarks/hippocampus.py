@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shlex
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.commands import do, main_of
+from benchmarks.commands import add_places, do, main_of
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
 from diffatlas_pipeline.contracts import write_text_atomically
@@ -43,21 +42,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m benchmarks.hippocampus --setting full --max-time 60m",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data = os.environ.get("DIFFATLAS_TEST_DATA")
-    made.add_argument(
-        "--data",
-        type=Path,
-        default=Path(data) / "Task04_Hippocampus" if data else None,
-        metavar="FOLDER",
-        help="Task04_Hippocampus with its protocol.json (default: in $DIFFATLAS_TEST_DATA)",
-    )
-    made.add_argument(
-        "--workspace",
-        type=Path,
-        default=Path(os.environ.get("DIFFATLAS_WORKSPACE", "diffatlas_workspace")),
-        metavar="FOLDER",
-        help="(default: $DIFFATLAS_WORKSPACE, else ./diffatlas_workspace)",
-    )
+    add_places(made)
     made.add_argument("--setting", choices=SETTINGS, default="full", help="which cases train (default: %(default)s)")
     made.add_argument("--recipe", choices=("default", "paper"), default="default", help="(default: %(default)s)")
     made.add_argument("--max-time", default="30m", metavar="TIME", help="time for training (default: %(default)s)")
@@ -232,7 +217,7 @@ def row(arguments: argparse.Namespace, places: Places) -> dict[str, Any]:
     plan = _json(places.model / "plans.json")
     log = pd.read_csv(places.fold / "log.csv").iloc[-1]
     trained = _json(places.fold / "checkpoint_final.json")
-    seconds = [sum(case["seconds"].values()) for case in prediction["cases"].values() if case.get("seconds")]
+    seconds = case_seconds(prediction)
     return {
         **machine(),
         "setting": arguments.setting,
@@ -256,6 +241,11 @@ def row(arguments: argparse.Namespace, places: Places) -> dict[str, Any]:
         "precision": prediction["precision"],
         "command": command_line(arguments),
     }
+
+
+def case_seconds(prediction: dict[str, Any]) -> list[float]:
+    """Seconds of all stages of each case that a prediction.json tells of."""
+    return [sum(case["seconds"].values()) for case in prediction["cases"].values() if case.get("seconds")]
 
 
 def scores(evaluation: Path) -> dict[str, Any]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import do, main_of
+from benchmarks.commands import add_places, do, main_of
 from benchmarks.comparison import HEART_CASES, HEART_SIZE, HEART_TEST_CASES, HEARTS, prepare_hippocampus
-from benchmarks.hippocampus import DATASET, SETTINGS, scores
+from benchmarks.hippocampus import DATASET, SETTINGS, case_seconds, scores
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
@@ -38,7 +37,6 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  python -m benchmarks.unlabelled hippocampus --setting 4-shot --seeds 0 1 2 --max-time 10m",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    data = os.environ.get("DIFFATLAS_TEST_DATA")
     made.add_argument("protocol", choices=("hippocampus", *HEARTS))
     made.add_argument(
         "--setting", choices=SETTINGS[1:], default="4-shot", help="hippocampus: the cases with labels (%(default)s)"
@@ -49,14 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-time", default="10m", metavar="TIME", help="time of each training (default: %(default)s)")
     made.add_argument("--longer", metavar="TIME", help="also train from the labels alone for this time, under another name")
     made.add_argument("--with-atlases", action="store_true", help="also test each model with its training cases as atlases")
-    made.add_argument(
-        "--workspace",
-        type=Path,
-        default=Path(os.environ.get("DIFFATLAS_WORKSPACE", "diffatlas_workspace")),
-        metavar="FOLDER",
-        help="(default: $DIFFATLAS_WORKSPACE, else ./diffatlas_workspace)",
-    )
-    made.add_argument("--data", type=Path, default=Path(data) / "Task04_Hippocampus" if data else None, metavar="FOLDER")
+    add_places(made)
     made.add_argument("--results", type=Path, default=RESULTS / "unlabelled.csv", metavar="FILE")
     return made
 
@@ -195,8 +186,7 @@ def test(
     trained = described(model / fold)
     teacher = trained.get("teacher")
     before = described(model / teacher)["seconds"] + trained["teaching_seconds"] if teacher else 0.0
-    cases = json.loads((place / "prediction.json").read_text(encoding="utf-8"))["cases"].values()
-    taken = [sum(case["seconds"].values()) for case in cases if case.get("seconds")]
+    taken = case_seconds(json.loads((place / "prediction.json").read_text(encoding="utf-8")))
     return {
         "labelled_cases": len(trained["training_cases"]),
         "unlabelled_cases": len(trained["unlabelled_cases"]),

@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 Box = tuple[slice, slice, slice]
 
 MARGIN = 0.1  # of the atlases' extent: how far beyond it a deformation may have to reach
-COMPARED_VOXELS = 2**21  # that many tell as well as all how alike two images are
+COMPARED_VOXELS = 2**21  # of a large target, about so many say how like an atlas is
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def register_atlases(
                 "not empty and shows the same part of the body as the training cases."
             )
         likely = [aligned[index] for index in best([one.likeness for one in aligned], count)]
-        box = _reached(target.shape[1:], likely)
+        box = _reached(full, likely)
         if box is not None:
             target = np.ascontiguousarray(target[(slice(None), *box)])
             likely = [replace(one, matrix=_from_within(one.matrix, box)) for one in likely]
