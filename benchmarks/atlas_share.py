@@ -20,13 +20,15 @@ from benchmarks.steps_curve import raw_folder, validation_files
 from benchmarks.tables import shares_table
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
+from diffatlas_pipeline.inference.mixture import fitting_share, mixed
 from diffatlas_pipeline.inference.model_folder import ModelFolder
-from diffatlas_pipeline.inference.predictor import Predictor, mixed
+from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 from diffatlas_pipeline.workspace import Workspace
 
 SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+FITTING = "fitting"  # chosen for each case by what fits the scan
 CASES = 16
 
 
@@ -45,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--raw", type=Path, metavar="FOLDER", help="raw data set (default: that of the workspace that the model lies in)"
     )
+    made.add_argument(
+        "--modality", metavar="KIND", help="the raw data set shows this modality, which the model has not learnt: adapt it"
+    )
     made.add_argument("--cases", type=int, default=CASES, metavar="N", help="validation cases, in order (default: %(default)s)")
     made.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="S", help="(default: %(default)s)")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
@@ -60,20 +65,25 @@ def run(arguments: argparse.Namespace) -> None:
     files = validation_files(fold, arguments.raw or raw_folder(arguments.model), arguments.cases)
     recipe = fold.plan.recipe(fold.recipe, fold.method)
     predictor = Predictor([fold], resolve_device(arguments.device), recipe)
-    scores: dict[float, list[float]] = {share: [] for share in arguments.shares}
+    scores: dict[str, list[float]] = {share: [] for share in (*(f"{share:g}" for share in arguments.shares), FITTING)}
     for one in tqdm(files, desc="Registering", unit="case", delay=1):
         volume, reference = read_volume(one.images), read_labels(one.label)  # type: ignore[arg-type]
-        prepared = predictor.prepare(volume, with_atlases=True)
+        adapt = "atlases" if predictor.is_foreign(arguments.modality) else "off"
+        prepared = predictor.prepare(volume, arguments.modality, adapt, with_atlases=True)
         if prepared.atlases is None:
             raise UserError(f"{one.case}: no training case could be registered to it.")
         network = predictor.network_alone(prepared, one.case)
+        scan = prepared.image if prepared.adapted_from is None else prepared.adapted_from
+        fitting = fitting_share(scan, network, prepared.atlases, fold.plan.spacing_mm, fold.plan.distance.tau_mm)
         for share, found in scores.items():
-            labels = predictor.restore(mixed(network, prepared.atlases, share), prepared).labels
+            mixture = mixed(network, prepared.atlases, fitting if share == FITTING else float(share))
+            labels = predictor.restore(mixture, prepared).labels
             found.append(
                 float(np.nanmean([dice(labels == one.value, reference.array == one.value) for one in fold.plan.dataset.labels]))
             )
-    row: dict[str, Any] = {**machine(), "method": fold.method, "fold": fold.fold, "atlases": len(fold.references)}
-    row |= {"cases": len(files)} | {f"share_{share:g}": float(np.mean(found)) for share, found in scores.items()}
+    row: dict[str, Any] = {**machine(), "data": fold.plan.dataset.name, "method": fold.method, "fold": fold.fold}
+    row |= {"atlases": len(fold.references), "modality": arguments.modality or ""}
+    row |= {"cases": len(files)} | {f"share_{share}": float(np.mean(found)) for share, found in scores.items()}
     append_row(arguments.output, row)
     print(shares_table(pd.read_csv(arguments.output)))
     print(f"Written: {arguments.output}")

@@ -166,6 +166,29 @@ def shares_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def choice_table(table: pd.DataFrame) -> str:
+    """How atlases were chosen and aligned against what became of them; one row per way and pair of data sets."""
+    header = [
+        "atlases",
+        "targets",
+        "aligned, chosen",
+        "of",
+        "targets tried",
+        "astray",
+        "Dice of one",
+        "mean",
+        "votes",
+        "s/case",
+        "commit",
+    ]
+    rows = []
+    for _, row in table.iterrows():
+        scores = [_number(100 * row[column], 1) for column in ("single", "mean", "votes")]
+        about = [str(row["atlases"]), str(row["targets"]), str(row["way"]), str(row["offered"]), str(row["cases"])]
+        rows.append([*about, f"{row['astray']:.0%}", *scores, _number(row["seconds"], 0), str(row["commit"])])
+    return markdown(header, rows)
+
+
 def ablation_table(table: pd.DataFrame) -> str:
     """What was changed and how it was sampled against mean Dice of validation cases; one row per run, in order of the file."""
     header = ["trained on", "method", "options changed", "sampling", "iterations", "scored on", "mean Dice", "seed", "commit"]
@@ -258,6 +281,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "steps": ("steps_curve.csv", steps_table),
     "why": ("steps_why.csv", why_table),
     "atlas_share": ("atlas_share.csv", shares_table),
+    "atlas_choice": ("atlas_choice.csv", choice_table),
     "unlabelled": ("unlabelled.csv", unlabelled_table),
     "ablation": ("ablation.csv", ablation_table),
     "speed": ("speed.csv", speed_table),

@@ -180,7 +180,7 @@ def test(
         return None
     words = ["-i", str(task.test / "imagesTs"), "-o", str(place), "-m", str(model), "-f", fold, "--seed", str(seed)]
     words += [*task.predict, "--registrations", str(arguments.workspace / "registrations")]
-    do("predict", [*words, *(["--with-atlases"] if with_atlases else [])])
+    do("predict", [*words, "--with-atlases" if with_atlases else "--no-with-atlases"])
     labels = ["--labels", str(model / "dataset.json")]
     do("evaluate", ["-p", str(place), "-r", str(task.test / "labelsTs"), *labels])
     trained = described(model / fold)

@@ -70,7 +70,7 @@ class Runner:
         predict += ["--seed", str(cell.seed), "--device", self.device]
         predict += ["--modality", cell.test.modality] if cell.test.modality else []
         predict += [] if cell.test.adapted else ["--adapt-contrast", "off"]
-        predict += ["--with-atlases"] if cell.choice.with_atlases else []
+        predict += ["--with-atlases" if cell.choice.with_atlases else "--no-with-atlases"]
         predict += ["--registrations", str(self.folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / entry["evaluation"])]

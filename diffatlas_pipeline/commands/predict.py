@@ -60,8 +60,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--with-atlases",
-        action="store_true",
-        help="average the network's answer with that of training scans registered to the scan: better with few labels, slower",
+        action=argparse.BooleanOptionalAction,
+        help="average the network's answer with that of training scans registered to the scan: better with few labels, slower "
+        "(default: if they are registered anyway, to adapt the contrast)",
     )
     parser.add_argument(
         "--registrations",
@@ -93,7 +94,11 @@ def _predict(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
 
     model, predictor = _load(arguments)
-    adapt = _adaptation(arguments, predictor)
+    adapt, with_atlases = _use_of_training_scans(arguments, predictor)
+    if arguments.save_uncertainty and predictor.settings.draws * len(predictor.folds) < 2 and not with_atlases:
+        raise UserError(
+            "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, or --with-atlases."
+        )
     plan = predictor.plan
     cases = find_cases(arguments.input, len(plan.channels))
     check_output(arguments.output, cases, plan.dataset.file_ending)
@@ -103,8 +108,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     if adapt != "off":
         print(f"The scans are given the contrast of the training scans (--adapt-contrast {adapt}).")
-    if arguments.with_atlases:
-        print(f"{len(predictor.references)} training scan(s) are registered to each scan (--with-atlases).")
+    if with_atlases:
+        print(f"Training scans are registered to each scan, the most alike of {len(predictor.references)} (--with-atlases).")
     wanted = Wanted(
         arguments.output,
         arguments.overwrite,
@@ -112,11 +117,11 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.save_uncertainty,
         arguments.modality,
         adapt,
-        arguments.with_atlases,
+        with_atlases,
     )
     outcomes = predict_cases(predictor, cases, wanted)
     record = _record(model, predictor, arguments, outcomes, before, time.perf_counter() - start)
-    record |= {"adapt_contrast": adapt, "with_atlases": arguments.with_atlases}
+    record |= {"adapt_contrast": adapt, "with_atlases": with_atlases}
     path = write_record(arguments.output, record)
     table = timing_table(outcomes)
     if table:
@@ -131,8 +136,11 @@ def _check_modality(modality: str | None) -> None:
         raise UserError(f"--modality {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
 
 
-def _adaptation(arguments: argparse.Namespace, predictor: Predictor) -> str:
-    """How the contrast of the scans is adapted. UserError if that, or --with-atlases, is asked of a model that cannot."""
+def _use_of_training_scans(arguments: argparse.Namespace, predictor: Predictor) -> tuple[str, bool]:
+    """How the contrast of the scans is adapted, and whether atlases have a share in the answer.
+
+    UserError if that is asked of a model that cannot.
+    """
     from diffatlas_pipeline.methods.base import LearnedMethod
 
     learned = isinstance(predictor.method, LearnedMethod)
@@ -140,10 +148,12 @@ def _adaptation(arguments: argparse.Namespace, predictor: Predictor) -> str:
         raise UserError(f"--with-atlases: {predictor.method.name} has no network to average with. Leave it out.")
     if not predictor.references and (arguments.with_atlases or arguments.adapt_contrast in ("atlases", "curve")):
         raise UserError("The model keeps no training scans to register. Train it again, or leave out the option.")
-    if arguments.adapt_contrast != "auto":
-        return str(arguments.adapt_contrast)
-    foreign = learned and predictor.is_foreign(arguments.modality)
-    return "atlases" if foreign and predictor.references else "off"
+    adapt = str(arguments.adapt_contrast)
+    if adapt == "auto":
+        foreign = learned and predictor.is_foreign(arguments.modality)
+        adapt = "atlases" if foreign and predictor.references else "off"
+    asked = arguments.with_atlases
+    return adapt, learned and adapt == "atlases" if asked is None else bool(asked)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
@@ -157,10 +167,6 @@ def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
     folds = [model.load(fold) for fold in model.choose_folds(arguments.folds)]
     recipe = folds[0].plan.recipe(folds[0].recipe, folds[0].method)
     settings = settings_for(recipe, arguments.steps, arguments.solver, arguments.draws, arguments.guidance_level)
-    if arguments.save_uncertainty and settings.draws * len(folds) < 2 and not arguments.with_atlases:
-        raise UserError(
-            "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, or --with-atlases."
-        )
     return model, Predictor(folds, device, settings, arguments.seed, arguments.precision, registrations=arguments.registrations)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffatlas_pipeline.registration.atlas import Atlas
     from diffatlas_pipeline.training.loop import Validation
 
+FEW_CASES = 12  # trained on so few, a network has been measured to be better with atlases beside it
 VALIDATED_CASES = 4  # cases sampled for the log; the whole fold is segmented at the end
 
 
@@ -87,8 +88,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.training.checkpoints import write_final
     from diffatlas_pipeline.training.fit import fit
     from diffatlas_pipeline.training.loop import Run
-    from diffatlas_pipeline.training.references import COUNT as REFERENCES
-    from diffatlas_pipeline.training.references import chosen_references, write_references
+    from diffatlas_pipeline.training.references import spread_evenly, write_references
     from diffatlas_pipeline.training.schedule import Duration
 
     workspace = _common.workspace_of(arguments)
@@ -151,13 +151,13 @@ def _train(arguments: argparse.Namespace) -> None:
         "teaching_seconds": round(teaching_s, 1),
         "precision": trained.precision,
     }
-    write_references(folder, _whole_cases(source, chosen_references(training_cases)))
+    write_references(folder, _whole_cases(source, spread_evenly(training_cases)), plan.spacing_mm)
     write_final(folder, trained.weights, {**described, "versions": versions()})
     remove_labels(folder)
     print(f"Model written to {folder}")
     if validation_cases and not arguments.no_validation:
         _segment_validation(arguments, workspace, model, name, validation_cases, device)
-    if len(training_cases) <= REFERENCES and isinstance(method, LearnedMethod):
+    if len(training_cases) <= FEW_CASES and isinstance(method, LearnedMethod):
         print(f"It has learnt from {len(training_cases)} cases: --with-atlases is likely to segment better, and takes longer.")
     print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {model.path} -f {name}")
 

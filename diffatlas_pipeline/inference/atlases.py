@@ -35,17 +35,17 @@ class AtlasAnswer:
     earlier_s: float = 0.0
 
 
-def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, seed: int, kept: Path | None = None) -> AtlasAnswer:
+def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: Path | None = None) -> AtlasAnswer:
     """Register ``atlases`` to ``image`` (C, x, y, z) in [-1, 1], or take what the folder ``kept`` has of an earlier time.
 
     The answer is the same. Raises UserError if no atlas can be aligned.
     """
     settings = AtlasSettings()
-    path = None if kept is None else kept / f"{_key(image, atlases, plan, settings, seed)}.npz"
+    path = None if kept is None else kept / f"{_key(image, atlases, plan, settings)}.npz"
     if path is not None and (known := _read(path)) is not None:
         return known
     start = time.perf_counter()
-    registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings, seed)
+    registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings)
     fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION)
     answer = AtlasAnswer(appearance(registered), fused.distances, fused.spread)
     if path is not None:
@@ -53,10 +53,11 @@ def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, seed: i
     return answer
 
 
-def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings, seed: int) -> str:
+def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> str:
     """Digest of all that the answer depends on."""
-    digest = hashlib.sha256(repr((__version__, plan.spacing_mm, plan.distance, settings, FUSION, seed)).encode())
-    for array in (image, *(part for atlas in atlases for part in (atlas.image, atlas.distances))):
+    digest = hashlib.sha256(repr((__version__, plan.spacing_mm, plan.distance, settings, FUSION)).encode())
+    frames = (np.empty(0) if atlas.frame is None else atlas.frame for atlas in atlases)
+    for array in (image, *(part for atlas in atlases for part in (atlas.image, atlas.distances)), *frames):
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]

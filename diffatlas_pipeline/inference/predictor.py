@@ -18,6 +18,7 @@ from diffatlas_pipeline.data.patches import IMAGE_PADDING
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.atlases import ask_atlases
+from diffatlas_pipeline.inference.mixture import NETWORK_SHARE, fitting_share, mixed
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.stitched import Stitcher, is_out_of_memory
 from diffatlas_pipeline.methods.base import LearnedMethod, Method, Progress, Segmentation, Stitch
@@ -33,7 +34,6 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 ADAPTATIONS = ("off", "curve", "atlases")
 CURVE_REFERENCES = 4  # training scans that a contrast curve is drawn from; each costs an affine registration
 STEPS_OF_DRAWS = 2
-NETWORK_SHARE = 0.4  # weight of the network's distances beside the atlases' (documentation/benchmarks.md)
 FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
 FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT
 
@@ -43,7 +43,8 @@ class Prepared:
     """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], the way back, and what is unusual about it.
 
     ``atlases`` is what the training scans that the model keeps say of it by registration, if that was asked for;
-    ``earlier_s`` are the seconds that this had taken, if it was done in an earlier run.
+    ``earlier_s`` are the seconds that this had taken, if it was done in an earlier run. ``adapted_from`` is the scan as it
+    was, in [-1, 1], if ``image`` shows it as it would look among the training scans.
     """
 
     image: np.ndarray
@@ -51,6 +52,7 @@ class Prepared:
     warnings: tuple[str, ...]
     atlases: Segmentation | None = None
     earlier_s: float = 0.0
+    adapted_from: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -196,13 +198,13 @@ class Predictor:
     ) -> Prepared:
         if (adapt != "off" or with_atlases) and not self.references:
             raise ModelError("The model keeps no training scans to register. Train it again, or do without them.")
-        said, earlier_s = None, 0.0
+        scan, said, earlier_s = image, None, 0.0
         try:
             if adapt == "curve":
                 images = [case.image for case in self.references[:CURVE_REFERENCES]]
                 image, _ = adapt_contrast(image, images, self.plan.spacing_mm, self.seed)
             if with_atlases or adapt == "atlases":
-                answer = ask_atlases(image, self.references, self.plan, self.seed, self.registrations)
+                answer = ask_atlases(scan, self.references, self.plan, self.registrations)
                 earlier_s = answer.earlier_s
                 if with_atlases:
                     said = Segmentation(torch.from_numpy(answer.distances), torch.from_numpy(answer.spread))
@@ -210,12 +212,20 @@ class Predictor:
                     image = answer.appearance
         except (RegistrationFailed, UserError) as error:
             warnings = [*warnings, f"it was segmented as it is, without the training scans: {error}"]
-        return Prepared(image, record, tuple(warnings), said, earlier_s)
+        return Prepared(image, record, tuple(warnings), said, earlier_s, None if image is scan else scan)
 
     def sample(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases, and their spread."""
         found = self.network_alone(prepared, case, progress)
-        return found if prepared.atlases is None else mixed(found, prepared.atlases, NETWORK_SHARE)
+        return found if prepared.atlases is None else mixed(found, prepared.atlases, self.network_share(prepared, found))
+
+    def network_share(self, prepared: Prepared, network: Segmentation) -> float:
+        """How much the network's answer counts beside the atlases of ``prepared``: a fixed share for scans of a kind that it
+        has learnt, else the share that fits the scan.
+        """
+        if prepared.atlases is None or prepared.adapted_from is None:
+            return NETWORK_SHARE
+        return fitting_share(prepared.adapted_from, network, prepared.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)
 
     def network_alone(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
         """What :meth:`sample` would give without atlases."""
@@ -315,16 +325,6 @@ def _ensemble(parts: Sequence[Segmentation]) -> Segmentation:
     within = torch.stack([torch.zeros_like(part.distances) if part.spread is None else part.spread.square() for part in parts])
     spread = (within.mean(dim=0) + means.var(dim=0, correction=0)).sqrt()
     return Segmentation(means.mean(dim=0), spread)
-
-
-def mixed(one: Segmentation, other: Segmentation, share: float) -> Segmentation:
-    """Mean and spread of a mixture: ``share`` of ``one``, the rest of ``other``."""
-    mean = share * one.distances + (1 - share) * other.distances
-    variance = torch.zeros_like(mean)
-    for part, weight in ((one, share), (other, 1 - share)):
-        within = torch.zeros_like(mean) if part.spread is None else part.spread.square()
-        variance += weight * (within + (part.distances - mean).square())
-    return Segmentation(mean, variance.sqrt())
 
 
 def _part_of(progress: Progress | None, index: int, parts: int) -> Progress | None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from diffatlas_pipeline.contracts import Recipe, Triple
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
-from diffatlas_pipeline.registration.atlas import Atlas, pack, unpack
+from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
+from diffatlas_pipeline.registration.frame import in_common_frame
 from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
 
 PADDING = -1.0  # what small volumes are padded with before they come here
@@ -32,7 +33,8 @@ class RegistrationAtlas(MemorisedMethod):
     name = "rba"
 
     def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(array) for case in cases for name, array in pack(case).items()}
+        atlases = in_common_frame([halved(case) for case in cases], self.plan.spacing_mm, quiet=False)
+        return {name: torch.from_numpy(array) for atlas in atlases for name, array in pack(atlas).items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
         try:
@@ -81,7 +83,7 @@ class RegistrationAtlas(MemorisedMethod):
 
 
 class AtlasBank(nn.Module):
-    """Atlases in half precision, as buffers ``image_<i>`` and ``distances_<i>``; ``names`` has their order."""
+    """Atlases in half precision, as buffers ``image_<i>`` and ``distances_<i>``; ``names`` and ``frames`` have their order."""
 
     def __init__(self, atlases: Sequence[Atlas]) -> None:
         super().__init__()
@@ -89,12 +91,13 @@ class AtlasBank(nn.Module):
         for index, atlas in enumerate(atlases):
             self.register_buffer(f"image_{index}", torch.from_numpy(atlas.image).half())
             self.register_buffer(f"distances_{index}", torch.from_numpy(atlas.distances).half())
+        self.frames = tuple(atlas.frame for atlas in atlases)
 
     def atlases(self) -> list[Atlas]:
         """The atlases as float16 arrays; on the CPU they share the buffers' memory."""
         return [
-            Atlas(name, self.get_buffer(f"image_{i}").cpu().numpy(), self.get_buffer(f"distances_{i}").cpu().numpy())
-            for i, name in enumerate(self.names)
+            Atlas(name, self.get_buffer(f"image_{i}").cpu().numpy(), self.get_buffer(f"distances_{i}").cpu().numpy(), frame)
+            for i, (name, frame) in enumerate(zip(self.names, self.frames, strict=True))
         ]
 
 

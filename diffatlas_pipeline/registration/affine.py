@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,6 +14,7 @@ from diffatlas_pipeline.registration.warp import affine_coordinates, voxel_grid,
 SAMPLES = 6_000  # voxels that the metric looks at
 BINS = 24
 ITERATIONS = 60
+TRIES = 2  # starts that are followed on the coarse level
 LARGEST_AXIS = 64  # the finest level's: more voxels than that make an affine map no better
 LARGEST_ZOOM = 3.0  # a map that changes volumes by more than this factor to the power of three is a failure
 
@@ -23,24 +23,21 @@ class RegistrationFailed(Exception):
     """Two images could not be aligned; the caller falls back to something simpler."""
 
 
-@contextmanager
-def one_itk_thread() -> Iterator[None]:
-    """In here ITK uses one thread per filter: atlases run side by side instead.
-
-    The number is the process' own; setting it on the registration alone does not reach the metric.
-    """
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
-
-
 def centre_matrix(target_shape: Sequence[int], atlas_shape: Sequence[int]) -> np.ndarray:
     """(3, 4): target voxels to atlas voxels, volume centre on volume centre."""
     shift = [(m - n) / 2 for n, m in zip(target_shape, atlas_shape, strict=True)]
     return np.concatenate([np.eye(3), np.array(shift)[:, None]], axis=1)
+
+
+def compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """The map (3, 4) that applies ``inner`` first."""
+    return np.concatenate([outer[:, :3] @ inner[:, :3], outer[:, :3] @ inner[:, 3:] + outer[:, 3:]], axis=1)
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """The map (3, 4) that undoes ``matrix``."""
+    undone = np.linalg.inv(matrix[:, :3])
+    return np.concatenate([undone, -undone @ matrix[:, 3:]], axis=1)
 
 
 def moments_matrix(target: np.ndarray, atlas: np.ndarray) -> np.ndarray:
@@ -53,11 +50,14 @@ def agreement(target: np.ndarray, atlas: np.ndarray, matrix: np.ndarray) -> floa
     return mutual_information(target, warp_image(atlas, affine_coordinates(matrix, voxel_grid(target.shape))), BINS)
 
 
-def align(target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence[float], seed: int = 0) -> np.ndarray:
+def align(
+    target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence[float], seed: int = 0, starts: Sequence[np.ndarray] = ()
+) -> np.ndarray:
     """The affine map (3, 4) of ``target`` voxels to ``atlas`` voxels of largest mutual information; images (X, Y, Z).
 
-    It starts from the alignment of the volumes' centres or of the centres of brightness, whichever agrees better, and goes from
-    coarse to fine. A volume of one slice is registered in its plane. Raises RegistrationFailed.
+    Of the alignment of the volumes' centres, that of the centres of brightness, and the maps ``starts``, the two that agree
+    best are followed on a coarse level, and the better one then on a fine level. A volume of one slice is registered in its
+    plane. Raises RegistrationFailed.
     """
     if not (np.isfinite(target).all() and np.isfinite(atlas).all()) or np.ptp(target) == 0 or np.ptp(atlas) == 0:
         raise RegistrationFailed("an image is constant, or not finite")
@@ -65,27 +65,37 @@ def align(target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence[float], se
     base = max(1.0, max(target.shape) / LARGEST_AXIS)
     by = factors(target.shape, spacing_mm, 2 * base)
     coarse = shrink(target, by), shrink(atlas, by)
-    starts = [centre_matrix(coarse[0].shape, coarse[1].shape), moments_matrix(*coarse)]
-    start = max(starts, key=lambda matrix: agreement(*coarse, matrix))
-    scale = _diagonal(target.shape, coarse[0].shape), _diagonal(atlas.shape, coarse[1].shape)
-    start = _compose(scale[1], _compose(start, _inverse(scale[0])))
-    transform = _to_transform(start, spacing_mm, flat)
+    up = _diagonal(target.shape, coarse[0].shape), _diagonal(atlas.shape, coarse[1].shape)
+
+    def coarse_agreement(matrix: np.ndarray) -> float:
+        return agreement(*coarse, compose(inverse(up[1]), compose(matrix, up[0])))
+
+    def followed(matrix: np.ndarray, factor: float) -> np.ndarray:
+        by = factors(target.shape, spacing_mm, factor)
+        images = [_to_itk(shrink(image, by), image.shape, spacing_mm, flat) for image in (target, atlas)]
+        return _optimise(images[0], images[1], matrix, spacing_mm, flat, seed)
+
+    moments = compose(up[1], compose(moments_matrix(*coarse), inverse(up[0])))
+    tried = sorted([centre_matrix(target.shape, atlas.shape), moments, *starts], key=coarse_agreement, reverse=True)[:TRIES]
+    reached, failure = [], None
+    for start in tried:
+        try:
+            reached.append(followed(start, 2 * base))
+        except RegistrationFailed as error:
+            failure = error
+    if failure is not None and not reached:
+        raise failure
+    found = max([*tried, *reached], key=coarse_agreement)
     try:
-        for factor in (2 * base, base):
-            by = factors(target.shape, spacing_mm, factor)
-            images = [_to_itk(shrink(image, by), image.shape, spacing_mm, flat) for image in (target, atlas)]
-            transform = _optimise(images[0], images[1], transform, seed)
-    except RuntimeError as error:
-        raise RegistrationFailed(str(error).strip().splitlines()[-1]) from error
-    # With several threads ITK adds up in any order: without rounding, repeats would differ in the last digits.
-    matrix = np.round(_to_matrix(transform, spacing_mm, flat), 6)
-    volume = np.linalg.det(matrix[:, :3])
-    if not LARGEST_ZOOM**-3 < volume < LARGEST_ZOOM**3:
-        raise RegistrationFailed(f"the affine map changes volumes by a factor of {volume:.3g}")
-    return max([start, matrix], key=lambda one: agreement(target, atlas, one))
+        return max([found, followed(found, base)], key=lambda matrix: agreement(target, atlas, matrix))
+    except RegistrationFailed:
+        return found
 
 
-def _optimise(target: sitk.Image, atlas: sitk.Image, transform: sitk.AffineTransform, seed: int) -> sitk.AffineTransform:
+def _optimise(
+    target: sitk.Image, atlas: sitk.Image, start: np.ndarray, spacing_mm: Sequence[float], flat: bool, seed: int
+) -> np.ndarray:
+    """The map that a descent from ``start`` ends at. RegistrationFailed if it is none, or no sensible one."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     voxels = target.GetNumberOfPixels()
@@ -98,10 +108,18 @@ def _optimise(target: sitk.Image, atlas: sitk.Image, transform: sitk.AffineTrans
         relaxationFactor=0.6,
     )  # fmt: skip
     method.SetOptimizerScalesFromPhysicalShift()
-    result = sitk.AffineTransform(transform)
-    method.SetInitialTransform(result, inPlace=True)
-    method.Execute(target, atlas)
-    return result
+    transform = _to_transform(start, spacing_mm, flat)
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(target, atlas)
+    except RuntimeError as error:
+        raise RegistrationFailed(str(error).strip().splitlines()[-1]) from error
+    # With several threads ITK adds up in any order: without rounding, repeats would differ in the last digits.
+    matrix = np.round(_to_matrix(transform, spacing_mm, flat), 6)
+    volume = np.linalg.det(matrix[:, :3])
+    if not LARGEST_ZOOM**-3 < volume < LARGEST_ZOOM**3:
+        raise RegistrationFailed(f"the affine map changes volumes by a factor of {volume:.3g}")
+    return matrix
 
 
 def _to_itk(image: np.ndarray, shape: Sequence[int], spacing_mm: Sequence[float], flat: bool) -> sitk.Image:
@@ -148,13 +166,3 @@ def _diagonal(shape: Sequence[int], coarser: Sequence[int]) -> np.ndarray:
     """(3, 4): voxels of the coarser grid to voxels of ``shape``."""
     scale = np.array([m / n for m, n in zip(shape, coarser, strict=True)])
     return np.concatenate([np.diag(scale), ((scale - 1) / 2)[:, None]], axis=1)
-
-
-def _compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """The map (3, 4) that applies ``inner`` first."""
-    return np.concatenate([outer[:, :3] @ inner[:, :3], outer[:, :3] @ inner[:, 3:] + outer[:, 3:]], axis=1)
-
-
-def _inverse(matrix: np.ndarray) -> np.ndarray:
-    inverse = np.linalg.inv(matrix[:, :3])
-    return np.concatenate([inverse, -inverse @ matrix[:, 3:]], axis=1)

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-_IMAGE, _DISTANCES = "image/", "distances/"
+_IMAGE, _DISTANCES, _FRAME = "image/", "distances/", "frame/"
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """``image`` (C, x, y, z) in [-1, 1] and ``distances`` (K, x, y, z) in units of tau, negative inside; float16 or float32."""
+    """``image`` (C, x, y, z) in [-1, 1] and ``distances`` (K, x, y, z) in units of tau, negative inside; float16 or float32.
+
+    ``frame`` (3, 4) maps voxels of a common frame of several atlases to its own, if that is known (frame.py).
+    """
 
     name: str
     image: np.ndarray
     distances: np.ndarray
+    frame: np.ndarray | None = None
+
+
+def halved(atlas: Atlas) -> Atlas:
+    """As it is kept: half precision, and distances beyond tau are cut off."""
+    image, distances = (np.ascontiguousarray(one, np.float16) for one in (atlas.image, np.clip(atlas.distances, -1, 1)))
+    return replace(atlas, image=image, distances=distances)
 
 
 def pack(atlas: Atlas) -> dict[str, np.ndarray]:
-    """Its arrays by names of their own, in half precision; distances beyond tau are cut off."""
-    arrays = {_IMAGE + atlas.name: atlas.image, _DISTANCES + atlas.name: np.clip(atlas.distances, -1, 1)}
-    return {name: np.ascontiguousarray(array, dtype=np.float16) for name, array in arrays.items()}
+    """Its arrays by names of their own, the large ones in half precision."""
+    half = halved(atlas)
+    frame = {} if atlas.frame is None else {_FRAME + atlas.name: np.ascontiguousarray(atlas.frame, np.float64)}
+    return {_IMAGE + atlas.name: half.image, _DISTANCES + atlas.name: half.distances, **frame}
 
 
 def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Atlas, ...]:
@@ -33,5 +44,5 @@ def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Atlas, ...]:
         image, distances = arrays[_IMAGE + name], arrays.get(_DISTANCES + name)
         if distances is None or image.ndim != 4 or distances.ndim != 4 or distances.shape[1:] != image.shape[1:]:
             raise ValueError(f"atlas {name} is incomplete, or its distances are not on the grid of its image")
-        atlases.append(Atlas(name, image, distances))
+        atlases.append(Atlas(name, image, distances, arrays.get(_FRAME + name)))
     return tuple(atlases)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from diffatlas_pipeline.registration.affine import RegistrationFailed, align, one_itk_thread
+from diffatlas_pipeline.registration.affine import RegistrationFailed, align
+from diffatlas_pipeline.registration.threads import one_itk_thread
 from diffatlas_pipeline.registration.warp import affine_coordinates, outside, voxel_grid, warp_image
 
 BINS = 24

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix, one_itk_thread
+from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
+from diffatlas_pipeline.registration.frame import by_way_of
 from diffatlas_pipeline.registration.fusion import FUSIONS, spread_of, weights_of
 from diffatlas_pipeline.registration.selection import aligned_likeness, best, centred_likeness
 from diffatlas_pipeline.registration.syn import deform_by_syn, require_ants
+from diffatlas_pipeline.registration.threads import side_by_side
 from diffatlas_pipeline.registration.warp import affine_coordinates, outside, voxel_grid, warp_distances, warp_image
 
 Item = TypeVar("Item")
@@ -27,6 +28,7 @@ Progress = Callable[[int, int], None]
 Box = tuple[slice, slice, slice]
 
 MARGIN = 0.1  # of the atlases' extent: how far beyond it a deformation may have to reach
+LEADS = 4  # that many atlases are aligned on their own; the best of them leads the others
 COMPARED_VOXELS = 2**21  # of a large target, about so many say how like an atlas is
 
 
@@ -132,12 +134,11 @@ def register_atlases(
     count = min(settings.atlases, len(atlases))
     aligned_count = min(max(settings.aligned, count), len(atlases))
     steps = _Steps(progress, aligned_count + count)
-    with one_itk_thread(), ThreadPoolExecutor(min(workers or _cores(), len(atlases))) as threads:
-        chosen = list(atlases)
-        if aligned_count < len(atlases):
-            scores = threads.map(lambda one: centred_likeness(target, one.image.astype(np.float32), spacing_mm), atlases)
-            chosen = [atlases[index] for index in best(list(scores), aligned_count)]
-        aligned = list(threads.map(lambda one: steps.done(_align(target, one, spacing_mm, seed)), chosen))
+    with side_by_side(len(atlases), workers) as threads:
+        scores = list(threads.map(lambda one: centred_likeness(target, one.image.astype(np.float32), spacing_mm), atlases))
+        chosen = best(scores, aligned_count)
+        leads = best([scores[index] for index in chosen], LEADS)
+        aligned = _all_aligned(target, [atlases[index] for index in chosen], leads, spacing_mm, seed, threads, steps)
         if all(one.how == "centre" for one in aligned):
             raise UserError(
                 f"{case + ': ' if case else ''}none of {len(aligned)} atlas(es) could be aligned to it. Check that the scan is "
@@ -160,11 +161,41 @@ def register_atlases(
     )
 
 
-def _align(target: np.ndarray, atlas: Atlas, spacing_mm: Sequence[float], seed: int) -> _Aligned:
+def _all_aligned(
+    target: np.ndarray,
+    atlases: Sequence[Atlas],
+    leads: Sequence[int],
+    spacing_mm: Sequence[float],
+    seed: int,
+    threads: Executor,
+    steps: _Steps,
+) -> list[_Aligned]:
+    """Each of ``atlases``, those with the indices ``leads`` first; the others, and these again, by way of the best of them.
+
+    Aligned on its own, one in nine atlases went astray on targets of another modality, and none by way of another atlas.
+    """
+    first = list(threads.map(lambda index: steps.done(_align(target, atlases[index], (), spacing_mm, seed)), leads))
+    alone = dict(zip(leads, first, strict=True))
+    lead = max(first, key=lambda one: one.likeness)
+
+    def led(index: int) -> _Aligned:
+        known, start = alone.get(index), None
+        if known is not lead and lead.how == "affine":
+            start = by_way_of(lead.atlas, lead.matrix, atlases[index])
+        if known is None:
+            return steps.done(_align(target, atlases[index], () if start is None else (start,), spacing_mm, seed))
+        if start is None:
+            return known
+        return max([known, _align(target, atlases[index], (start,), spacing_mm, seed)], key=lambda one: one.likeness)
+
+    return list(threads.map(led, range(len(atlases))))
+
+
+def _align(target: np.ndarray, atlas: Atlas, starts: Sequence[np.ndarray], spacing_mm: Sequence[float], seed: int) -> _Aligned:
     """The affine map by the first channel; volume centre on volume centre where that fails."""
     image = atlas.image.astype(np.float32)
     try:
-        matrix, how = align(target[0], image[0], spacing_mm, seed), "affine"
+        matrix, how = align(target[0], image[0], spacing_mm, seed, starts), "affine"
     except RegistrationFailed:
         matrix, how = centre_matrix(target.shape[1:], image.shape[1:]), "centre"
     step = max(1, round((math.prod(target.shape[1:]) / COMPARED_VOXELS) ** (1 / 3)))
@@ -233,7 +264,3 @@ class _Steps:
         if self._progress is not None:
             self._progress(self._count, self._total)
         return result
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

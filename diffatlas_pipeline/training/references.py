@@ -1,4 +1,4 @@
-"""A few training cases that a model keeps, so that a scan can be registered to what was trained on."""
+"""Training cases that a model keeps, so that those most like a scan can be registered to it."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffatlas_pipeline.registration.atlas import Atlas, pack, unpack
+from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
+from diffatlas_pipeline.registration.frame import in_common_frame
 from diffatlas_pipeline.training.checkpoints import read_tensors, write_tensors
 
 FILE = "references.safetensors"
-COUNT = 12
-LARGEST_AXIS = 128  # voxels: with more, a model would be larger than its network
-MOST_BYTES = 64 * 2**20  # of all together; the first is kept whatever its size
+LARGEST_AXIS = 128  # voxels: with more, a model would hold few cases
+MOST_BYTES = 256 * 2**20  # of all together; the first is kept whatever its size
 
 
-def chosen_references(cases: Sequence[str]) -> list[str]:
-    """Up to ``COUNT`` of the training cases, evenly spread over their names."""
+def spread_evenly(cases: Sequence[str]) -> list[str]:
+    """All of ``cases``, so ordered that the first few, however many, are spread over the sorted names (bit reversal)."""
     names = sorted(cases)
-    return [names[i * len(names) // min(COUNT, len(names))] for i in range(min(COUNT, len(names)))]
+    bits = len(names).bit_length()
+    return [names[index] for index in sorted(range(len(names)), key=lambda index: f"{index:0{bits}b}"[::-1])]
 
 
-def write_references(folder: Path, cases: Iterable[Atlas]) -> None:
+def write_references(folder: Path, cases: Iterable[Atlas], spacing_mm: Sequence[float]) -> None:
     """Keep ``cases`` in ``folder``, in half precision, as far as there is room; large ones are cropped about their labels."""
-    kept: dict[str, torch.Tensor] = {}
+    kept: list[Atlas] = []
     total = 0
     for case in cases:
         inside = (slice(None), *_about_the_labels(case.distances))
-        arrays = pack(Atlas(case.name, case.image[inside], case.distances[inside]))
-        total += sum(array.nbytes for array in arrays.values())
+        half = halved(Atlas(case.name, case.image[inside], case.distances[inside]))
+        total += half.image.nbytes + half.distances.nbytes
         if kept and total > MOST_BYTES:
             break
-        kept |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+        kept.append(half)
+    placed = in_common_frame(kept, spacing_mm, quiet=False)
+    arrays = {name: torch.from_numpy(array) for case in placed for name, array in pack(case).items()}
     temporary = folder / f".{FILE}.tmp"
-    write_tensors(temporary, kept, {})
+    write_tensors(temporary, arrays, {})
     temporary.replace(folder / FILE)
 
 

@@ -68,7 +68,7 @@ def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
     made.run([cell, beside])
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
     plain, fused = (words for name, words in commands.calls if name == "predict")
-    assert "--with-atlases" not in plain and "--with-atlases" in fused
+    assert "--no-with-atlases" in plain and "--with-atlases" in fused
     assert plain[-2:] == fused[-2:] == ["--registrations", str(tmp_path / "registrations")]
     assert plain[plain.index("-o") + 1] != fused[fused.index("-o") + 1]
     assert cell.training_options() == beside.training_options() and cell.options() != beside.options()

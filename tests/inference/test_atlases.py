@@ -29,23 +29,23 @@ def known(tmp_path: Path) -> tuple[np.ndarray, list[Atlas]]:
 def test_what_was_registered_once_is_not_registered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, two = known(tmp_path / "cases")
     kept = tmp_path / "kept"
-    plain, first = ask_atlases(image, two, PLAN, 0), ask_atlases(image, two, PLAN, 0, kept)
+    plain, first = ask_atlases(image, two, PLAN), ask_atlases(image, two, PLAN, kept)
 
     def refuse(*_: object) -> None:
         raise AssertionError("registered again")
 
     monkeypatch.setattr(atlases, "register_atlases", refuse)
-    again = ask_atlases(image, two, PLAN, 0, kept)
+    again = ask_atlases(image, two, PLAN, kept)
     for one in (first, again):
         for name in ("appearance", "distances", "spread"):
             np.testing.assert_array_equal(getattr(one, name), getattr(plain, name))
     assert plain.earlier_s == first.earlier_s == 0 < again.earlier_s
     others = [
-        (image + np.float32(1e-6), two, PLAN, 0),
-        (image, two[:1], PLAN, 0),
-        (image, [replace(two[0], distances=-two[0].distances), two[1]], PLAN, 0),
-        (image, two, replace(PLAN, spacing_mm=(1.0, 1.0, 1.1)), 0),
-        (image, two, PLAN, 1),
+        (image + np.float32(1e-6), two, PLAN),
+        (image, two[:1], PLAN),
+        (image, [replace(two[0], distances=-two[0].distances), two[1]], PLAN),
+        (image, [replace(two[0], frame=np.eye(3, 4)), two[1]], PLAN),
+        (image, two, replace(PLAN, spacing_mm=(1.0, 1.0, 1.1))),
     ]
     for other in others:
         with pytest.raises(AssertionError, match="registered again"):
@@ -54,11 +54,11 @@ def test_what_was_registered_once_is_not_registered_again(tmp_path: Path, monkey
 
 def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     image, two = known(tmp_path / "cases")
-    first = ask_atlases(image, two, PLAN, 0, tmp_path / "kept")
+    first = ask_atlases(image, two, PLAN, tmp_path / "kept")
     (file,) = (tmp_path / "kept").iterdir()
     for content in (b"", b"no archive", file.read_bytes()[:1000]):
         file.write_bytes(content)
-        again = ask_atlases(image, two, PLAN, 0, tmp_path / "kept")
+        again = ask_atlases(image, two, PLAN, tmp_path / "kept")
         assert again.earlier_s == 0
         np.testing.assert_array_equal(again.distances, first.distances)
 
@@ -66,11 +66,11 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     image, two = known(tmp_path / "cases")
     (tmp_path / "file").touch()
-    assert ask_atlases(image, two, PLAN, 0, tmp_path / "file").distances.shape == (2, *image.shape[1:])
+    assert ask_atlases(image, two, PLAN, tmp_path / "file").distances.shape == (2, *image.shape[1:])
 
 
 def test_a_scan_that_nothing_can_be_registered_to_is_told(tmp_path: Path) -> None:
     _, two = known(tmp_path / "cases")
     with pytest.raises(UserError, match="none of 2"):
-        ask_atlases(np.full((1, 20, 24, 18), -1, np.float32), two, PLAN, 0, tmp_path / "kept")
+        ask_atlases(np.full((1, 20, 24, 18), -1, np.float32), two, PLAN, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()

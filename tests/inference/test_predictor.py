@@ -14,8 +14,9 @@ from diffatlas_pipeline.contracts import CaseFiles, Grid, Plan, Recipe, Volume
 from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
+from diffatlas_pipeline.inference.mixture import NETWORK_SHARE
 from diffatlas_pipeline.inference.model_folder import TrainedFold
-from diffatlas_pipeline.inference.predictor import NETWORK_SHARE, Predictor, segment_padded, settings_for
+from diffatlas_pipeline.inference.predictor import Predictor, segment_padded, settings_for
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
 from diffatlas_pipeline.methods.registry import METHODS, create_method
 from diffatlas_pipeline.registration.atlas import Atlas

@@ -36,10 +36,13 @@ def test_memorise_write_restore_segment(tmp_path: Path) -> None:
     assert isinstance(method, RegistrationAtlas)
     cases = [training_case(seed)[0] for seed in (1, 2)]
     state = method.memorise(iter(cases))
-    assert all(tensor.dtype == torch.float16 for tensor in state.values())
+    assert {name.split("/")[0]: tensor.dtype for name, tensor in state.items()} == {
+        "image": torch.float16, "distances": torch.float16, "frame": torch.float64
+    }  # fmt: skip
     save_file(state, tmp_path / "checkpoint.safetensors")
     network = method.restore(load_file(tmp_path / "checkpoint.safetensors"))
     assert isinstance(network, AtlasBank) and network.names == ("case.1", "case.2")
+    assert all(atlas.frame is not None for atlas in network.atlases())
     image, truth = scan(bend(size=2.0, seed=7))
     margin = [(0, 0), *((((30 - n) // 2), 30 - n - (30 - n) // 2) for n in SHAPE)]
     padded = torch.from_numpy(np.pad(image, margin, constant_values=-1))

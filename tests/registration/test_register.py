@@ -11,6 +11,7 @@ from diffatlas_pipeline.registration.affine import RegistrationFailed, align, ce
 from diffatlas_pipeline.registration.appearance import appearance
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
+from diffatlas_pipeline.registration.frame import by_way_of, in_common_frame
 from diffatlas_pipeline.registration.fusion import labels_of
 from diffatlas_pipeline.registration.register import AtlasSettings, fuse, register_atlases, segment_by_atlases
 from diffatlas_pipeline.registration.selection import best
@@ -51,6 +52,56 @@ def test_a_known_affine_map_is_found(contrast: str) -> None:
     assert before < 0.75 and after > 0.9
     error = affine_coordinates(matrix, voxel_grid(SHAPE)) - tilt(TILTED)
     assert np.sqrt((error**2).sum(axis=0))[moved_labels > 0].mean() < 0.5
+
+
+def turned(degrees: float) -> np.ndarray:
+    """A turn about z, (3, 4), as :func:`tilt` takes it."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0]])
+
+
+def test_a_start_is_followed_where_centres_lead_astray() -> None:
+    image, labels = scan(voxel_grid(SHAPE))
+    sideways, truth = scan(tilt(turned(90)))
+    found = [
+        mean_dice(carried(labels, affine_coordinates(matrix, voxel_grid(SHAPE))), truth)
+        for matrix in (align(sideways[0], image[0], SPACING_MM, starts=starts) for starts in ((), (about_the_centre(80),)))
+    ]
+    assert found[0] < 0.5 and found[1] > 0.95
+
+
+def about_the_centre(degrees: float) -> np.ndarray:
+    """(3, 4): :func:`turned` as a map of voxels."""
+    linear = turned(degrees)[:, :3]
+    centre = (np.array(SHAPE) - 1) / 2
+    return np.concatenate([linear, (centre - linear @ centre)[:, None]], axis=1)
+
+
+def test_atlases_know_where_the_others_lie() -> None:
+    maps = [np.eye(3, 4), TILTED, turned(12)]
+    atlases = in_common_frame([atlas(name, tilt(one)) for name, one in zip("abc", maps, strict=True)], SPACING_MM)
+    assert atlases[0].frame is not None and np.array_equal(atlases[0].frame, np.eye(3, 4))
+    target, truth = scan(tilt(turned(-8)))
+    lead = align(target[0], atlases[1].image[0], SPACING_MM)
+    led = by_way_of(atlases[1], lead, atlases[2])
+    assert led is not None
+    coordinates = affine_coordinates(led, voxel_grid(SHAPE))
+    assert mean_dice(carried(labels_of(atlases[2].distances), coordinates), truth) > 0.85
+    assert by_way_of(atlas("d"), lead, atlases[2]) is None
+
+
+def test_a_lead_saves_the_others() -> None:
+    """Atlases that lie sideways are found by way of one that does not; without frames they are not."""
+    straight, sideways = np.eye(3, 4), turned(90)
+    lone = [atlas("a", tilt(straight)), *(atlas(name, tilt(sideways)) for name in "bc")]
+    frames = (np.eye(3, 4), about_the_centre(-82), about_the_centre(-98))
+    framed = [replace(one, frame=frame) for one, frame in zip(lone, frames, strict=True)]
+    target, truth = scan(tilt(turned(5)))
+    worst = []
+    for atlases in (lone, framed):
+        registered = register_atlases(other_contrast(target, INVERTED), atlases, SPACING_MM, TAU_MM, QUICK)
+        worst.append(min(mean_dice(labels_of(one), truth) for one in registered.distances))
+    assert worst[0] < 0.6 and worst[1] > 0.9
 
 
 @pytest.mark.parametrize("contrast", ["same", INVERTED, FOLDED])

@@ -7,7 +7,7 @@ import pytest
 
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training import references
-from diffatlas_pipeline.training.references import FILE, LARGEST_AXIS, chosen_references, read_references, write_references
+from diffatlas_pipeline.training.references import FILE, LARGEST_AXIS, read_references, spread_evenly, write_references
 
 
 def case(name: str, shape: tuple[int, int, int], at: tuple[int, int, int]) -> Atlas:
@@ -18,15 +18,20 @@ def case(name: str, shape: tuple[int, int, int], at: tuple[int, int, int]) -> At
     return Atlas(name, image, distances)
 
 
-def test_few_are_chosen_and_spread_over_the_names() -> None:
-    assert chosen_references(["b", "a"]) == ["a", "b"]
-    assert chosen_references([f"{i:02d}" for i in range(40)]) == [f"{i * 40 // 12:02d}" for i in range(12)]
-    assert chosen_references(["only"]) == ["only"]
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 40, 64])
+def test_the_first_few_are_spread_over_the_names(count: int) -> None:
+    names = [f"{i:03d}" for i in range(count)]
+    order = spread_evenly(names[::-1])
+    assert sorted(order) == names
+    for first in range(1, count + 1):
+        places = sorted(int(name) for name in order[:first])
+        gaps = np.diff([*places, count])  # as many names stand for each of the first few
+        assert places[0] == 0 and gaps.max() <= 2 * np.ceil(count / first)
 
 
 def test_round_trip_and_crop_about_the_labels(tmp_path: Path) -> None:
     small, large = case("a", (10, 12, 1), (3, 4, 0)), case("b", (10, 300, 8), (5, 280, 2))
-    write_references(tmp_path, [small, large])
+    write_references(tmp_path, [small, large], (1, 1, 1))
     first, second = read_references(tmp_path)
     assert (first.name, second.name) == ("a", "b")
     assert np.allclose(first.image, small.image, atol=1e-3) and np.array_equal(first.distances, small.distances)
@@ -39,7 +44,7 @@ def test_no_more_are_kept_than_there_is_room_for(tmp_path: Path, monkeypatch: py
     size = 3 * 10 * 12 * 8 * 2  # three channels and labels of two bytes
     for room, kept in ((2 * size, "ab"), (size // 2, "a")):
         monkeypatch.setattr(references, "MOST_BYTES", room)
-        write_references(tmp_path, cases)
+        write_references(tmp_path, cases, (1, 1, 1))
         assert "".join(one.name for one in read_references(tmp_path)) == kept
 
 

@@ -1,0 +1,58 @@
+"""A network's answer and that of registered training cases, averaged: at what share, and what the mean is uncertain of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from diffatlas_pipeline.methods.base import Segmentation
+from diffatlas_pipeline.registration.fusion import labels_of
+
+NETWORK_SHARE = 0.4  # of the network, where the scan is of a kind that it has learnt (documentation/benchmarks.md)
+SHARES = (0.4, 0.2, 0.6, 0.0, 0.8, 1.0)  # what is tried where it is not; the first that no other surpasses is taken
+NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
+
+
+def mixed(one: Segmentation, other: Segmentation, share: float) -> Segmentation:
+    """Mean and spread of a mixture: ``share`` of ``one``, the rest of ``other``."""
+    mean = share * one.distances + (1 - share) * other.distances
+    variance = torch.zeros_like(mean)
+    for part, weight in ((one, share), (other, 1 - share)):
+        within = torch.zeros_like(mean) if part.spread is None else part.spread.square()
+        variance += weight * (within + (part.distances - mean).square())
+    return Segmentation(mean, variance.sqrt())
+
+
+def fitting_share(
+    scan: np.ndarray, network: Segmentation, atlases: Segmentation, spacing_mm: Sequence[float], tau_mm: float
+) -> float:
+    """That of ``SHARES`` whose labels fit ``scan`` (C, x, y, z) best: they explain most of the variance of its intensities.
+
+    A network that has not learnt this kind of scan may be better or worse than registration, and no label tells. But
+    structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within them.
+    Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan tells
+    nothing, the first of ``SHARES``.
+    """
+    tried = [(share * network.distances + (1 - share) * atlases.distances).numpy() for share in SHARES]
+    near = np.min([one.min(axis=0) for one in tried], axis=0) < NEAR
+    if not near.any():
+        return SHARES[0]
+    sigma = [tau_mm / spacing for spacing in spacing_mm]
+    seen = np.stack([(channel - ndimage.gaussian_filter(channel, sigma))[near] for channel in scan])
+    explained = [variance_explained(seen, labels_of(one)[near]) for one in tried]
+    return SHARES[int(np.argmax(explained))]
+
+
+def variance_explained(values: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the variance of ``values`` (C, n) that the means of ``labels`` (n,) explain; mean over channels that vary."""
+    shares = []
+    size = np.bincount(labels)
+    for channel in values.astype(np.float64):
+        total = float(np.square(channel - channel.mean()).sum())
+        if total > 0:
+            sums = np.bincount(labels, channel - channel.mean())
+            shares.append(float((sums**2 / np.maximum(size, 1)).sum()) / total)
+    return float(np.mean(shares)) if shares else 0.0
