@@ -158,11 +158,15 @@ def quickstart_table(table: pd.DataFrame) -> str:
 def shares_table(table: pd.DataFrame) -> str:
     """The network's share beside registered atlases against mean Dice; one row per model, in order of the file."""
     columns = [str(column) for column in table if str(column).startswith("share_")]
-    header = ["model", "atlases", "cases", *(f"share {column.removeprefix('share_')}" for column in columns), "commit"]
+    header = ["model", "scans", "atlases", "cases", *(column.removeprefix("share_") for column in columns), "commit"]
     rows = []
     for _, row in table.iterrows():
+        about = [
+            f"{row['data']}, {row['fold']}, {row['method']}",
+            row["modality"] if isinstance(row["modality"], str) else "its own",
+        ]
         numbers = [_number(row[column], 3) for column in columns]
-        rows.append([f"{row['method']}, {row['fold']}", str(row["atlases"]), str(row["cases"]), *numbers, str(row["commit"])])
+        rows.append([*about, str(row["atlases"]), str(row["cases"]), *numbers, str(row["commit"])])
     return markdown(header, rows)
 
 

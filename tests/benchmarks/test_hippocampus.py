@@ -200,7 +200,7 @@ def test_rows_are_added_and_earlier_ones_kept_as_they_are(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_end_to_end(tmp_path: Path) -> None:
     """Both benchmarks on a task small enough to train on in seconds, through the real commands."""
-    from benchmarks import atlas_share, steps_curve, tables
+    from benchmarks import atlas_choice, atlas_share, steps_curve, tables
 
     write_task(tmp_path / "task")
     options = ("--setting", "2-shot", "--max-time", "5s", "--device", "cpu")
@@ -223,5 +223,13 @@ def test_end_to_end(tmp_path: Path) -> None:
     atlas_share.main(["-m", model, "-f", "2-shot", *shares])
     (row,) = pd.read_csv(output).to_dict("records")
     assert row["share_0"] > 0.5 and 0 <= row["share_1"] <= 1 and row["atlases"] == 2
-    assert "diffatlas, 2-shot | 2 | 2 |" in tables.shares_table(pd.read_csv(output))
+    assert min(row["share_0"], row["share_1"]) <= row["share_fitting"] <= 1
+    assert "2-shot, diffatlas | its own | 2 | 2 |" in tables.shares_table(pd.read_csv(output))
+    output = tmp_path / "choice.csv"
+    preprocessed = Places.of(made).workspace.preprocessed / hippocampus.DATASET
+    atlas_choice.main(["--atlases", str(preprocessed), "--cases", "1", "--output", str(output)])
+    choice = pd.read_csv(output)
+    assert choice["way"].tolist() == list(atlas_choice.WAYS.values()) and choice["offered"].between(2, 6).all()
+    assert choice["votes"].between(0.5, 1).all() and (choice["astray"] == 0).all()  # the balls lie about the same
+    assert len(tables.choice_table(choice).splitlines()) == 2 + 4
     assert "| 2 |" in tables.steps_table(curve) and "2-shot" in tables.hippocampus_table(table)

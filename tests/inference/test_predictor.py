@@ -424,6 +424,20 @@ def test_atlases_have_their_share_of_the_answer() -> None:
     assert result.uncertainty_mm is not None and result.uncertainty_mm.max() > 0
 
 
+def test_a_scan_of_another_kind_says_itself_how_much_the_network_counts() -> None:
+    """A network that has learnt nothing, beside an atlas that is the scan: the scan takes the atlas' side."""
+    image, labels = scan()
+    predictor = Predictor([fold()], CPU, recipe())
+    fused = Predictor([replace(fold(), references=(training_case(image, labels, predictor),))], CPU, recipe())
+    volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
+    plain, adapted = (fused.prepare(volume, adapt=adapt, with_atlases=True) for adapt in ("off", "atlases"))
+    assert plain.adapted_from is None and adapted.adapted_from is not None and adapted.atlases is not None
+    np.testing.assert_array_equal(adapted.adapted_from, plain.image)
+    nothing = Segmentation(torch.ones_like(adapted.atlases.distances), None)
+    assert fused.network_share(plain, nothing) == NETWORK_SHARE
+    assert fused.network_share(adapted, nothing) == 0
+
+
 def test_a_scan_that_cannot_be_registered_is_segmented_as_it_is() -> None:
     image, labels = scan()
     predictor = Predictor([fold()], CPU, recipe())
