@@ -152,6 +152,8 @@ def _use_of_training_scans(arguments: argparse.Namespace, predictor: Predictor) 
     if adapt == "auto":
         foreign = learned and predictor.is_foreign(arguments.modality)
         adapt = "atlases" if foreign and predictor.references else "off"
+        if foreign and not predictor.references:
+            print("Warning: the model has not learnt this modality and keeps no training scans to adapt the contrast by.")
     asked = arguments.with_atlases
     return adapt, learned and adapt == "atlases" if asked is None else bool(asked)
 

@@ -78,6 +78,13 @@ def test_options_reach_the_sampler_and_maps_are_written(workspace: Path) -> None
     assert len(names) == 8
 
 
+def test_a_model_without_training_scans_says_that_contrast_stays(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(workspace, "--modality", "CT")
+    record = json.loads((workspace / "out" / "prediction.json").read_text())
+    assert (record["adapt_contrast"], record["with_atlases"]) == ("off", False)
+    assert "Warning: the model has not learnt this modality" in capsys.readouterr().out
+
+
 def test_existing_outputs_are_kept_and_it_is_said(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predict(workspace)
     timing = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]
