@@ -30,10 +30,9 @@ def halved(atlas: Atlas) -> Atlas:
 
 
 def pack(atlas: Atlas) -> dict[str, np.ndarray]:
-    """Its arrays by names of their own, the large ones in half precision."""
-    half = halved(atlas)
-    frame = {} if atlas.frame is None else {_FRAME + atlas.name: np.ascontiguousarray(atlas.frame, np.float64)}
-    return {_IMAGE + atlas.name: half.image, _DISTANCES + atlas.name: half.distances, **frame}
+    """Its arrays by names of their own."""
+    frame = {} if atlas.frame is None else {_FRAME + atlas.name: atlas.frame}
+    return {_IMAGE + atlas.name: atlas.image, _DISTANCES + atlas.name: atlas.distances, **frame}
 
 
 def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Atlas, ...]:

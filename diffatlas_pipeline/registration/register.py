@@ -172,21 +172,19 @@ def _all_aligned(
 ) -> list[_Aligned]:
     """Each of ``atlases``, those with the indices ``leads`` first; the others, and these again, by way of the best of them.
 
-    Aligned on its own, one in nine atlases went astray on targets of another modality, and none by way of another atlas.
+    On targets of another modality, many that are aligned on their own go astray (documentation/benchmarks.md).
     """
     first = list(threads.map(lambda index: steps.done(_align(target, atlases[index], (), spacing_mm, seed)), leads))
     alone = dict(zip(leads, first, strict=True))
     lead = max(first, key=lambda one: one.likeness)
 
     def led(index: int) -> _Aligned:
-        known, start = alone.get(index), None
-        if known is not lead and lead.how == "affine":
-            start = by_way_of(lead.atlas, lead.matrix, atlases[index])
-        if known is None:
-            return steps.done(_align(target, atlases[index], () if start is None else (start,), spacing_mm, seed))
-        if start is None:
+        known = alone.get(index)
+        start = by_way_of(lead.atlas, lead.matrix, atlases[index]) if lead.how == "affine" and known is not lead else None
+        if known is not None and start is None:
             return known
-        return max([known, _align(target, atlases[index], (start,), spacing_mm, seed)], key=lambda one: one.likeness)
+        found = _align(target, atlases[index], () if start is None else (start,), spacing_mm, seed)
+        return steps.done(found) if known is None else max([known, found], key=lambda one: one.likeness)
 
     return list(threads.map(led, range(len(atlases))))
 
