@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--settings", nargs="+", metavar="S", help="as DiffAtlas_benchmark takes them (default: the protocol's)")
     made.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="(default: 0)")
     made.add_argument("--max-time", default="10m", metavar="TIME", help="training time of each cell (default: %(default)s)")
+    made.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at the same time (default: 1)")
     add_places(made)
     made.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(default: documentation/results/)")
     return made
@@ -52,7 +53,8 @@ def run(arguments: argparse.Namespace) -> None:
         dataset, settings, options = prepare_hearts(arguments.protocol, shared)
     place = arguments.workspace / "benchmarks" / f"{arguments.protocol}_{arguments.max_time}"
     words = ["-d", str(dataset), "--methods", *arguments.methods, "--settings", *(arguments.settings or settings)]
-    words += ["--seeds", *map(str, arguments.seeds), "--max-time", arguments.max_time, "-o", str(place), *options]
+    words += ["--seeds", *map(str, arguments.seeds), "--max-time", arguments.max_time]
+    words += ["--jobs", str(arguments.jobs), "-o", str(place), *options]
     try:
         do("benchmark", [*words, *shared])
     finally:

@@ -50,10 +50,11 @@ def test_hippocampus_trains_on_the_protocol_s_cases_with_every_seed(tmp_path: Pa
 
 
 def test_hearts_are_tested_on_the_other_modality(tmp_path: Path, commands: Commands) -> None:
-    comparison.main(["heart-mri", "--workspace", str(tmp_path / "w"), "--results", str(tmp_path / "r")])
+    comparison.main(["heart-mri", "--jobs", "3", "--workspace", str(tmp_path / "w"), "--results", str(tmp_path / "r")])
     assert [words[words.index("--modality") + 1] for words in commands.words("convert")] == ["CT", "MRI"]
     (benchmark,) = commands.words("benchmark")
     assert benchmark[benchmark.index("-d") + 1] == "12" and "zero-shot:11" in benchmark
+    assert benchmark[benchmark.index("--jobs") + 1] == "3"
 
 
 def test_data_without_a_protocol_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
