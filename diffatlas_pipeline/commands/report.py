@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "-i", "--images", type=Path, help="folder of the scans (default: imagesTr or imagesTs beside the references)"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page (default: report.html in the folder)")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the page, .html is added (default: report.html in the folder)"
+    )
     parser.add_argument(
         "--labels",
         type=Path,
@@ -66,6 +68,8 @@ def _report(arguments: argparse.Namespace) -> None:
     output = arguments.output or folder / "report.html"
     if output.is_dir():
         raise UserError(f"{output}: is a folder. Give the name of the page, such as -o {output / 'report.html'}.")
+    if output.suffix.lower() not in (".html", ".htm"):  # else browsers would show its source, or save it
+        output = output.with_name(f"{output.name}.html")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -33,6 +33,14 @@ def test_with_references(folders: tuple[Path, Path], tmp_path: Path, capsys: pyt
     assert "NSD (2 mm)" in page.read_text(encoding="utf-8")
 
 
+def test_a_name_without_html_gets_it(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictions, _ = folders
+    for name, written in (("page", "page.html"), ("v1.2", "v1.2.html"), ("old.HTM", "old.HTM")):
+        main(["-p", str(predictions), "-o", str(tmp_path / "new" / name), "--workers", "1"])
+        assert f"Written: {tmp_path / 'new' / written} " in capsys.readouterr().out
+        assert (tmp_path / "new" / written).is_file()
+
+
 def test_references_are_those_of_an_earlier_evaluation(folders: tuple[Path, Path]) -> None:
     predictions, dataset = folders
     evaluate_folders(predictions, dataset / "labelsTs", tolerance_mm=3).write(predictions / "evaluation")
