@@ -6,8 +6,8 @@ import hashlib
 import os
 import time
 import zipfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,16 +41,24 @@ def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: P
     The answer is the same. Raises UserError if no atlas can be aligned.
     """
     settings = AtlasSettings()
-    path = None if kept is None else kept / f"{_key(image, atlases, plan, settings)}.npz"
-    if path is not None and (known := _read(path)) is not None:
+    if kept is None:
+        return _register(image, atlases, plan, settings)
+    path = kept / f"{_key(image, atlases, plan, settings)}.npz"
+    if (known := _read(path)) is not None:
         return known
-    start = time.perf_counter()
-    registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings)
-    fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION)
-    answer = AtlasAnswer(appearance(registered), fused.distances, fused.spread)
-    if path is not None:
+    with _alone_with(path):
+        if (known := _read(path)) is not None:  # another process has done it meanwhile
+            return known
+        start = time.perf_counter()
+        answer = _register(image, atlases, plan, settings)
         _write(path, replace(answer, earlier_s=time.perf_counter() - start))
     return answer
+
+
+def _register(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> AtlasAnswer:
+    registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings)
+    fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION)
+    return AtlasAnswer(appearance(registered), fused.distances, fused.spread)
 
 
 def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> str:
@@ -61,6 +69,23 @@ def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: Atla
         digest.update(repr((array.shape, array.dtype.str)).encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:32]
+
+
+@contextmanager
+def _alone_with(path: Path) -> Iterator[None]:
+    """Wait for other processes that are making ``path``; the system ends the wait if they die. No wait where it has no such
+    locks (Windows, some network drives): then the work is done twice.
+    """
+    with ExitStack() as held:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = path.with_suffix(".lock")
+            file = held.enter_context(lock.open("w"))
+            held.callback(lock.unlink, missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read(path: Path) -> AtlasAnswer | None:

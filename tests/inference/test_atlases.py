@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +56,30 @@ def test_what_was_registered_once_is_not_registered_again(tmp_path: Path, monkey
             ask_atlases(*other, kept)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_what_another_is_registering_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, two = known(tmp_path / "cases")
+    begun, go_on, calls = Event(), Event(), []
+    register = atlases.register_atlases
+
+    def slow(*arguments: Any) -> Any:
+        calls.append(1)
+        begun.set()
+        assert go_on.wait(60)
+        return register(*arguments)
+
+    monkeypatch.setattr(atlases, "register_atlases", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask_atlases, image, two, PLAN, tmp_path / "kept")
+        assert begun.wait(60)
+        second = pool.submit(ask_atlases, image, two, PLAN, tmp_path / "kept")
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        go_on.set()
+        np.testing.assert_array_equal(first.result(60).distances, second.result(60).distances)
+    assert len(calls) == 1 and second.result().earlier_s > 0
+
+
 def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
     image, two = known(tmp_path / "cases")
     first = ask_atlases(image, two, PLAN, tmp_path / "kept")
@@ -73,4 +101,4 @@ def test_a_scan_that_nothing_can_be_registered_to_is_told(tmp_path: Path) -> Non
     _, two = known(tmp_path / "cases")
     with pytest.raises(UserError, match="none of 2"):
         ask_atlases(np.full((1, 20, 24, 18), -1, np.float32), two, PLAN, tmp_path / "kept")
-    assert not (tmp_path / "kept").exists()
+    assert not any((tmp_path / "kept").iterdir())
