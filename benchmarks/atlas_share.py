@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
-from benchmarks.steps_curve import raw_folder, validation_files
+from benchmarks.steps_curve import raw_folder, training_files, validation_files
 from benchmarks.tables import shares_table
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
@@ -50,8 +50,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--modality", metavar="KIND", help="the raw data set shows this modality, which the model has not learnt: adapt it"
     )
-    made.add_argument("--cases", type=int, default=CASES, metavar="N", help="validation cases, in order (default: %(default)s)")
+    made.add_argument(
+        "--unseen", action="store_true", help="all subjects of the raw data set are new to the model: score its training cases"
+    )
+    made.add_argument("--cases", type=int, default=CASES, metavar="N", help="cases, in order (default: %(default)s)")
     made.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="S", help="(default: %(default)s)")
+    made.add_argument("--registrations", type=Path, metavar="FOLDER", help="keep what is registered there, for other models")
     made.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     made.add_argument("--output", type=Path, default=RESULTS / "atlas_share.csv", metavar="CSV", help="a row is added to it")
     return made
@@ -62,9 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     fold = ModelFolder.find(Workspace.resolve(), path=arguments.model).load(arguments.fold)
     if not fold.references:
         raise UserError(f"{arguments.model}: the model keeps no training cases to register. Train it again.")
-    files = validation_files(fold, arguments.raw or raw_folder(arguments.model), arguments.cases)
+    raw = arguments.raw or raw_folder(arguments.model)
+    files = training_files(raw)[: arguments.cases] if arguments.unseen else validation_files(fold, raw, arguments.cases)
     recipe = fold.plan.recipe(fold.recipe, fold.method)
-    predictor = Predictor([fold], resolve_device(arguments.device), recipe)
+    predictor = Predictor([fold], resolve_device(arguments.device), recipe, registrations=arguments.registrations)
     scores: dict[str, list[float]] = {share: [] for share in (*(f"{share:g}" for share in arguments.shares), FITTING)}
     for one in tqdm(files, desc="Registering", unit="case", delay=1):
         volume, reference = read_volume(one.images), read_labels(one.label)  # type: ignore[arg-type]

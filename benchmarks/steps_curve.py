@@ -133,13 +133,18 @@ def validation_files(fold: TrainedFold, raw: Path, limit: int) -> list[CaseFiles
     names = list(fold.metadata.get("validation_cases", []))[:limit]
     if not names:
         raise UserError(f"{fold.fold} has no validation case. Train fold0, which has some, and give it with -f fold0.")
-    if not (raw / "dataset.json").is_file():
-        raise UserError(f"{raw}: not a raw data set. Give the one that the model was trained on with --raw.")
-    known = {files.case: files for files in read_dataset(raw).training}
+    known = {files.case: files for files in training_files(raw)}
     missing = [name for name in names if name not in known]
     if missing:
         raise UserError(f"{raw}: validation case {missing[0]} is not there. Give the model's own raw data set with --raw.")
     return [known[name] for name in names]
+
+
+def training_files(raw: Path) -> list[CaseFiles]:
+    """The training cases of the raw data set ``raw``. UserError if it is none."""
+    if not (raw / "dataset.json").is_file():
+        raise UserError(f"{raw}: not a raw data set. Give the one that the model was trained on with --raw.")
+    return list(read_dataset(raw).training)
 
 
 def score(predictor: Predictor, cases: Sequence[tuple[str, Volume, LabelVolume]]) -> dict[str, float]:

@@ -305,6 +305,7 @@ class Recipe:
     clean_image_fraction: float = 0.0  # share of "mixed" samples whose image is clean
     equal_level_fraction: float = 0.0  # share of "mixed" samples whose image is as noisy as the mask
     start_fraction: float = 0.0  # share of samples at the first sampling step: clean image, mask of pure noise
+    own_answer_fraction: float = 0.0  # share of samples at a later step: clean image, mask the network's first answer, noisy
     input_scaling: str = "none"  # "signal": what the network sees is scaled by cos(pi/2 u), so pure noise becomes silence
     unlabelled_fraction: float = 0.0  # share of training samples drawn from unlabelled scans, where there are any
     random_contrast: float = 0.0  # share of training samples whose intensities go through a random curve

@@ -37,7 +37,7 @@ class DiffAtlas(LearnedMethod):
         image = self.training_image(image, generator)
         labelled = ~distances[:, 0, 0, 0, 0].isnan()
         distances = distances.nan_to_num(nan=1.0)
-        mask_level, image_level = (level.to(image) for level in self._training_levels(batch, generator))
+        mask_level, image_level, own = (drawn.to(image.device) for drawn in self._training_levels(batch, generator))
         # Nothing is told of an unlabelled sample's mask; its image is as noisy as the mask would have been.
         image_level = torch.where(labelled, image_level, mask_level)
         mask_level = torch.where(labelled, mask_level, torch.ones_like(mask_level))
@@ -45,6 +45,8 @@ class DiffAtlas(LearnedMethod):
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         levels = self._per_channel(image_level, mask_level, channels, clean.shape[1])
         noisy = add_noise(clean, eps, levels)
+        if (own := own & labelled).any():
+            noisy[own] = self._answered(network, image[own], eps[own], levels[own])
         output = network(self._seen(noisy, levels), image_level, mask_level).float()
         error = (output - target_of(self.recipe.prediction, clean, eps, levels)).square().mean(dim=(2, 3, 4))
         given = (image_level > 0).to(error)  # a clean image has nothing to be predicted
@@ -109,20 +111,36 @@ class DiffAtlas(LearnedMethod):
         """What the network is shown of a noisy joint state."""
         return scaled_input(self.recipe.input_scaling, noisy, levels).contiguous(memory_format=torch.channels_last_3d)
 
-    def _training_levels(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Noise levels (B,) of mask and image, as the recipe says."""
+    def _answered(self, network: nn.Module, image: Tensor, eps: Tensor, levels: Tensor) -> Tensor:
+        """What a sampler would have at ``levels``: the clean image, and the network's own first answer, made noisy.
+
+        A network that has only seen the true mask made noisy takes noise for evidence (documentation/benchmarks.md).
+        """
+        if self.recipe.prediction != "x0":
+            raise ValueError(f"own_answer_fraction needs prediction 'x0', not '{self.recipe.prediction}'")
+        channels = image.shape[1]
+        with torch.no_grad():
+            first = self.denoise_windows(network, torch.cat([image, eps[:, channels:]], dim=1), 0.0, 1.0)
+        return add_noise(torch.cat([image, first[:, channels:].to(image)], dim=1), eps, levels)
+
+    def _training_levels(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Noise levels (B,) of mask and image, and whether the mask is the network's own (B,), as the recipe says."""
         recipe = self.recipe
         mask = mask_levels(recipe.mask_levels, self.plan.diffusion, batch, generator)
+        own = torch.zeros(batch, dtype=torch.bool)
         if recipe.image_levels == "equal":
-            return mask, mask
+            return mask, mask, own
         if recipe.image_levels != "mixed":
             raise ValueError(f"image_levels '{recipe.image_levels}' is unknown; known: equal, mixed")
         kind, below = torch.rand(batch, generator=generator), torch.rand(batch, generator=generator)
-        if recipe.start_fraction:
-            at_start = torch.rand(batch, generator=generator) < recipe.start_fraction
-            mask, kind = torch.where(at_start, torch.ones(()), mask), torch.where(at_start, torch.zeros(()) - 1, kind)
+        if recipe.start_fraction or recipe.own_answer_fraction:
+            step = torch.rand(batch, generator=generator)
+            at_start = step < recipe.start_fraction
+            own = ~at_start & (step < recipe.start_fraction + recipe.own_answer_fraction)
+            mask = torch.where(at_start, torch.ones(()), torch.where(own, below, mask))
+            kind = torch.where(at_start | own, torch.zeros(()) - 1, kind)
         image = torch.where(kind < recipe.clean_image_fraction + recipe.equal_level_fraction, mask, mask * below)
-        return mask, torch.where(kind < recipe.clean_image_fraction, torch.zeros(()), image)
+        return mask, torch.where(kind < recipe.clean_image_fraction, torch.zeros(()), image), own
 
     @staticmethod
     def _per_channel(image_level: Tensor, mask_level: Tensor, channels: int, width: int) -> Tensor:

@@ -225,6 +225,9 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert row["share_0"] > 0.5 and 0 <= row["share_1"] <= 1 and row["atlases"] == 2
     assert min(row["share_0"], row["share_1"]) <= row["share_fitting"] <= 1
     assert "2-shot, diffatlas | its own | 2 | 2 |" in tables.shares_table(pd.read_csv(output))
+    kept = tmp_path / "registrations"
+    atlas_share.main(["-m", model, "-f", "2-shot", *shares, "--unseen", "--registrations", str(kept)])
+    assert pd.read_csv(output)["cases"].tolist() == [2, 2] and len(list(kept.iterdir())) == 2
     output = tmp_path / "choice.csv"
     preprocessed = Places.of(made).workspace.preprocessed / hippocampus.DATASET
     atlas_choice.main(["--atlases", str(preprocessed), "--cases", "1", "--output", str(output)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffatlas_pipeline.diffusion.levels import add_noise
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
@@ -28,6 +29,18 @@ class Perfect(torch.nn.Module):
     def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
         self.levels.append((float(level_image[0]), float(level_mask[0])))
         return self.clean.expand(x.shape[0], *self.clean.shape[1:])
+
+
+class Watching(Perfect):
+    """Remembers what it was shown, with the levels of image and mask."""
+
+    def __init__(self, clean: torch.Tensor) -> None:
+        super().__init__(clean)
+        self.seen: list[tuple[torch.Tensor, float, float]] = []
+
+    def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+        self.seen.append((x.clone(), float(level_image[0]), float(level_mask[0])))
+        return super().forward(x, level_image, level_mask)
 
 
 def case(shape: tuple[int, int, int] = (8, 8, 8)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,11 +128,11 @@ def test_default_loss_vanishes_for_a_perfect_prediction_and_not_otherwise() -> N
 def test_training_levels_follow_the_recipe() -> None:
     generator = torch.Generator().manual_seed(0)
     recipe = replace(PLAN.recipe("default"), image_levels="mixed", clean_image_fraction=0.4, equal_level_fraction=0.2)
-    mask, image = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
+    mask, image, _ = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
     assert torch.all(image <= mask)
     assert float((image == 0).float().mean()) == pytest.approx(0.4, abs=0.02)
     assert float((image == mask).float().mean()) == pytest.approx(0.2, abs=0.02)
-    mask, image = DiffAtlas(PLAN, PLAN.recipe("paper"))._training_levels(1000, generator)
+    mask, image, _ = DiffAtlas(PLAN, PLAN.recipe("paper"))._training_levels(1000, generator)
     assert torch.equal(mask, image)
 
 
@@ -132,28 +145,67 @@ def test_logits_argmax_is_the_decoding_rule() -> None:
 def test_samples_at_the_start_have_a_clean_image_and_a_mask_of_pure_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     recipe = replace(PLAN.recipe("default"), start_fraction=0.3, clean_image_fraction=0.0)
-    mask, image = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
+    mask, image, _ = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
     start = (mask == 1) & (image == 0)
     assert float(start.float().mean()) == pytest.approx(0.3, abs=0.02)
     assert torch.all(image[~start] > 0)
 
 
+def test_own_answers_are_what_the_second_step_sees() -> None:
+    """In training the network is shown the state that its sampler would be in after the first step."""
+    image, distances = case()
+    options = {"own_answer_fraction": 1.0, "start_fraction": 0.0, "input_scaling": "none"}
+    recipe = replace(PLAN.recipe("default"), **options)
+    method = DiffAtlas(PLAN, recipe)
+    answer = torch.cat([torch.zeros_like(image), torch.full_like(distances, -0.25)])[None]
+    network = Watching(answer)
+    method.loss(network, image[None], distances[None], torch.Generator().manual_seed(0))
+    (first, *at_first), (second, image_level, mask_level) = network.seen
+    assert at_first == [0.0, 1.0] and image_level == 0.0 < mask_level < 1.0
+    assert torch.equal(first[:, :1], image[None]) and torch.equal(second[:, :1], image[None])
+    level = torch.tensor(mask_level)
+    assert torch.allclose(second[:, 1:], add_noise(answer[:, 1:], first[:, 1:], level), atol=1e-6)
+    sampled = Watching(answer)
+    method.segment(sampled, image, plain, replace(recipe, steps=2), 0, "a")
+    (start, *_), (state, _, level) = sampled.seen
+    assert torch.allclose(state[:, 1:], add_noise(answer[:, 1:], start[:, 1:], torch.tensor(level)), atol=1e-3)  # levels start at 0.999
+
+
+def test_shares_of_start_and_own_answers() -> None:
+    recipe = replace(PLAN.recipe("default"), start_fraction=0.5, own_answer_fraction=0.3, clean_image_fraction=0.0)
+    mask, image, own = DiffAtlas(PLAN, recipe)._training_levels(20_000, torch.Generator().manual_seed(0))
+    start = (mask == 1) & (image == 0)
+    assert float(start.float().mean()) == pytest.approx(0.5, abs=0.02)
+    assert float(own.float().mean()) == pytest.approx(0.3, abs=0.02)
+    assert not (own & start).any() and torch.all(image[own] == 0) and torch.all(image[~own & ~start] > 0)
+    assert float(mask[own].mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_unlabelled_sample_has_no_own_answer_and_noise_prediction_none_at_all() -> None:
+    image, distances = case()
+    recipe = replace(PLAN.recipe("default"), own_answer_fraction=1.0, start_fraction=0.0)
+    network = Watching(torch.cat([image, distances])[None])
+    DiffAtlas(PLAN, recipe).loss(
+        network, image[None], torch.full_like(distances, torch.nan)[None], torch.Generator().manual_seed(0)
+    )
+    assert len(network.seen) == 1
+    with pytest.raises(ValueError, match="own_answer_fraction needs prediction 'x0'"):
+        DiffAtlas(PLAN, replace(recipe, prediction="v")).loss(
+            network, image[None], distances[None], torch.Generator().manual_seed(0)
+        )
+
+
 def test_scaled_input_hides_pure_noise_and_shows_clean_data() -> None:
-    seen: list[torch.Tensor] = []
-
-    class Watching(torch.nn.Module):
-        def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
-            seen.append(x)
-            return torch.zeros_like(x)
-
     state = torch.randn(1, 3, 4, 4, 4)
+    network = Watching(torch.zeros_like(state))
     for scaling in ("none", "signal"):
         method = DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling=scaling))
-        method.denoise_windows(Watching(), state, 0.0, 1.0)
-    assert torch.equal(seen[0], state)
-    assert torch.equal(seen[1][:, :1], state[:, :1]) and float(seen[1][:, 1:].abs().max()) < 1e-6
+        method.denoise_windows(network, state, 0.0, 1.0)
+    plain_state, scaled = (seen for seen, *_ in network.seen)
+    assert torch.equal(plain_state, state)
+    assert torch.equal(scaled[:, :1], state[:, :1]) and float(scaled[:, 1:].abs().max()) < 1e-6
     with pytest.raises(ValueError, match="known: none, signal"):
-        DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling="loud")).denoise_windows(Watching(), state, 0.0, 1.0)
+        DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling="loud")).denoise_windows(network, state, 0.0, 1.0)
 
 
 def test_an_unlabelled_sample_teaches_its_image_only() -> None:
