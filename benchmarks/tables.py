@@ -280,6 +280,7 @@ def _percent(row: pd.Series, column: str) -> str:
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "hippocampus": ("hippocampus.csv", hippocampus_table),
     "comparison_hippocampus": ("comparison_hippocampus.csv", comparison_table),
+    "comparison_hippocampus_few": ("comparison_hippocampus_few.csv", comparison_table),
     "comparison_heart-ct": ("comparison_heart-ct.csv", comparison_table),
     "comparison_heart-mri": ("comparison_heart-mri.csv", comparison_table),
     "steps": ("steps_curve.csv", steps_table),

@@ -12,7 +12,7 @@ from diffatlas_pipeline.methods.base import Segmentation
 from diffatlas_pipeline.registration.fusion import labels_of
 
 NETWORK_SHARE = 0.4  # of the network, where the scan is of a kind that it has learnt (documentation/benchmarks.md)
-SHARES = (0.4, 0.2, 0.6, 0.0, 0.8, 1.0)  # what is tried where it is not; the first that no other surpasses is taken
+SHARES = (0.4, 0.2, 0.6)  # what is tried where it is not; the first that no other surpasses is taken
 NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 
 
@@ -34,7 +34,8 @@ def fitting_share(
     A network that has not learnt this kind of scan may be better or worse than registration, and no label tells. But
     structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within them.
     Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan tells
-    nothing, the first of ``SHARES``.
+    nothing, the first of ``SHARES``. Neither answer is ever left out: what each adds to the other is more than what the scan
+    can tell of them (documentation/benchmarks.md).
     """
     tried = [(share * network.distances + (1 - share) * atlases.distances).numpy() for share in SHARES]
     near = np.min([one.min(axis=0) for one in tried], axis=0) < NEAR

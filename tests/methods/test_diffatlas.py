@@ -168,7 +168,8 @@ def test_own_answers_are_what_the_second_step_sees() -> None:
     sampled = Watching(answer)
     method.segment(sampled, image, plain, replace(recipe, steps=2), 0, "a")
     (start, *_), (state, _, level) = sampled.seen
-    assert torch.allclose(state[:, 1:], add_noise(answer[:, 1:], start[:, 1:], torch.tensor(level)), atol=1e-3)  # levels start at 0.999
+    expected = add_noise(answer[:, 1:], start[:, 1:], torch.tensor(level))
+    assert torch.allclose(state[:, 1:], expected, atol=1e-3)  # the first level is 0.999, not 1
 
 
 def test_shares_of_start_and_own_answers() -> None:
