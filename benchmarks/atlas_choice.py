@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.commands import main_of
-from benchmarks.record import RESULTS, append_row, machine
+from benchmarks.record import RESULTS, append_row, machine, read_rows
 from benchmarks.tables import choice_table
 from diffatlas_pipeline.contracts import Plan, from_json
 from diffatlas_pipeline.errors import UserError
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
         append_row(
             arguments.output, {**machine(), **about, "offered": len(split.train) if "alike" in way else len(fixed), **means}
         )
-    print(choice_table(pd.read_csv(arguments.output)))
+    print(choice_table(read_rows(arguments.output)))
     print(f"Written: {arguments.output}")
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 
 from benchmarks.commands import main_of
-from benchmarks.record import RESULTS, append_row, machine
+from benchmarks.record import RESULTS, append_row, machine, read_rows
 from benchmarks.steps_curve import raw_folder, training_files, validation_files
 from benchmarks.tables import shares_table
 from diffatlas_pipeline.errors import UserError
@@ -90,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     row |= {"atlases": len(fold.references), "modality": arguments.modality or ""}
     row |= {"cases": len(files)} | {f"share_{share}": float(np.mean(found)) for share, found in scores.items()}
     append_row(arguments.output, row)
-    print(shares_table(pd.read_csv(arguments.output)))
+    print(shares_table(read_rows(arguments.output)))
     print(f"Written: {arguments.output}")
 
 

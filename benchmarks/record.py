@@ -55,6 +55,11 @@ def _processor() -> str:
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
+def read_rows(path: Path) -> pd.DataFrame:
+    """The rows of the CSV file ``path``. A commit stays text: 47e8853 is not a number."""
+    return pd.read_csv(path, dtype={"commit": str})
+
+
 def append_row(path: Path, row: dict[str, object]) -> None:
     """Add ``row`` to the CSV file ``path``, which is made if it is not there; columns that a row lacks stay empty.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.record import RESULTS, ROOT
+from benchmarks.record import RESULTS, ROOT, read_rows
 from diffatlas_pipeline.benchmark.settings import MethodChoice
 from diffatlas_pipeline.contracts import write_text_atomically
 
@@ -53,7 +53,7 @@ def table_of(name: str, folder: Path = RESULTS) -> str:
     """The table ``name`` from its CSV file in ``folder``."""
     file, make = TABLES[name]
     path = folder / file
-    return make(pd.read_csv(path)) if path.exists() else NOTHING
+    return make(read_rows(path)) if path.exists() else NOTHING
 
 
 def put(page: str, name: str, text: str) -> str:

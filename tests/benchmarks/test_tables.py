@@ -39,6 +39,13 @@ def test_tables_are_put_between_their_markers(tmp_path: Path, capsys: pytest.Cap
         tables.main(["speed", "--results", str(tmp_path), "--write", str(page)])
 
 
+def test_a_commit_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
+    row = {"data": "A", "fold": "all", "method": "icf", "modality": "CT", "atlases": 4, "cases": 2, "share_0": 0.5}
+    pd.DataFrame([row | {"commit": name} for name in ("47e8853", "0012345")]).to_csv(tmp_path / "atlas_share.csv", index=False)
+    lines = tables.table_of("atlas_share", tmp_path).splitlines()
+    assert [line.split(" | ")[-1] for line in lines[2:]] == ["47e8853 |", "0012345 |"]
+
+
 def test_what_is_not_measured_is_said(tmp_path: Path) -> None:
     assert all(tables.table_of(name, tmp_path) == tables.NOTHING for name in tables.TABLES)
 
