@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,7 +150,7 @@ def _write(folder: Path, plan: str, texts: dict[str, str], overwrite: bool) -> N
     from diffatlas_pipeline.contracts import write_text_atomically
 
     path = folder / "plans.json"
-    if path.is_file() and path.read_text(encoding="utf-8") != plan and not overwrite:
+    if path.is_file() and not overwrite and not _says(path, plan):
         raise UserError(
             f"{path}: another plan is already there ({_differences(path, plan)}). Give --overwrite to replace it and redo all "
             "its cases, the same options as before to keep it, or another --workspace."
@@ -192,6 +193,20 @@ def _is_outdated(path: Path, cases: list[str], overwrite: bool) -> bool:
     return False
 
 
+def _says(path: Path, plan: str) -> bool:
+    """Whether the plan in ``path`` is ``plan``, written perhaps by an earlier release: other reasons, or no word of an option
+    that has been added since and is at its default.
+    """
+    from diffatlas_pipeline.contracts import Plan, from_json
+
+    texts = (path.read_text(encoding="utf-8"), plan)
+    try:
+        old, new = (replace(from_json(Plan, text, str(path)), why={}) for text in texts)
+    except UserError:
+        return False
+    return old == new
+
+
 def _differences(path: Path, plan: str) -> str:
     """The names of the entries in which the plan in ``path`` differs from ``plan``."""
     try:
@@ -200,7 +215,7 @@ def _differences(path: Path, plan: str) -> str:
         names = [name for name in new if old.get(name) != new[name] and name != "why"]
     except (ValueError, AttributeError):
         return "it is damaged"
-    return f"it differs in {', '.join(names) or 'its reasons only'}"
+    return f"it differs in {', '.join(names) or 'entries that this release does not know'}"
 
 
 class _Clock:

@@ -88,6 +88,25 @@ def test_the_same_again_resumes_and_another_plan_needs_overwrite(workspace: Path
     assert kept.stat().st_mtime_ns > before
 
 
+def test_the_plan_of_an_earlier_release_is_the_same_plan(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It gave other reasons, and did not know an option that has been added since; its cases are kept."""
+    command(workspace, "-d", "007")
+    folder = workspace / "preprocessed" / NAME
+    plan = (folder / "plans.json").read_text()
+    kept = folder / "cases/case00.image.b2nd"
+    before = kept.stat().st_mtime_ns
+    old = json.loads(plan)
+    old["why"]["spacing"] = "of old"
+    for recipe in old["recipes"]:
+        assert recipe.pop("own_answer_fraction") == 0
+    (folder / "plans.json").write_text(json.dumps(old))
+    command(workspace, "-d", "007")
+    assert (folder / "plans.json").read_text() == plan and kept.stat().st_mtime_ns == before
+    for change, said in (({"spacing_mm": [9.0, 9.0, 9.0]}, "spacing_mm"), ({"new": 1}, "this release does not know")):
+        (folder / "plans.json").write_text(json.dumps(json.loads(plan) | change))
+        assert said in refused(capsys, workspace, "-d", "007")
+
+
 def test_an_unchanged_data_set_is_not_measured_again(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, raw = workspace / "preprocessed" / NAME, workspace / "raw" / NAME
 
