@@ -29,6 +29,7 @@ from diffatlas_pipeline.errors import UserError
 
 Batch = dict[str, torch.Tensor]
 PREFETCHED = 2  # batches that each worker makes ahead
+STOP_SECONDS = 10.0  # for a worker that was told to end
 STALL_SECONDS = 600.0  # a batch takes well under a second; a worker silent for so long will never answer
 
 
@@ -193,7 +194,14 @@ class TrainingBatches:
         # Not left to the garbage collector: a traceback may keep the iterator, and so the workers, alive.
         shutdown = getattr(batches, "_shutdown_workers", None)
         if shutdown is not None:
-            shutdown()
+            try:
+                shutdown()
+            except RuntimeError as error:
+                # One that dies of being stopped is no error, and must not hide why it was stopped. Torch has told the others.
+                if not is_lost_worker(error):
+                    raise
+                for worker in getattr(batches, "_workers", ()):
+                    worker.join(STOP_SECONDS)
 
 
 def training_batches(

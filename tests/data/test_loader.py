@@ -89,6 +89,24 @@ def test_every_batch_comes_once_and_in_order_when_workers_run_dry(stored: tuple[
     assert not multiprocessing.active_children()
 
 
+def test_a_worker_that_dies_of_being_stopped_hides_nothing(stored: tuple[Path, list[str]]) -> None:
+    """Seen once: a worker aborted as its interpreter ended, and torch raised that in place of the loop's exception."""
+
+    class Dying:
+        def __init__(self, message: str) -> None:
+            self.message = message
+
+        def _shutdown_workers(self) -> None:
+            raise RuntimeError(self.message)
+
+    with pytest.raises(ZeroDivisionError), training_batches(*stored, PLAN, 7, 0, 10, workers=0) as made:
+        made._batches, made._workers = Dying("DataLoader worker (pid 19410) is killed by signal: Aborted."), 1  # type: ignore[assignment]
+        raise ZeroDivisionError
+    made._batches = Dying("something else")  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="something else"):
+        made.close()
+
+
 def test_exception_in_the_loop_ends_the_workers(stored: tuple[Path, list[str]]) -> None:
     with pytest.raises(ZeroDivisionError), training_batches(*stored, PLAN, 7, 0, 1000, workers=1) as made:
         next(made)
