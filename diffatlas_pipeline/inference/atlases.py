@@ -76,16 +76,18 @@ def _alone_with(path: Path) -> Iterator[None]:
     """Wait for other processes that are making ``path``; the system ends the wait if they die. No wait where it has no such
     locks (Windows, some network drives): then the work is done twice.
     """
+    lock = path.with_suffix(".lock")
     with ExitStack() as held:
         with suppress(ImportError, OSError):
             import fcntl
 
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = path.with_suffix(".lock")
-            file = held.enter_context(lock.open("w"))
-            held.callback(lock.unlink, missing_ok=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a lock that stays is no trouble; losing the segmentation would be
+                lock.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> AtlasAnswer | None:
