@@ -150,7 +150,7 @@ def _write(folder: Path, plan: str, texts: dict[str, str], overwrite: bool) -> N
     from diffatlas_pipeline.contracts import write_text_atomically
 
     path = folder / "plans.json"
-    if path.is_file() and not overwrite and not _says(path, plan):
+    if path.is_file() and not overwrite and not _is_same_plan(path, plan):
         raise UserError(
             f"{path}: another plan is already there ({_differences(path, plan)}). Give --overwrite to replace it and redo all "
             "its cases, the same options as before to keep it, or another --workspace."
@@ -193,7 +193,7 @@ def _is_outdated(path: Path, cases: list[str], overwrite: bool) -> bool:
     return False
 
 
-def _says(path: Path, plan: str) -> bool:
+def _is_same_plan(path: Path, plan: str) -> bool:
     """Whether the plan in ``path`` is ``plan``, written perhaps by an earlier release: other reasons, or no word of an option
     that has been added since and is at its default.
     """
