@@ -172,9 +172,11 @@ def _prepare(
     from diffatlas_pipeline.benchmark.settings import MethodChoice, known_splits, prepare_settings
     from diffatlas_pipeline.contracts import Plan, from_json
     from diffatlas_pipeline.methods.registry import METHODS as KNOWN
+    from diffatlas_pipeline.training.plan_check import check_plan
 
     source = workspace.preprocessed / dataset.folder.name
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
+    check_plan(plan, str(source / "plans.json"))
     for method in methods:
         plan.recipe(method.trained, method.name)
     splits = known_splits(source / "splits.json", arguments.splits_file, [files.case for files in dataset.training])

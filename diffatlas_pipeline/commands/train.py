@@ -88,12 +88,14 @@ def _train(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.training.checkpoints import write_final
     from diffatlas_pipeline.training.fit import fit
     from diffatlas_pipeline.training.loop import Run
+    from diffatlas_pipeline.training.plan_check import check_plan
     from diffatlas_pipeline.training.references import spread_evenly, write_references
     from diffatlas_pipeline.training.schedule import Duration
 
     workspace = _common.workspace_of(arguments)
     source = workspace.preprocessed_dataset(arguments.dataset)
     plan = from_json(Plan, _read(source / "plans.json"), str(source / "plans.json"))
+    check_plan(plan, str(source / "plans.json"))
     known_method(arguments.method)
     recipe = plan.recipe(arguments.recipe, arguments.method)
     device = resolve_device(arguments.device)

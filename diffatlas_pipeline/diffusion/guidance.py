@@ -10,6 +10,8 @@ from torch import Tensor
 
 from diffatlas_pipeline.diffusion.solvers import Denoiser
 
+GUIDANCE_NOISES = ("fresh", "fixed")
+
 JointDenoiser = Callable[[Tensor, float, float], Tensor]
 """(noisy joint state (C + K, X, Y, Z), image level, mask level) -> clean joint state."""
 
@@ -28,8 +30,8 @@ def guided(
     clean. ``noise`` is "fresh" (drawn at each step, the paper) or "fixed" (one draw for the whole sample). Outside the interval
     the image half is generated with the mask.
     """
-    if noise not in ("fresh", "fixed"):
-        raise ValueError(f"guidance noise '{noise}' is unknown; known: fresh, fixed")
+    if noise not in GUIDANCE_NOISES:
+        raise ValueError(f"guidance noise '{noise}' is unknown; known: {', '.join(GUIDANCE_NOISES)}")
     channels = image.shape[0]
 
     def draw() -> Tensor:

@@ -17,6 +17,10 @@ from diffatlas_pipeline.contracts import DiffusionPlan
 COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021, Eq. 17: keeps the first steps from being too small
 LARGEST_BETA = 0.999
 
+SCHEDULES = ("cosine",)
+MASK_LEVELS = ("schedule", "high")
+INPUT_SCALINGS = ("none", "signal")
+
 
 def signal(level: Tensor) -> Tensor:
     """sqrt(alpha_bar) at ``level``, any shape."""
@@ -38,8 +42,8 @@ def cosine_alpha_bar(steps: int) -> np.ndarray:
 
 def schedule_levels(schedule: str, steps: int) -> np.ndarray:
     """Levels of steps 1 .. T of a schedule, increasing, float64 of length ``steps``. Raises ValueError for an unknown name."""
-    if schedule != "cosine":
-        raise ValueError(f"noise schedule '{schedule}' is unknown; known: cosine")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"noise schedule '{schedule}' is unknown; known: {', '.join(SCHEDULES)}")
     return np.arccos(np.sqrt(cosine_alpha_bar(steps))) * (2 / math.pi)
 
 
@@ -63,7 +67,7 @@ def mask_levels(name: str, plan: DiffusionPlan, count: int, generator: torch.Gen
         return known[torch.randint(len(known), (count,), generator=generator)]
     if name == "high":
         return 1 - torch.rand(count, generator=generator).square()
-    raise ValueError(f"mask_levels '{name}' is unknown; known: schedule, high")
+    raise ValueError(f"mask_levels '{name}' is unknown; known: {', '.join(MASK_LEVELS)}")
 
 
 def scaled_input(scaling: str, noisy: Tensor, level: Tensor) -> Tensor:
@@ -76,7 +80,7 @@ def scaled_input(scaling: str, noisy: Tensor, level: Tensor) -> Tensor:
         return noisy
     if scaling == "signal":
         return noisy * signal(level)
-    raise ValueError(f"input_scaling '{scaling}' is unknown; known: none, signal")
+    raise ValueError(f"input_scaling '{scaling}' is unknown; known: {', '.join(INPUT_SCALINGS)}")
 
 
 def add_noise(clean: Tensor, eps: Tensor, level: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class Predictor:
 
     ``precision`` "auto" uses bfloat16 where a measurement on this machine shows it faster. ``batch_size`` None goes by
     the device. ``registrations`` is a folder for what registration finds, to be used again. Raises ModelError if the folds
-    differ in plan or method, or their weights do not fit the plan.
+    differ in plan or method, or their weights do not fit the plan; UserError for more sampling steps than training steps.
     """
 
     def __init__(
@@ -137,6 +137,9 @@ class Predictor:
         self.device, self.settings, self.seed = device, settings, seed
         self.registrations = registrations
         self.method = create_method(first.method, self.plan, settings)
+        most = self.plan.diffusion.training_steps
+        if "steps" in self.method.options and settings.steps > most:
+            raise UserError(f"--steps {settings.steps}: the model has {most} training steps. Take at most {most}, or 0 for all.")
         networks = [_restored(self.method, fold) for fold in folds]
         if isinstance(self.method, LearnedMethod):
             networks = [_Runner(network, device, precision) for network in networks]

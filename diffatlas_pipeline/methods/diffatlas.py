@@ -17,6 +17,7 @@ from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
+IMAGE_LEVELS = ("equal", "mixed")
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
 
 
@@ -130,8 +131,8 @@ class DiffAtlas(LearnedMethod):
         own = torch.zeros(batch, dtype=torch.bool)
         if recipe.image_levels == "equal":
             return mask, mask, own
-        if recipe.image_levels != "mixed":
-            raise ValueError(f"image_levels '{recipe.image_levels}' is unknown; known: equal, mixed")
+        if recipe.image_levels not in IMAGE_LEVELS:
+            raise ValueError(f"image_levels '{recipe.image_levels}' is unknown; known: {', '.join(IMAGE_LEVELS)}")
         kind, below = torch.rand(batch, generator=generator), torch.rand(batch, generator=generator)
         if recipe.start_fraction or recipe.own_answer_fraction:
             step = torch.rand(batch, generator=generator)

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.commands import evaluate, plan_and_preprocess, predict, train
+from diffatlas_pipeline.commands import benchmark, evaluate, plan_and_preprocess, predict, train
 from tests.planning.raw_data import write_dataset
 
 NAME = "Dataset007_Balls"
@@ -164,3 +164,28 @@ def test_unlabelled_scans_for_a_recipe_that_learns_nothing_of_them(trained: Path
         assert "2 unlabelled scans are 50% of what it sees" in capsys.readouterr().out
     finally:
         path.write_text(before)
+
+
+def test_a_plan_with_values_that_cannot_be_trained(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = trained / "preprocessed" / NAME / "plans.json"
+    before = path.read_text()
+    plan = json.loads(before)
+    mine = plan["recipes"][0] | {"name": "mine", "prediction": "noise"}
+    shared = ["--workspace", trained, "--device", "cpu", "--max-time", "1m"]
+    try:
+        path.write_text(json.dumps(plan | {"recipes": [*plan["recipes"], mine], "patch_size": [17, 17, 17]}))
+        for error in (
+            message(capsys, train, "7", "all", "--recipe", "mine", *shared),
+            message(capsys, benchmark, "-d", "7", "--methods", "icf", "--settings", "full", *shared),
+        ):
+            assert str(path) in error and "2 value(s)" in error
+            assert "prediction 'noise' is unknown; known: epsilon, v, x0" in error and "patch_size 17 x 17 x 17" in error
+    finally:
+        path.write_text(before)
+
+
+def test_more_sampling_steps_than_training_steps(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = trained / "raw" / NAME / "imagesTr"
+    options = ["-i", raw, "-o", tmp_path / "out", "--workspace", trained, "--device", "cpu", "--steps", "5000"]
+    error = message(capsys, predict, *options)
+    assert "--steps 5000" in error and "training steps" in error
