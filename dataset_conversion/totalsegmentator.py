@@ -11,7 +11,7 @@ import argparse
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,7 @@ def convert_totalsegmentator(
     if not ((folder / SELECTION).is_file() and (folder / SELECTION).read_text(encoding="utf-8") == text):
         write_text_atomically(folder / SELECTION, text)
     _tell(known, len(hearts), minimum_ml, record, folder / SELECTION)
+    _tell_without_masks(known, without, masks)
     if not hearts:
         problems = f" {len(bad)} cannot be used: {'; '.join(f'{c}: {p}' for c, p in list(bad.items())[:3])}." if bad else ""
         raise DatasetError(
@@ -224,6 +225,16 @@ def _tell(known: int, hearts: int, minimum_ml: float, record: Mapping[str, Any],
     if shared:
         order = ", ".join(LABELS)
         print(f"{len(shared)} of them have voxels in two masks ({some(shared)}). There the later one of {order} holds.")
+
+
+def _tell_without_masks(known: int, without: Sequence[str], masks: str) -> None:
+    """Masks that are still to be made and scans without a heart look the same here: only the user can tell them apart."""
+    if without:
+        print(
+            f"{len(without)} of {known} cases have none of the five masks in their folder {masks} ({some(without)}). They are "
+            "left out. If the masks are still to be made, for example after an interrupted run, make them and run the same "
+            "command again with --overwrite."
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------- command

@@ -128,6 +128,28 @@ def test_overlapping_masks_are_told(tmp_path: Path, capsys: pytest.CaptureFixtur
     np.testing.assert_array_equal(load(found), labels)
 
 
+def test_cases_that_have_no_mask_yet_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = "heartchambers_highres"
+    source = totalsegmentator_source(tmp_path / "source", 5, masks)
+
+    def printed(**options: Any) -> str:
+        convert_totalsegmentator(source, tmp_path / "raw", 13, masks=masks, options=HeartOptions(**options))
+        return capsys.readouterr().out
+
+    late = ("s0001", "s0003")  # what an interrupted run of the task has not come to
+    for case in late:
+        (source / case / masks).rename(tmp_path / case)
+    text = printed()
+    assert "2 of 5 cases hold all five structures" in text
+    assert f"2 of 5 cases have none of the five masks in their folder {masks} (s0001, s0003). They are left out." in text
+    assert "run the same command again with --overwrite" in text
+    assert "none of the five masks" not in printed(exclude=late)
+    for case in late:
+        (tmp_path / case).rename(source / case / masks)
+    text = printed(overwrite=True)
+    assert "4 of 5 cases hold all five structures" in text and "none of the five masks" not in text
+
+
 def test_all_broken_cases_are_listed_and_the_rest_is_kept(tmp_path: Path) -> None:
     source = totalsegmentator_source(tmp_path / "source", 8)
     _, labels, affine = heart(0)
