@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.contracts import CaseFiles, RawDataset
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.planning.splits import Split, few_shot_name, load_splits
+from diffatlas_pipeline.planning.splits import SHOTS, Split, few_shot_name, load_splits
 
 FULL = "full"
 ZERO_SHOT = "zero-shot:"
@@ -280,10 +280,20 @@ def _pool(setting: Setting, seed: int, dataset: RawDataset, splits: Splits, own_
     if name not in splits:
         raise UserError(
             f"--settings {setting.text}: {dataset.folder.name} has no split '{name}' (it has {', '.join(splits)}). "
-            "Run DiffAtlas_plan_and_preprocess to make it, or name your own with --splits-file."
+            + (_few_shots(splits) if setting.shots is not None else "Run DiffAtlas_plan_and_preprocess to make it, or name")
+            + " your own with --splits-file."
         )
     split, file = splits[name]
     return Pool(name, split.train, file)
+
+
+def _few_shots(splits: Splits) -> str:
+    """Which few-shot splits planning makes, for a message that goes on with one's own."""
+    pool = len(splits[HELD_OUT][0].train) if HELD_OUT in splits else 0
+    planned = ", ".join(str(shots) for shots in SHOTS if shots <= pool) or "none"
+    return (
+        f"Planned ones are drawn from the {pool} training cases of {HELD_OUT}: {planned} of them. Ask for one of these, or name"
+    )
 
 
 def _check_apart(setting: Setting, pool: Pool, test: TestSet, dataset: RawDataset) -> None:

@@ -46,7 +46,14 @@ def main(argv: list[str] | None = None) -> None:
         metavar="SETTING",
         help="full, K-shot (2-shot, ...), zero-shot:DATASET, zero-shot:DATASET@2-shot, zero-shot-unadapted:... (default: full)",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="S", help="(default: 0)")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="S",
+        help="of training and of the draw of few-shot cases, which differ for 0, 1 and 2 (default: 0)",
+    )
     parser.add_argument(
         "--max-time", metavar="TIME", help="time for each training, e.g. 90s, 10m, 2h (default: as long as the plan says)"
     )

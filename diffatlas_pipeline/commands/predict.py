@@ -95,10 +95,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 
     model, predictor = _load(arguments)
     adapt, with_atlases = _use_of_training_scans(arguments, predictor)
-    if arguments.save_uncertainty and predictor.settings.draws * len(predictor.folds) < 2 and not with_atlases:
-        raise UserError(
-            "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, or --with-atlases."
-        )
+    uncertainty = arguments.save_uncertainty and _has_spread(predictor, with_atlases)
     plan = predictor.plan
     cases = find_cases(arguments.input, len(plan.channels))
     check_output(arguments.output, cases, plan.dataset.file_ending)
@@ -114,7 +111,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.output,
         arguments.overwrite,
         arguments.save_distance_maps,
-        arguments.save_uncertainty,
+        uncertainty,
         arguments.modality,
         adapt,
         with_atlases,
@@ -127,6 +124,20 @@ def _predict(arguments: argparse.Namespace) -> None:
     if table:
         print(table)
     _report(outcomes, record, before, path)
+
+
+def _has_spread(predictor: Predictor, with_atlases: bool) -> bool:
+    """Whether there is an uncertainty to be saved. UserError if there could be one by other options."""
+    from diffatlas_pipeline.methods.base import LearnedMethod
+
+    if predictor.has_spread(with_atlases):
+        return True
+    if isinstance(predictor.method, LearnedMethod):
+        raise UserError(
+            "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, or --with-atlases."
+        )
+    print(f"Warning: {predictor.method.name} with a single answer tells no uncertainty: none is written.")
+    return False
 
 
 def _check_modality(modality: str | None) -> None:

@@ -50,7 +50,7 @@ class Wanted:
 def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Wanted, quiet: bool = False) -> list[CaseOutcome]:
     """Segment ``cases`` into ``wanted.folder``, one outcome each, in order.
 
-    A case that cannot be read or written (UserError) fails alone; the others are still done.
+    A case that cannot be read, segmented or written (UserError) fails alone; the others are still done.
     """
     ending = predictor.plan.dataset.file_ending
     todo = [files for files in cases if wanted.overwrite or not label_path(wanted.folder, files, ending).exists()]
@@ -77,7 +77,11 @@ def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Want
                 continue
             following = read_next()
             start = time.perf_counter()
-            segmentation = predictor.sample(loaded.prepared, files.case, _moving(bar, index))
+            try:
+                segmentation = predictor.sample(loaded.prepared, files.case, _moving(bar, index))
+            except UserError as error:  # no training case can be aligned to it
+                outcomes[files.case] = CaseOutcome(files.case, "failed", str(error))
+                continue
             seconds = {**loaded.seconds, "sample": time.perf_counter() - start}
             if exporting is not None:  # one result in memory at a time
                 _note(outcomes, exporting)

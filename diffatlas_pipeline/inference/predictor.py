@@ -139,7 +139,9 @@ class Predictor:
         self.method = create_method(first.method, self.plan, settings)
         most = self.plan.diffusion.training_steps
         if "steps" in self.method.options and settings.steps > most:
-            raise UserError(f"--steps {settings.steps}: the model has {most} training steps. Take at most {most}, or 0 for all.")
+            raise UserError(
+                f"--steps {settings.steps}: the model has {most} training steps. Take at most {most}, or 0 for all."
+            )
         networks = [_restored(self.method, fold) for fold in folds]
         if isinstance(self.method, LearnedMethod):
             networks = [_Runner(network, device, precision) for network in networks]
@@ -152,6 +154,10 @@ class Predictor:
     def precision(self) -> str:
         """What the networks really run in; "auto" until the first scan decides."""
         return str(getattr(self.networks[0], "precision", "float32"))
+
+    def has_spread(self, with_atlases: bool) -> bool:
+        """Whether :meth:`sample` tells how far several answers disagree: those of draws, folds or atlases."""
+        return with_atlases or len(self.networks) > 1 or self.method.has_spread(self.networks[0])
 
     def segment_volume(
         self,

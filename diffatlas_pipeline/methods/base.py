@@ -55,6 +55,10 @@ class Method(ABC):
         self.plan = plan
         self.recipe = recipe
 
+    def has_spread(self, network: nn.Module) -> bool:
+        """Whether :meth:`segment` with ``network`` tells how far several answers disagree."""
+        return self.recipe.draws > 1
+
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
         """What :meth:`segment` works with, from a checkpoint. RuntimeError if the tensors do not fit the plan."""

@@ -14,6 +14,7 @@ from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentat
 from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
 from diffatlas_pipeline.registration.frame import in_common_frame
 from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
+from diffatlas_pipeline.registration.syn import require_ants
 
 PADDING = -1.0  # what small volumes are padded with before they come here
 
@@ -32,7 +33,12 @@ class RegistrationAtlas(MemorisedMethod):
 
     name = "rba"
 
+    def has_spread(self, network: nn.Module) -> bool:
+        return isinstance(network, AtlasBank) and len(network.names) > 1
+
     def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
+        if self.recipe.name in VARIANTS and VARIANTS[self.recipe.name].registration == "syn":
+            require_ants()  # before hours are spent on a model that cannot be used here
         atlases = in_common_frame([halved(case) for case in cases], self.plan.spacing_mm, quiet=False)
         return {name: torch.from_numpy(array) for atlas in atlases for name, array in pack(atlas).items()}
 

@@ -21,7 +21,7 @@ def require_ants() -> Any:
     if importlib.util.find_spec("ants") is None:
         raise UserError(
             "Registration with SyN needs the package antspyx, which is not installed. Install it with "
-            "'pip install diffatlas-pipeline[ants]', or use the default registration."
+            "'pip install antspyx', or use the default registration."
         )
     try:
         return importlib.import_module("ants")

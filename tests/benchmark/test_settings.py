@@ -152,6 +152,9 @@ def test_missing_test_labels_and_missing_splits(tmp_path: Path) -> None:
     other = raw_dataset(tmp_path / "Dataset002_B")
     with pytest.raises(UserError, match=r"no split '3-shot'.*--splits-file"):
         prepare_settings({Setting("3-shot"): other}, other, splits_of(other), [0])
+    nine = raw_dataset(tmp_path / "Dataset004_D", training=9)  # seven of them train in fold0
+    with pytest.raises(UserError, match=r"drawn from the 7 training cases of fold0: 2, 4 of them.*--splits-file"):
+        prepare_settings({Setting("8-shot"): nine}, nine, splits_of(nine), [0])
     single = raw_dataset(tmp_path / "Dataset003_C", training=1)
     with pytest.raises(UserError, match="nothing to test on"):
         prepare_settings({Setting("full"): single}, single, splits_of(single), [0])

@@ -82,7 +82,7 @@ def test_each_part_that_may_be_changed_is_looked_at(part: str, values: dict[str,
 
 
 def test_a_patch_is_a_multiple_of_the_total_stride() -> None:
-    with pytest.raises(UserError, match="patch_size 40 x 50 x 40; .* 8 x 8 x 8"):
+    with pytest.raises(UserError, match=r"patch_size 40 x 50 x 40; .* 8 x 8 x 8"):
         check_plan(replace(plan(), patch_size=(40, 50, 40)), "plans.json")
 
 
