@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("dataset", help="data set number, name or path")
     parser.add_argument("fold", nargs="?", help="fold0 ... fold4 (or 0 ... 4), all, or a split named in splits.json")
-    parser.add_argument("--recipe", default="default", help="default, or paper (as published) (default: %(default)s)")
+    parser.add_argument(
+        "--recipe",
+        default="default",
+        help="default; of diffatlas and icmd also paper (as published); of rba also affine, majority, staple, syn; or one of your "
+        "own in plans.json (default: %(default)s)",
+    )
     parser.add_argument(
         "--method",
         default="diffatlas",
