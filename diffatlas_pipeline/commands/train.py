@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--recipe",
         default="default",
-        help="default; of diffatlas and icmd also paper (as published); of rba also affine, majority, staple, syn; or one of your "
-        "own in plans.json (default: %(default)s)",
+        help="default; of diffatlas and icmd also paper (as published); of rba also affine, majority, staple, syn; or one "
+        "of your own in plans.json (default: %(default)s)",
     )
     parser.add_argument(
         "--method",
