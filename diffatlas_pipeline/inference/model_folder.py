@@ -107,9 +107,8 @@ class ModelFolder:
         if fitting:
             raise ModelError(f"{fitting[0].path} has no trained fold yet (no {WEIGHTS}). Finish DiffAtlas_train first.")
         others = "\n".join(f"  {model._how_to_choose()}" for model in known if model.folds())
-        found = (
-            f"Trained models are:\n{others}" if others else "Train one with DiffAtlas_train, or give a model folder with -m."
-        )
+        rest = f"choose one of these:\n{others}" if others else "give a model folder with -m."
+        found = f"Train one with DiffAtlas_train, or {rest}"
         raise ModelError(f"No trained model{' for ' + wanted if wanted else ''} in {workspace.results}. {found}")
 
     @property

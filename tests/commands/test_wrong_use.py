@@ -189,3 +189,14 @@ def test_more_sampling_steps_than_training_steps(trained: Path, tmp_path: Path, 
     options = ["-i", raw, "-o", tmp_path / "out", "--workspace", trained, "--device", "cpu", "--steps", "5000"]
     error = message(capsys, predict, *options)
     assert "--steps 5000" in error and "training steps" in error
+
+
+def test_prediction_with_a_method_that_is_not_trained(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = trained / "raw" / NAME / "imagesTr"
+    options = ["-i", scans, "-o", tmp_path / "out", "--workspace", trained, "--device", "cpu"]
+    for method in ("icf", "icmd", "rba"):
+        error = message(capsys, predict, *options, "--method", method)
+        assert method in error and "diffatlas" in error and "DiffAtlas_train" in error, error
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """Registration of anatomies whose true maps are known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -187,6 +188,27 @@ def test_selection_takes_the_atlases_that_look_like_the_target() -> None:
         quick = replace(settings, registration="affine")
         fused = segment_by_atlases(target, mixed, SPACING_MM, TAU_MM, quick, case="a")
         assert {name for name, _ in fused.used} == {"alike0", "alike1", "alike2"}
+
+
+def test_of_many_atlases_few_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, truth = scan(bend(size=2.5, seed=1))
+    calls = {"align": 0, "deform": 0}
+
+    def counted(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            calls[name] += 1
+            return function(*arguments, **options)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(register, name, counted(name, getattr(register, name)))
+    atlases = [atlas(f"a{seed}", bend(size=2.5, seed=seed)) for seed in range(2, 62)]
+    settings = replace(QUICK, atlases=2, aligned=5)
+    fused = segment_by_atlases(target, atlases, SPACING_MM, TAU_MM, settings, case="a", workers=1)
+    # Each of the five is aligned once, and those that may lead once more by way of the best.
+    assert calls["align"] <= settings.aligned + register.LEADS and calls["deform"] == 2 == len(fused.used)
+    assert mean_dice(labels_of(fused.distances), truth) > 0.85
 
 
 def test_best_keeps_the_order_of_the_atlases() -> None:
