@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 # ------------------------------------------------------------------------------------------------------------------ data
 def hippocampus(arguments: argparse.Namespace) -> Task:
-    number, _, _ = prepare_hippocampus(arguments, ["--workspace", str(arguments.workspace)])
+    number, _ = prepare_hippocampus(arguments, arguments.seeds, ["--workspace", str(arguments.workspace)])
     written = arguments.workspace / "benchmark_splits" / "comparison.json"
     splits = json.loads(written.read_text(encoding="utf-8"))
     split = splits[arguments.setting]

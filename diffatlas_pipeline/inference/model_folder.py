@@ -5,7 +5,7 @@ Layout::
     <results>/DatasetXXX_Name/<method>__<recipe>/
         plans.json  dataset.json  versions.json
         <fold>/checkpoint_final.safetensors   (EMA weights)
-        <fold>/checkpoint_final.json          (method, recipe, fold, iterations, versions)
+        <fold>/checkpoint_final.json          (what it was trained on, how and how long)
         <fold>/references.safetensors         (a few training cases, to register scans to)
 """
 
