@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
         nargs="+",
         default=list(METHODS),
         metavar="METHOD",
-        help=f"methods, each with an optional recipe, as diffatlas:paper (default: {' '.join(METHODS)})",
+        help="methods, with a recipe as in diffatlas:paper or rba:staple, with training cases beside it as diffatlas+atlases "
+        f"(default: {' '.join(METHODS)})",
     )
     parser.add_argument(
         "--settings",

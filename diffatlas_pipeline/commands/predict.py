@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on")
     choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere")
     choice.add_argument("--method", help="method it was trained with, such as diffatlas")
-    choice.add_argument("--recipe", help="recipe it was trained with: default or paper")
+    choice.add_argument("--recipe", help="recipe it was trained with, such as default or paper")
     choice.add_argument(
         "-f", "--folds", nargs="+", metavar="FOLD", help="fold to use; several are averaged (default: all that are trained)"
     )
@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--save-distance-maps", action="store_true", help="also write the signed distances in mm, one file per label"
     )
-    parser.add_argument("--save-uncertainty", action="store_true", help="also write the spread over draws and folds in mm")
+    parser.add_argument(
+        "--save-uncertainty", action="store_true", help="also write the spread over draws, folds and atlases in mm"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
         "--precision", default="auto", help="float32, bfloat16, or auto: the faster one, as measured (default: %(default)s)"

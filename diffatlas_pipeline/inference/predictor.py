@@ -60,8 +60,8 @@ class Result:
     """A segmentation on the scan's own grid; ``seconds`` per stage.
 
     ``labels`` (X, Y, Z) int32 in the data set's values. ``distances_mm`` (K, X, Y, Z) float32, negative inside, cut off at the
-    plan's tau. ``uncertainty_mm`` (X, Y, Z) float32: standard deviation of the signed distance over draws and folds, the
-    largest over labels.
+    plan's tau. ``uncertainty_mm`` (X, Y, Z) float32: standard deviation of the signed distance over draws, folds and
+    atlases, the largest over labels.
     """
 
     labels: np.ndarray
@@ -257,7 +257,8 @@ class Predictor:
         if uncertainty:
             if segmentation.spread is None:
                 raise UserError(
-                    "--save-uncertainty needs several segmentations: add --draws 5, or several folds with -f 0 1 2."
+                    "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, "
+                    "or --with-atlases."
                 )
             largest = segmentation.spread.max(dim=0, keepdim=True).values.numpy()
             # Outside the crop restore_distances puts STORED_LIMIT; there, nothing is uncertain.
