@@ -12,7 +12,10 @@ from typing import Any
 
 from diffatlas_pipeline.benchmark.cells import DONE, FAILED, METADATA, WEIGHTS, Cell, Status
 from diffatlas_pipeline.benchmark.settings import TestSet
+from diffatlas_pipeline.contracts import Plan, from_json
+from diffatlas_pipeline.errors import UserError
 
+PLANS = "plans.json"  # in the folder of a model: the plan that it was trained by
 REGISTRATIONS = "registrations"  # what cells that register the same training scans share
 LONGEST_MESSAGE = 400
 
@@ -71,6 +74,8 @@ class Runner:
         predict += ["--modality", cell.test.modality] if cell.test.modality else []
         predict += [] if cell.test.adapted else ["--adapt-contrast", "off"]
         predict += ["--with-atlases" if cell.choice.with_atlases else "--no-with-atlases"]
+        # No option of the cell: the segmentations are the same without it, so finished cells need not be run again for it.
+        predict += ["--save-uncertainty"] if has_spread(cell, fold.parent / PLANS) else []
         predict += ["--registrations", str(self.folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / entry["evaluation"])]
@@ -102,6 +107,20 @@ class Runner:
         wall[command] = round(time.monotonic() - start, 2)
         if code:
             raise CellFailed(f"DiffAtlas_{command}: {reason(log, code)}")
+
+
+def has_spread(cell: Cell, plan: Path) -> bool:
+    """Whether a segmentation of ``cell`` is the mean of several answers, by the ``plan`` of its model.
+
+    They are a network's and the atlases', those of several atlases, or several draws.
+    """
+    if cell.choice.with_atlases or (cell.method == "rba" and len(cell.pool.cases) > 1):
+        return True
+    try:
+        recipe = from_json(Plan, plan.read_text(encoding="utf-8"), str(plan)).recipe(cell.choice.trained, cell.method)
+    except (OSError, UserError):
+        return False  # prediction will say what is wrong with it
+    return recipe.draws > 1
 
 
 def reason(log: Path, code: int) -> str:

@@ -10,7 +10,8 @@ from diffatlas_pipeline.benchmark.cells import Cell, Conditions
 from diffatlas_pipeline.benchmark.settings import Pool, TestSet
 from diffatlas_pipeline.contracts import CaseFiles, DatasetDescription, LabelClass, RawDataset
 
-RECIPES = {name: f"plan with {name}" for name in ("icf", "icf:other", "icmd", "rba", "mean", "diffatlas", "diffatlas:paper")}
+METHODS = ("icf", "icf:other", "icmd", "rba", "rba:staple", "mean", "diffatlas", "diffatlas:paper")
+RECIPES = {name: f"plan with {name}" for name in METHODS}
 CONDITIONS = Conditions("Dataset001_A", 600.0, 1.0, "0123456789ab", "cpu", RECIPES)
 
 

@@ -14,10 +14,12 @@ import pytest
 from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status
 from diffatlas_pipeline.benchmark.progress import duration, seconds_left
 from diffatlas_pipeline.benchmark.run import Runner, reason
-from diffatlas_pipeline.benchmark.settings import TestSet
+from diffatlas_pipeline.benchmark.settings import Pool, TestSet
 from diffatlas_pipeline.benchmark.test_sets import link_test_set
-from diffatlas_pipeline.contracts import CaseFiles
+from diffatlas_pipeline.contracts import CaseFiles, to_json
+from diffatlas_pipeline.planning.recipes import default_recipes
 from tests.benchmark.content import CONDITIONS, case_files, make_cell
+from tests.factories import make_plan
 
 
 class Commands:
@@ -37,6 +39,7 @@ class Commands:
             folder = self.folder / "models" / words[0] / f"{options['--method']}__{options['--recipe']}" / fold
             folder.mkdir(parents=True)
             (folder / WEIGHTS).touch()
+            (folder.parent / "plans.json").write_text(to_json(make_plan(recipes=default_recipes())))
             (folder / "checkpoint_final.json").write_text('{"seconds": 12.5}')
         if command == "predict":
             Path(options["-o"]).mkdir(parents=True, exist_ok=True)
@@ -72,6 +75,66 @@ def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
     assert plain[-2:] == fused[-2:] == ["--registrations", str(tmp_path / "registrations")]
     assert plain[plain.index("-o") + 1] != fused[fused.index("-o") + 1]
     assert cell.training_options() == beside.training_options() and cell.options() != beside.options()
+
+
+ONE_ATLAS = Pool("own", ("c1",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"method": "icmd"}, True),  # five draws
+        ({"method": "rba"}, True),
+        ({"method": "rba", "recipe": "staple"}, True),
+        ({"recipe": "default+atlases"}, True),
+        ({"recipe": "default+atlases", "pool": ONE_ATLAS}, True),  # the network and the atlas
+        ({"method": "rba", "pool": ONE_ATLAS}, False),
+        ({"method": "icf"}, False),
+        ({"method": "diffatlas"}, False),  # one draw
+        ({"method": "diffatlas", "recipe": "paper"}, False),
+        ({"method": "mean", "learned": False}, False),
+    ],
+)
+def test_uncertainty_is_asked_for_where_several_answers_are_averaged(
+    tmp_path: Path, changes: dict[str, Any], asked: bool
+) -> None:
+    cell = make_cell(**changes)
+    commands = Commands(tmp_path)
+    runner(tmp_path, commands, cell).run([cell])
+    assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate"]
+    assert ("--save-uncertainty" in commands.calls[1][1]) == asked
+
+
+def test_uncertainty_follows_the_draws_of_the_plan(tmp_path: Path) -> None:
+    cell = make_cell(method="diffatlas")
+    commands = Commands(tmp_path)
+    made = runner(tmp_path, commands, cell)
+    made.run([cell])
+    recipes = tuple(replace(recipe, draws=3) for recipe in default_recipes())
+    (tmp_path / cell.model).parent.joinpath("plans.json").write_text(to_json(make_plan(recipes=recipes)))
+    made.run([cell])
+    assert ["--save-uncertainty" in words for name, words in commands.calls if name == "predict"] == [False, True]
+
+
+def test_cells_finished_before_uncertainty_was_asked_for_stay(tmp_path: Path) -> None:
+    """The options of a cell as benchmark.json of an earlier release holds them."""
+    training = {
+        "split": "2-shot",
+        "training_cases": ["c1", "c2"],
+        "seed": 0,
+        "max_time_s": 600.0,
+        "plan": "0123456789ab",
+        "recipe": "plan with icmd",
+        "device": "cpu",
+    }
+    predicted = {"training": training, "test_dataset": "Dataset001_A", "modality": None, "adapted": True}
+    options = {**predicted, "test_cases": ["t1", "t2"], "tolerance_mm": 1.0}
+    cell = make_cell(method="icmd")
+    made = runner(tmp_path, Commands(tmp_path), cell)
+    made.run([cell])
+    made.status.update(cell, options=options, predicted=predicted)
+    again = Status(tmp_path)
+    assert again.is_done(cell) and again.is_trained(cell)
 
 
 def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
-from diffatlas_pipeline.commands import convert
+from diffatlas_pipeline.commands import convert, report
 from diffatlas_pipeline.commands.benchmark import main
 
 CT, MRI = "Dataset001_HeartPhantomCT", "Dataset002_HeartPhantomMRI"
@@ -45,28 +47,32 @@ def times(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_the_smallest_benchmark(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two methods in two settings: one cell fails, is tried again alone, and a third setting needs no training."""
+    """All methods: one cell fails, is tried again alone, and a second setting needs no training; then the report of it all."""
     folder = workspace / "benchmarks" / f"{CT}_1s"
     blocked = folder / "cells" / "2-shot" / "icf__default__seed0" / "predictions"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("in the way of a folder")
-    options = ["--methods", "icf", "--settings", "full", "2-shot", "--jobs", "2"]
+    least = ["--test-cases", "1", "--jobs", "2"]
+    options = ["--methods", "diffatlas", "icf", "icmd", "rba", "rba:staple", "--settings", "2-shot", *least]
     assert run(workspace, *options) == 1
     output = capsys.readouterr()
-    assert "is not planned yet" in output.out and "4 cells; 4 model(s) to make" in output.out
+    assert "is not planned yet" in output.out and "6 cells; 6 model(s) to make" in output.out
     assert "2-shot, icf, seed 0: FAILED: DiffAtlas_predict" in output.out and str(blocked) in output.err
     content = json.loads((folder / "benchmark.json").read_text())
-    assert [(cell["setting"], cell["method"], cell["status"]) for cell in content["cells"]] == [
-        ("2-shot", "icf", "failed"),
-        ("2-shot", "mean", "done"),
-        ("full", "icf", "done"),
-        ("full", "mean", "done"),
+    assert [(cell["method"], cell["recipe"], cell["status"]) for cell in content["cells"]] == [
+        ("diffatlas", "default", "done"),
+        ("icf", "default", "failed"),
+        ("icmd", "default", "done"),
+        ("rba", "default", "done"),
+        ("rba", "staple", "done"),
+        ("mean", "default", "done"),
     ]
     assert content["labels"] == ["Myo", "LV", "LA", "RA", "RV"] and content["max_time_s"] == 1
-    assert [len(cell["training_cases"]) for cell in content["cells"]] == [2, 2, 6, 6]
-    table = pd.read_csv(folder / "table.csv").set_index(["setting", "method"])
-    assert "cannot be written" in table.loc[("2-shot", "icf"), "remarks"] and table.loc[("2-shot", "icf"), "seeds"] == 0
-    assert table.loc[("full", "mean"), "dice_average"] > 0.05
+    assert all(len(cell["training_cases"]) == 2 and len(cell["test_cases"]) == 1 for cell in content["cells"])
+    table = pd.read_csv(folder / "table.csv").set_index(["method", "recipe"])
+    assert "cannot be written" in table.loc[("icf", "default"), "remarks"] and table.loc[("icf", "default"), "seeds"] == 0
+    assert table.loc[("mean", "default"), "dice_average"] > 0.05
+    assert table.loc["rba", "dice_average"].min() > 0.5  # both recipes; they need no training
 
     before = times(folder)
     blocked.unlink()
@@ -74,22 +80,58 @@ def test_the_smallest_benchmark(workspace: Path, capsys: pytest.CaptureFixture[s
     after = times(folder)
     new = {name for name in after if before.get(name) != after[name]}
     assert new and all(name.startswith("cells/2-shot/icf__default__seed0/") for name in new)
-    assert "4 cells, 3 of them done already; 0 model(s) to make" in capsys.readouterr().out
+    assert "6 cells, 5 of them done already; 0 model(s) to make" in capsys.readouterr().out
 
-    assert run(workspace, "--methods", "mean", "--settings", f"zero-shot:{workspace / 'raw' / MRI}@2-shot") == 0
+    zero_shot = f"zero-shot:{MRI}@2-shot"
+    some = ["--methods", "diffatlas", "icmd", "rba", "--no-mean-atlas"]
+    assert run(workspace, *some, "--settings", f"zero-shot:{workspace / 'raw' / MRI}@2-shot", *least) == 0
     assert {name for name, when in times(folder).items() if after.get(name) != when and name.startswith("models")} == set()
     content = json.loads((folder / "benchmark.json").read_text())
     cell = content["cells"][-1]
-    assert cell["setting"] == f"zero-shot:{MRI}@2-shot" and len(content["cells"]) == 5
+    assert [cell["setting"] for cell in content["cells"]] == ["2-shot"] * 6 + [zero_shot] * 3
     assert json.loads((folder / cell["predictions"] / "prediction.json").read_text())["modality"] == "MRI"
     for key in ("model", "predictions", "evaluation", "log"):
         assert all((folder / cell[key]).exists() for cell in content["cells"])
     assert (folder / cell["model"] / "checkpoint_final.json").is_file()
     assert list((folder / content["cells"][0]["evaluation"]).glob("worst_*.png"))
-    assert f"zero-shot:{MRI}@2-shot" in (folder / "table.html").read_text()
+    assert zero_shot in (folder / "table.html").read_text()
+    uncertain = {cell["method"] for cell in content["cells"] if list((folder / cell["predictions"]).glob("uncertainty/*"))}
+    assert uncertain == {"icmd", "rba"}
     capsys.readouterr()
-    assert run(workspace, "--methods", "mean", "-o", str(folder), "--max-time", "2s") == 2
+    assert run(workspace, "--methods", "mean", "--settings", "2-shot", "--max-time", "2s", "-o", str(folder)) == 2
     assert "--overwrite" in capsys.readouterr().err
+    check_report(folder, content, capsys)
+
+
+def check_report(folder: Path, content: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    """DiffAtlas_report of what DiffAtlas_benchmark wrote: its table, box plots, training curves and the viewer's data."""
+    report.main(["-b", str(folder), "--workers", "1"])
+    assert "Note: " not in capsys.readouterr().out  # nothing failed, nothing is missing
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    table = (folder / "table.md").read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if line.startswith(("| 2-shot", "| zero-shot"))]
+    assert len(rows) == len(content["cells"])  # one seed
+    assert all(f">{cell.strip('*')}</" in page for row in rows for cell in row.strip("| ").split(" | "))
+    plots = page[page.index('<section id="plots">') : page.index('<section id="viewer">')]
+    assert plots.count("<svg") == len(content["settings"]) == 2
+    for setting, plot in zip(content["settings"], plots.split("<figure")[1:], strict=True):
+        methods = {row.split(" | ")[1] for row in rows if row.startswith(f"| {setting} |")}
+        assert {name for name in content["methods"] if f">{name}</text>" in plot} == methods
+        assert all(f">{name}</text>" in plot for name in content["labels"])
+    training = page[page.index('<section id="training">') :]
+    assert all(f">{name}</text>" in training for name in ("diffatlas", "icf", "icmd"))
+    data = json.loads(re.findall(r'id="viewer-data">(.*?)</script>', page)[0])
+    assert [label["name"] for label in data["labels"]] == content["labels"]
+    cells = {cell["key"]: content["cells"][int(cell["key"].removeprefix("c"))] for cell in data["cells"]}
+    assert len(cells) == len(content["cells"]) and len(data["cases"]) == 2  # one scan of each modality
+    for case in data["cases"]:
+        assert case["hasImage"] and case["reference"]
+        for key, layer in case["layers"].items():
+            assert layer["segmentation"]
+            assert bool(layer["uncertainty"]) == (cells[key]["method"] in ("icmd", "rba"))
+    predictions = folder / content["cells"][0]["predictions"]
+    report.main(["-p", str(predictions), "-r", str(folder / "test_sets" / CT / "labelsTs"), "--workers", "1"])
+    assert "minutes of training" in (predictions / "report.html").read_text(encoding="utf-8")  # of the model that it names
 
 
 @pytest.mark.slow
