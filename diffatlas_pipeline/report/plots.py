@@ -96,7 +96,8 @@ def training_plot(cells: Sequence[Cell], name: str, known: Sequence[str] = ()) -
             for cell, table in logs:
                 values = _curve(table, what)
                 minutes = table["seconds"][values.index] / 60
-                style = {"marker": "o", "markersize": 2.5} if what == "dice" else {}
+                alone = len(values) == 1  # no line could be seen
+                style = {"marker": "o", "markersize": 2.5} if what == "dice" or alone else {}
                 axis.plot(minutes, values, color=colours[cell.method], linewidth=1.3, **style)
             axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
             axis.set_xlabel("minutes of training")

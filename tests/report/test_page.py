@@ -17,8 +17,9 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation, evaluate_folders
 from diffatlas_pipeline.report import page, viewer
 from diffatlas_pipeline.report.page import spread_order, write_page
+from diffatlas_pipeline.report.plots import COLOURS
 from diffatlas_pipeline.report.sources import Source, benchmark_source, prediction_source, read_evaluation, record_labels
-from tests.report.folders import REASON, write_dataset, write_predictions
+from tests.report.folders import REASON, write_dataset, write_log, write_predictions
 
 HOSTILE = ["<script>alert(1)<", "a&b\"'><img src=x onerror=boom()>", "$x_{1}$ %s {{7*7}}"]
 
@@ -91,6 +92,36 @@ def test_page_of_scored_predictions(tmp_path: Path) -> None:
         assert case["uncertaintyMm"] == pytest.approx(1.5, rel=0.3)
     expected = evaluation.cases.set_index(["case", "label"])["dice"]
     assert data["cases"][0]["dice"]["all"] == pytest.approx([expected["c", "front"], expected["c", "back"]], abs=1e-3)
+
+
+def test_training_curves_are_those_of_the_folds_that_predicted(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "raw", ["a"])
+    predictions = write_predictions(tmp_path / "predictions", ["a"])
+    model = tmp_path / "models" / "diffatlas__default"
+    for fold in ("fold0", "fold1", "fold2"):
+        write_log(model / fold)
+    record = json.loads((predictions / "prediction.json").read_text())
+    record |= {"model": str(model), "folds": ["fold0", "fold2"]}
+    (predictions / "prediction.json").write_text(json.dumps(record))
+
+    def curves() -> tuple[int, int]:
+        """How many of the training loss, and of the validation Dice (a point: it was measured once)."""
+        source = prediction_source(predictions, None, record_labels(predictions), None)
+        write_page(source, tmp_path / "r.html")
+        before, section, after = (tmp_path / "r.html").read_text(encoding="utf-8").partition('<section id="training">')
+        assert bool(section) == ('href="#training"' in before)
+        training = after.partition("</section>")[0]
+        assert bool(section) == ("Training loss" in training and "Validation Dice" in training)
+        lines, points = (
+            re.findall(f"<{shape}[^>]*stroke: {COLOURS[0]}", training) for shape in (r'path d="[^"]*L[^"]*"', "use ")
+        )
+        return len(lines), len(points)
+
+    assert curves() == (2, 2)
+    (model / "fold2" / "log.csv").unlink()
+    assert curves() == (1, 1)
+    (model / "fold0" / "log.csv").unlink()
+    assert curves() == (0, 0)
 
 
 def test_hostile_names_are_shown_as_they_are(tmp_path: Path) -> None:
