@@ -48,6 +48,20 @@ def write_predictions(folder: Path, names: Sequence[str], shift: int = 1, uncert
     return folder
 
 
+def write_many(folder: Path, count: int) -> tuple[Path, Path]:
+    """Tiny scans in their hundreds, with segmentations and uncertainty; returns the predictions and the references."""
+    dataset, predictions = folder / "raw", folder / "predictions"
+    for seed in range(count):
+        image, labels = make_case((12, 14, 10), seed=seed)
+        name, moved = f"case{seed:03d}", np.roll(labels.array, seed % 3, axis=1)
+        write_scalars(dataset / "imagesTs" / f"{name}_0000.nii.gz", image.array[0], image.grid)
+        write_labels(dataset / "labelsTs" / f"{name}.nii.gz", labels.array, labels.grid)
+        write_labels(predictions / f"{name}.nii.gz", moved, labels.grid)
+        write_scalars(predictions / "uncertainty" / f"{name}.nii.gz", 0.5 * (moved > 0), labels.grid)
+    (dataset / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    return predictions, dataset / "labelsTs"
+
+
 def write_log(folder: Path) -> None:
     """A training log of five rows, the last one with a validation."""
     folder.mkdir(parents=True)

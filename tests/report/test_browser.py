@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -15,8 +17,9 @@ from matplotlib.image import imread
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.report.page import write_page
 from diffatlas_pipeline.report.sources import benchmark_source, prediction_source
-from tests.report.folders import write_dataset, write_predictions
+from tests.report.folders import write_dataset, write_many, write_predictions
 
+REQUIRED = "DIFFATLAS_TEST_BROWSER"  # where this is set, a missing browser is a failure; elsewhere these tests are skipped
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 OPTIONS = [
     "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-first-run",
@@ -25,13 +28,23 @@ OPTIONS = [
 SHOWN = "#viewer-canvas[data-shown='{}']"
 WAIT_MS = 120_000
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed on this machine")
+
+def without_browser(reason: str) -> NoReturn:
+    """Skip the test, or fail it where there has to be a browser."""
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"{reason}, but {REQUIRED} is set", pytrace=False)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        without_browser("the package playwright is not installed")
+    if CHROMIUM is None:
+        without_browser("no Chromium is installed on this machine")
+    with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield started
         started.close()
@@ -51,8 +64,8 @@ def predictions_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Tab:
     """A page opened from a file, with all that its console says and all that it asks the network for."""
 
-    def __init__(self, browser: Any, path: Path, width: int = 1280, **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, offline=True, **options)
+    def __init__(self, browser: Any, path: Path, width: int = 1280, height: int = 900, **options: Any) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(WAIT_MS)
         self.complaints: list[str] = []
@@ -84,6 +97,11 @@ class Tab:
         self.page.locator("#viewer").scroll_into_view_if_needed()
         self.page.wait_for_selector("#viewer-canvas[data-shown]")
         return self.picture()
+
+    def unpacked(self) -> dict[str, int]:
+        """How often each volume was unpacked, by the id of its element; those that never were are left out."""
+        found = self.page.eval_on_selector_all("[data-unpacked]", "all => all.map(({id, dataset}) => [id, +dataset.unpacked])")
+        return {name: count for name, count in found if name != "viewer-bundle"}
 
     def check(self) -> None:
         """No error, and nothing asked for but what lies in the page."""
@@ -161,6 +179,49 @@ def test_benchmark_viewer_chooses_the_model(browser: Any, benchmark_folder: Path
     tab.page.wait_for_selector(SHOWN.format("c|c2"))
     assert difference(tab.picture(), ours) > 0.002
     tab.check()
+
+
+@pytest.mark.slow
+def test_hundreds_of_cases_fit_and_only_those_looked_at_are_unpacked(browser: Any, tmp_path: Path) -> None:
+    count, limit_mb = 300, 2.6
+    predictions, references = write_many(tmp_path, count)
+    evaluation = evaluate_folders(predictions, references)
+    path = tmp_path / "report.html"
+    notes = write_page(prediction_source(predictions, evaluation, evaluation.labels, None), path, limit_mb)
+    assert path.stat().st_size <= limit_mb * 1e6 and "not in the viewer to keep the size limit" in notes[0]
+    tab = Tab(browser, path, height=300)  # the viewer lies below what is seen
+    cases = json.loads(tab.page.inner_text("#viewer-data", timeout=WAIT_MS))["cases"]
+    assert 200 <= len(cases) < count and tab.page.locator("#viewer-case option").count() == len(cases)
+    assert tab.page.locator("script[id^=volume]").count() == 4 * len(cases)
+
+    def volumes(case: dict[str, Any]) -> set[str]:
+        return {case["image"], case["reference"], *case["layers"]["all"].values()}
+
+    tab.page.wait_for_timeout(500)
+    assert tab.unpacked() == {}
+    tab.wait_for_viewer()
+    seen = volumes(cases[0])
+    assert tab.unpacked() == dict.fromkeys(seen, 1) and len(seen) == 4
+    tab.show(cases[150]["title"])
+    seen |= volumes(cases[150])
+    assert tab.unpacked() == dict.fromkeys(seen, 1)
+    tab.page.evaluate("for (let i = 0; i < 40; i++) document.getElementById('viewer-next').click()")
+    tab.page.wait_for_selector(SHOWN.format(f"{cases[190]['title']}|all"))
+    seen |= volumes(cases[190])  # those between were passed by too fast
+    assert tab.unpacked() == dict.fromkeys(seen, 1)
+    tab.check()
+
+
+def test_a_missing_browser_is_a_failure_where_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.CHROMIUM", None)
+    started = browser.__wrapped__  # type: ignore[attr-defined]
+    monkeypatch.delenv(REQUIRED, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no Chromium"):
+        next(started())
+    monkeypatch.setenv(REQUIRED, "1")
+    with pytest.raises(pytest.fail.Exception, match=REQUIRED):
+        next(started())
+    assert f"export {REQUIRED}=" in (Path(__file__).parents[2] / ".ci" / "run").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [1280, 360])

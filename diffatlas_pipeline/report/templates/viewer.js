@@ -1,5 +1,6 @@
 "use strict";
-// Volumes lie in this page as gzipped NIfTI files in base64. One is unpacked only when its case is picked.
+// Volumes lie in this page as gzipped NIfTI files in base64. They are unpacked only when their case is picked, and then their
+// elements say how often that was.
 (() => {
   const byId = (id) => document.getElementById(id);
   const data = JSON.parse(byId("viewer-data").textContent);
@@ -15,7 +16,8 @@
   let wanted = 0, queue = Promise.resolve();
 
   async function unpack(id) {
-    const packed = Uint8Array.from(atob(byId(id).textContent), (letter) => letter.charCodeAt(0));
+    const block = byId(id), packed = Uint8Array.from(atob(block.textContent), (letter) => letter.charCodeAt(0));
+    block.dataset.unpacked = Number(block.dataset.unpacked ?? 0) + 1;
     return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
   }
 
