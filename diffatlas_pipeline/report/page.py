@@ -112,14 +112,16 @@ def _compared(source: Source) -> Content:
         scored = [cell for cell in cells if cell.evaluation]
         if scored:
             content.plots.append((setting, plots.score_plot(scored, source.labels, f"scores{index}", methods)))
-            first = min(cell.seed for cell in scored)
-            content.pictures += [p for cell in scored if cell.seed == first for p in pictures.drawn_pictures(cell)]
+            first = {cell.method: cell.seed for cell in sorted(scored, key=lambda cell: cell.seed, reverse=True)}
+            content.pictures += [p for cell in scored if cell.seed == first[cell.method] for p in pictures.drawn_pictures(cell)]
         curve = plots.training_plot(cells, f"training{index}", methods)
         content.training += [(setting, curve)] if curve else []
     scored = [cell for cell in source.cells if cell.evaluation]
     if scored:
         content.rules += _score_rules(scored[0])
-    content.rules.append("Box plots pool the cases of all seeds of a setting. Pictures are those of the first seed.")
+    content.rules.append(
+        "Box plots pool the cases of all seeds of a setting. Pictures are of a method's first seed that was scored."
+    )
     if content.training:
         content.rules.append(
             "Training losses of different methods are different quantities: compare their course, not their height."

@@ -133,8 +133,9 @@ def benchmark_source(folder: Path) -> Source:
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / BENCHMARK}: not as DiffAtlas_benchmark writes it ({error!r}). Run it again.") from error
-    if record.get("max_time_s"):
-        facts.append(("training time per cell", f"{record['max_time_s'] / 60:g} min"))
+    seconds = record.get("max_time_s")
+    if seconds:
+        facts.append(("training time per cell", f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:.4g} min"))
     evaluations = [cell.evaluation for cell in cells if cell.evaluation]
     labels = evaluations[0].labels if evaluations else tuple(LabelClass(name, i + 1) for i, name in enumerate(names))
     title = f"Comparison on {record['dataset']}"

@@ -28,6 +28,7 @@ _BUNDLE = "labextension/static/niivue/index.js"
 _EXTENDS = "extends EventTarget"
 MARGIN, MARGIN_MM = 0.25, 10.0  # shown around the labels: a share of their extent, but at least so many mm
 MOST_VOXELS = 160**3  # larger crops are shown with larger voxels
+UNCERTAINTY_STEPS = 31  # up to the largest of a case; there is one volume per model, and finer steps would double its size
 _FRAME = 120  # bytes of markup and scores around a volume
 WINDOW = (0.5, 99.5)  # percentiles of the crop shown as black and white
 
@@ -112,7 +113,7 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
     layers = {}
     for key, mask in masks.items():
         if key:
-            uncertainty = packed(spread[key], 1, max(most, 1e-6) / 255) if key in spread else ""
+            uncertainty = packed(spread[key], 1, max(most, 1e-6) / UNCERTAINTY_STEPS) if key in spread else ""
             layers[key] = packed(mask, 0), uncertainty
     reference = packed(masks[""], 0) if "" in masks else ""
     return EmbeddedCase(source, image, reference, layers, most, factor > 1, tuple(problems))

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -213,6 +214,23 @@ def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
     ]
     assert len(data["cases"]) == 3 and len(data["cases"][0]["layers"]) == 3
     assert "minutes of training" in made.text
+
+
+def test_a_method_whose_first_seed_failed_has_its_pictures(benchmark_folder: Path, tmp_path: Path) -> None:
+    source = benchmark_source(benchmark_folder)
+    cells = [cell for cell in source.cells if cell.method == "diffatlas" or cell.evaluation]
+    later = tuple(replace(cell, seed=1) if cell.method == "icf" else cell for cell in cells)
+    write_page(replace(source, cells=later), tmp_path / "r.html")
+    made = Page(tmp_path / "r.html")
+    assert made.tags.count("img") == 4  # worst and best of both methods
+    assert "first seed that was scored" in made.text
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1.0, "1 s"), (90.0, "90 s"), (600.0, "10 min"), (5400.0, "90 min")])
+def test_training_time_is_told_as_it_was_given(benchmark_folder: Path, tmp_path: Path, seconds: float, said: str) -> None:
+    content = json.loads((benchmark_folder / "benchmark.json").read_text())
+    (tmp_path / "benchmark.json").write_text(json.dumps({**content, "cells": [], "max_time_s": seconds}))
+    assert ("training time per cell", said) in benchmark_source(tmp_path).facts
 
 
 def test_evaluation_reads_back(tmp_path: Path) -> None:

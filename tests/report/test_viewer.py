@@ -39,6 +39,13 @@ def make_source(folder: Path, affine: np.ndarray, shape: tuple[int, int, int] = 
     )  # fmt: skip
 
 
+def embed_box(embedded: viewer.EmbeddedCase, path: Path) -> np.ndarray:
+    """What the file holds where the page shows ``embedded``; both lie on grids of 1 mm."""
+    shown, original = unpack(embedded.image), nibabel.load(path)
+    start = np.rint(np.linalg.solve(original.affine, shown.affine)[:3, 3]).astype(int)
+    return original.get_fdata()[tuple(slice(a, a + n) for a, n in zip(start, shown.shape, strict=True))]
+
+
 def test_header_of_embedded_files() -> None:
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     affine = np.array([[0, 2.0, 0, 5], [-1.5, 0, 0, 6], [0, 0, 3.0, 7], [0, 0, 0, 1]])
@@ -73,6 +80,23 @@ def test_a_case_is_cropped_and_stays_where_it_was(tmp_path: Path, flip: float) -
             low, high = float(array.min()), float(array.max())
             assert abs(np.clip(expected, low, high) - array[place]) <= tolerance, (name, place)
     assert embedded.uncertainty_mm == pytest.approx(0.8)
+
+
+def test_uncertainty_takes_less_of_the_page_than_the_scan(tmp_path: Path) -> None:
+    """It comes once per model. It is as smooth as the distances that it is made of, but for noise in the last digits."""
+    source = make_source(tmp_path, np.eye(4))
+    rng = np.random.default_rng(0)
+    shape = (60, 50, 40)
+    grid = Grid.of(shape, np.eye(4))
+    place = sum((np.indices(shape)[axis] - n / 2) ** 2 for axis, n in enumerate(shape))
+    spread = np.exp(-place / 300) + rng.normal(0, 0.004, shape)
+    write_scalars(tmp_path / "uncertainty.nii.gz", spread.clip(0), grid)
+    write_scalars(tmp_path / "image.nii.gz", 100 * np.exp(-place / 300) + rng.normal(0, 8, shape), grid)
+    embedded = embed_case(source, LABELS)
+    shown = embedded.layers["a"][1]
+    assert len(shown) < 0.4 * len(embedded.image)
+    box = embed_box(embedded, tmp_path / "uncertainty.nii.gz")
+    np.testing.assert_allclose(unpack(shown).get_fdata(), box, atol=0.51 * spread.max() / viewer.UNCERTAINTY_STEPS)
 
 
 def test_large_cases_are_shown_with_larger_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
