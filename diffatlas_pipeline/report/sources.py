@@ -142,8 +142,11 @@ def benchmark_source(folder: Path) -> Source:
     return Source(title, tuple(facts), labels, cells, _shared_cases(cells), tuple(notes), folder)
 
 
-def read_evaluation(folder: Path) -> Evaluation:
-    """What ``Evaluation.write`` left in ``folder``. UserError if it cannot be read or is incomplete."""
+def read_evaluation(folder: Path, benchmark: Path | None = None) -> Evaluation:
+    """What ``Evaluation.write`` left in ``folder``. UserError if it cannot be read or is incomplete.
+
+    Files that are not where they were are looked for in ``benchmark``, the folder that holds all of it: it may have moved.
+    """
     summary = _read_json(folder / "summary.json")
     table = folder / "cases.csv"
     try:
@@ -156,7 +159,11 @@ def read_evaluation(folder: Path) -> Evaluation:
             for name, value in frame[["label", "value"]].drop_duplicates().itertuples(index=False)
         )
         pairs = tuple(
-            CasePair(pair["case"], _path(pair["prediction"], folder), _path(pair["reference"], folder) or Path())
+            CasePair(
+                pair["case"],
+                _path(pair["prediction"], folder, benchmark),
+                _path(pair["reference"], folder, benchmark) or Path(),
+            )
             for pair in summary["pairs"]
         )
         return Evaluation(
@@ -192,7 +199,7 @@ def _cell(folder: Path, index: int, entry: Mapping[str, Any], notes: list[str]) 
         try:
             if scores is None:
                 raise UserError("benchmark.json names no folder of scores")
-            evaluation = read_evaluation(scores)
+            evaluation = read_evaluation(scores, folder)
         except UserError as error:
             notes.append(f"{title}: its scores cannot be shown. {error}")
     model = _inside(folder, entry.get("model"))
@@ -335,12 +342,15 @@ def _inside(folder: Path, entry: Any) -> Path | None:
     return folder / str(entry) if entry else None
 
 
-def _path(entry: Any, folder: Path) -> Path | None:
-    """A path of summary.json: as it stands, or relative to the folder of the scores if only that exists."""
+def _path(entry: Any, folder: Path, benchmark: Path | None) -> Path | None:
+    """A path of summary.json: as it stands; if there is nothing, relative to the folder of the scores, or in the benchmark."""
     if not entry:
         return None
     path = Path(str(entry))
-    return folder / path if not path.exists() and (folder / path).exists() else path
+    beside = [folder / path]
+    if benchmark is not None:  # at least a folder and a name, so that no file is taken for another of its name
+        beside += [benchmark.joinpath(*path.parts[start:]) for start in range(1, len(path.parts) - 1)]
+    return next((found for found in (path, *beside) if found.exists()), path)
 
 
 def _number(entry: Any) -> float | None:

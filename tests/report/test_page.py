@@ -20,7 +20,7 @@ from diffatlas_pipeline.report import page, viewer
 from diffatlas_pipeline.report.page import spread_order, write_page
 from diffatlas_pipeline.report.plots import COLOURS
 from diffatlas_pipeline.report.sources import Source, benchmark_source, prediction_source, read_evaluation, record_labels
-from tests.report.folders import REASON, write_dataset, write_log, write_predictions
+from tests.report.folders import REASON, write_benchmark, write_dataset, write_log, write_predictions
 
 HOSTILE = ["<script>alert(1)<", "a&b\"'><img src=x onerror=boom()>", "$x_{1}$ %s {{7*7}}"]
 
@@ -259,6 +259,15 @@ def test_a_cell_whose_scores_are_gone_is_noted(benchmark_folder: Path, tmp_path:
     assert any("icf, 2-shot, seed 0: its scores cannot be shown" in note for note in source.notes)
     write_page(source, tmp_path / "r.html", max_mb=1)
     assert "its scores cannot be shown" in Page(tmp_path / "r.html").text
+
+
+def test_a_benchmark_can_be_moved(tmp_path: Path) -> None:
+    write_benchmark(tmp_path / "here", ["a", "b"]).rename(tmp_path / "there")
+    source = benchmark_source(tmp_path / "there")
+    assert [case.title for case in source.cases] == ["a", "b"] and not source.notes
+    for case in source.cases:
+        files = [case.image, case.reference, *(path for _, path in case.segmentations)]
+        assert len(files) == 5 and all(path is not None and path.is_file() for path in files)
 
 
 @given(st.integers(0, 300), st.integers(2, 40))
