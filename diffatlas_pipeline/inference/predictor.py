@@ -253,18 +253,18 @@ class Predictor:
         labels = restore_labels(planned, prepared.record, self.plan)
         tau_mm = self.plan.distance.tau_mm
         maps = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if distances else None
-        spread = None
-        if uncertainty:
-            if segmentation.spread is None:
-                raise UserError(
-                    "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, "
-                    "or --with-atlases."
-                )
+        spread, warnings = None, list(prepared.warnings)
+        if uncertainty and segmentation.spread is None:
+            warnings.append(
+                "no uncertainty of it is known: it has a single segmentation, of one draw and one fold, without atlases"
+            )
+        elif uncertainty and segmentation.spread is not None:
             largest = segmentation.spread.max(dim=0, keepdim=True).values.numpy()
             # Outside the crop restore_distances puts STORED_LIMIT; there, nothing is uncertain.
             spread = (STORED_LIMIT - restore_distances(STORED_LIMIT - largest, prepared.record)[0]) * np.float32(tau_mm)
-        nothing = () if labels.any() else ("no structure was found in it",)
-        return Result(labels, maps, spread, (*prepared.warnings, *nothing))
+        if not labels.any():
+            warnings.append("no structure was found in it")
+        return Result(labels, maps, spread, tuple(warnings))
 
     def _segment(self, network: nn.Module, image: Tensor, case: str, progress: Progress | None) -> Segmentation:
         arguments = (self.settings, self.seed, case, progress)

@@ -145,12 +145,14 @@ def test_folds_are_averaged_and_their_disagreement_is_the_uncertainty() -> None:
     assert np.allclose(both.uncertainty_mm, 0.1 * plan().distance.tau_mm, atol=1e-4)
 
 
-def test_uncertainty_of_one_segmentation_is_refused() -> None:
+def test_a_single_segmentation_has_no_uncertainty() -> None:
     image, _ = scan()
-    with pytest.raises(UserError, match="--draws"):
-        Predictor([fold()], CPU, recipe()).segment_volume(
-            Volume(image[None], Grid.of(image.shape, np.eye(4))), "a", uncertainty=True
-        )
+    predictor = Predictor([fold()], CPU, recipe())
+    volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
+    found = predictor.segment_volume(volume, "a", uncertainty=True)
+    assert not predictor.has_spread(with_atlases=False)
+    assert found.uncertainty_mm is None and any("no uncertainty" in warning for warning in found.warnings)
+    assert np.array_equal(found.labels, predictor.segment_volume(volume, "a").labels)
 
 
 def test_small_scans_are_padded_as_in_training() -> None:
