@@ -30,6 +30,7 @@ FRACTIONS = (
     "own_answer_fraction",
     "unlabelled_fraction",
     "random_contrast",
+    "elastic",
     "eta",
     "guidance_level",
 )
