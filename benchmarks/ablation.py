@@ -94,14 +94,13 @@ def run(arguments: argparse.Namespace) -> None:
     if not isinstance(method, LearnedMethod):
         raise UserError(f"--method {arguments.method} is not trained: it has no option to compare.")
     limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
-    augmented = plan.augmented_for(recipe)
     iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
     with tempfile.TemporaryDirectory() as scratch:
         settings = {"set": arguments.set, "split": arguments.split, "seed": arguments.seed, "method": arguments.method}
         trained = train(
             method,
             Run(arguments.keep or Path(scratch), Duration(iterations, limit_s), arguments.seed, torch.device("cpu"), settings),
-            lambda first: training_batches(source, training, augmented, arguments.seed, first, iterations, 1, unlabelled),
+            lambda first: training_batches(source, training, plan, arguments.seed, first, iterations, 1, unlabelled),
             None,
         )
     network = method.restore(trained.weights).eval()

@@ -309,7 +309,6 @@ class Recipe:
     input_scaling: str = "none"  # "signal": what the network sees is scaled by cos(pi/2 u), so pure noise becomes silence
     unlabelled_fraction: float = 0.0  # share of training samples drawn from unlabelled scans, where there are any
     random_contrast: float = 0.0  # share of training samples whose intensities go through a random curve
-    elastic: float = 0.0  # share of training samples that are deformed smoothly, where the plan asks for fewer
     segmentation_loss: float = 0.0  # weight of cross-entropy + soft Dice of the labels decoded from predicted distances
     image_loss: float = 1.0  # weight of the image's squared error
     solver: str = "ddim"  # or "ddpm", "dpmpp_2m"
@@ -355,11 +354,6 @@ class Plan:
                 f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting)}. Choose one with --recipe."
             )
         return fitting[name]
-
-    def augmented_for(self, recipe: Recipe) -> Plan:
-        """This plan with the augmentation that a training with ``recipe`` has."""
-        elastic = max(self.augmentation.elastic, recipe.elastic)
-        return dataclasses.replace(self, augmentation=dataclasses.replace(self.augmentation, elastic=elastic))
 
     def digest(self, method: str | None = None, recipe: str = "default") -> str:
         """Twelve hexadecimal digits that tell plans apart by what a training of ``method`` with ``recipe`` depends on.

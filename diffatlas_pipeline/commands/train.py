@@ -138,12 +138,11 @@ def _train(arguments: argparse.Namespace) -> None:
     if not validation_cases:
         print("No validation case: the log will hold no validation Dice.")
     validate = None if arguments.no_validation else _validation(plan, recipe, arguments, source, validation_cases, device)
-    augmented = plan.augmented_for(recipe)
     trained = fit(
         method,
         Run(folder, Duration(iterations, limit_s), arguments.seed, device, settings, arguments.precision, arguments.compile),
         lambda first: training_batches(
-            source, training_cases, augmented, arguments.seed, first, iterations, arguments.workers, unlabelled
+            source, training_cases, plan, arguments.seed, first, iterations, arguments.workers, unlabelled
         ),
         lambda: _whole_cases(source, training_cases),
         validate,

@@ -30,7 +30,6 @@ FRACTIONS = (
     "own_answer_fraction",
     "unlabelled_fraction",
     "random_contrast",
-    "elastic",
     "eta",
     "guidance_level",
 )

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from diffatlas_pipeline.commands import plan_and_preprocess, predict, train
-from diffatlas_pipeline.data.augmentation import Augmentation
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.training.checkpoints import FINAL, LATEST, read_tensors
 from tests.planning.raw_data import change_description, write_dataset
@@ -168,19 +167,3 @@ def test_durations(text: str, seconds: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(UserError, match="not a duration"):
         train.seconds_of(text)
-
-
-def test_a_recipe_s_deformation_reaches_the_samples(planned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = planned / "preprocessed" / NAME / "plans.json"
-    before = path.read_text()
-    plan = json.loads(before)
-    mine = plan["recipes"][0] | {"name": "mine", "elastic": 1.0}
-    drawn = []
-    draw = Augmentation.draw
-    monkeypatch.setattr(Augmentation, "draw", lambda self, rng: drawn.append(draw(self, rng)) or drawn[-1])
-    try:
-        path.write_text(json.dumps(plan | {"recipes": [*plan["recipes"], mine]}))
-        command(planned, "7", "all", "--recipe", "mine", "--iterations", "2", "--no-validation")
-    finally:
-        path.write_text(before)
-    assert len(drawn) >= 4 and all(one.elastic_strength > 0 for one in drawn)

@@ -159,12 +159,3 @@ def test_a_digest_tells_apart_what_a_training_depends_on() -> None:
         dataclasses.replace(plan, patch_size=(32, 32, 32)),
     ]
     assert len({known, *(one.digest("diffatlas") for one in changed)}) == 4
-
-
-def test_a_recipe_may_deform_more_than_the_plan() -> None:
-    plan = plan_of(GEOMETRIES["hippocampus"])
-    recipe = plan.recipe("paper")
-    assert plan.augmentation.elastic == recipe.elastic == 0 and plan.augmented_for(recipe) == plan
-    mine = plan.augmented_for(dataclasses.replace(recipe, elastic=0.4))
-    assert mine.augmentation == dataclasses.replace(plan.augmentation, elastic=0.4)
-    assert mine.augmented_for(dataclasses.replace(recipe, elastic=0.2)) == mine
