@@ -56,6 +56,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("iterations", f"{training.iterations}, learning rate {training.learning_rate:g}", why["training"]),
         ("rotation", f"{rotations} degrees about X, Y, Z", why["augmentation"]),
         ("mirroring", mirrors, why["mirroring"]),
+        ("elastic", f"{augmentation.elastic:.0%} of the patches", "smooth deformation: as if there were more anatomies"),
         ("folds", "", why["folds"]),
         ("recipes", recipes, "--method and --recipe choose one"),
     ]

@@ -34,6 +34,7 @@ from diffatlas_pipeline.planning.topology import plan_batch_size, plan_topology,
 
 ROTATION_DEGREES = 15.0
 ZOOM = (0.85, 1.18)
+ELASTIC = 0.3  # better with few cases than none (documentation/benchmarks.md)
 REFERENCE_PATCHES = 160  # data-set size, in patches, for which a preset's middle number of iterations is meant
 EMA_FRACTION = 0.05
 
@@ -132,7 +133,7 @@ def _plan_augmentation(fingerprint: Fingerprint, spacing_mm: TripleMm) -> tuple[
             "rotations about all axes: the spacing is nearly isotropic",
         )
     mirror_axes, mirror_reason = _mirror_axes(fingerprint)
-    plan = AugmentationPlan(rotation, ZOOM, mirror_axes, True)
+    plan = AugmentationPlan(rotation, ZOOM, mirror_axes, True, ELASTIC)
     return plan, {"augmentation": reason, "mirroring": mirror_reason}
 
 
