@@ -194,10 +194,17 @@ def choice_table(table: pd.DataFrame) -> str:
 
 
 def ablation_table(table: pd.DataFrame) -> str:
-    """What was changed and how it was sampled against mean Dice of validation cases; one row per run, in order of the file."""
-    header = ["trained on", "method", "options changed", "sampling", "iterations", "scored on", "mean Dice", "seed", "commit"]
+    """What was changed and how it was sampled against mean Dice of validation cases, mean ± sample deviation over seeds.
+
+    One row per change, in order of the file; runs on other machines or of other commits are not averaged.
+    """
+    header = ["trained on", "method", "options changed", "sampling", "iterations", "scored on", "mean Dice", "seeds", "commit"]
+    alike = ["data", "split", "training_cases", "method", "options", "elastic", "sampling", "iterations"]
+    alike = [column for column in (*alike, "scored_on", "cases", "commit", "cpu") if column in table]
     rows = []
-    for _, row in table.iterrows():
+    for _, runs in table.groupby(alike, sort=False, dropna=False):
+        row, scores = runs.iloc[0], runs["dice_mean"]
+        spread = f" ± {scores.std():.3f}" if len(runs) > 1 else ""
         options = [str(row["options"])] if isinstance(row["options"], str) else []
         options += [f"elastic={row['elastic']:g}"] if (row.get("elastic") or 0) > 0 else []
         rows.append(
@@ -208,8 +215,8 @@ def ablation_table(table: pd.DataFrame) -> str:
                 str(row["sampling"]) if isinstance(row["sampling"], str) else "the recipe's",
                 str(row["iterations"]),
                 f"{row['cases']} of {row['scored_on']}",
-                _number(row["dice_mean"], 3),
-                str(row["seed"]),
+                _number(scores.mean(), 3) + spread,
+                ", ".join(str(seed) for seed in runs["seed"]),
                 str(row["commit"]),
             ]
         )

@@ -79,9 +79,12 @@ def test_ablation_table_names_what_was_changed(tmp_path: Path) -> None:
             "scored_on": "B", "dice_mean": 0.61234,
         },
     ]  # fmt: skip
+    rows.append(rows[0] | {"seed": 2, "dice_mean": 0.6})
+    rows.append(rows[0] | {"seed": 1, "commit": "abd", "dice_mean": 0.7})
     pd.DataFrame([{**shared, **row} for row in rows]).to_csv(tmp_path / "ablation.csv", index=False)
-    first, second = tables.table_of("ablation", tmp_path).splitlines()[2:]
-    assert first == "| Dataset004_A, 4-shot (4 cases) | icf | none | the recipe's | 9 | 3 of A | 0.500 | 0 | abc |"
+    first, second, third = tables.table_of("ablation", tmp_path).splitlines()[2:]
+    assert first == "| Dataset004_A, 4-shot (4 cases) | icf | none | the recipe's | 9 | 3 of A | 0.550 ± 0.071 | 0, 2 | abc |"
+    assert third.endswith("| 0.700 | 1 | abd |")
     assert "start_fraction=0.5, elastic=0.7 | steps=2 | 9 | 3 of B | 0.612" in second
 
 
