@@ -1,4 +1,4 @@
-"""Print the results files as the Markdown tables of documentation/benchmarks.md, or put them there (--write)."""
+"""Print the results files as the Markdown tables of documentation/benchmarks.md and README.md, or put them there (--write)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from diffatlas_pipeline.benchmark.settings import MethodChoice
 from diffatlas_pipeline.contracts import write_text_atomically
 
 PAGE = ROOT / "documentation" / "benchmarks.md"
+README = ROOT / "README.md"
 NOTHING = "Not measured yet."
 
 
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         const=PAGE,
         type=Path,
         metavar="FILE",
-        help=f"put the tables between the markers of FILE instead of printing them (default: {PAGE.name})",
+        help=f"put the tables between the markers of FILE instead of printing them (default: {PAGE.name} and {README.name})",
     )
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.names if name not in TABLES]
@@ -47,6 +48,9 @@ def main(argv: list[str] | None = None) -> None:
         page = put(page, name, text)
     write_text_atomically(arguments.write, page)
     print(f"Written: {arguments.write}")
+    if arguments.write == PAGE:
+        write_text_atomically(README, put(README.read_text(encoding="utf-8"), "summary", summary_table(arguments.results)))
+        print(f"Written: {README}")
 
 
 def table_of(name: str, folder: Path = RESULTS) -> str:
@@ -240,6 +244,21 @@ def comparison_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def summary_table(folder: Path = RESULTS) -> str:
+    """Mean Dice of every comparison in percent, one column per method."""
+    header = ["test", *SUMMARY_METHODS.values()]
+    rows = []
+    for file, tests in SUMMARY.items():
+        table = read_rows(folder / f"comparison_{file}.csv").set_index(["setting", "method", "recipe"])
+        for setting, title in tests.items():
+            cells = [title]
+            for method, recipe in SUMMARY_METHODS:
+                key = (setting, method, recipe)
+                cells.append(_percent(table.loc[key], "dice_average") if key in table.index else "not run")
+            rows.append(cells)
+    return markdown(header, rows)
+
+
 def unlabelled_table(table: pd.DataFrame) -> str:
     """What was learnt from against mean Dice of the test cases in percent, mean and spread over seeds."""
     header = [
@@ -283,6 +302,34 @@ def _percent(row: pd.Series, column: str) -> str:
     spread = row[f"{column}_std"]
     return f"{100 * row[column]:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
 
+
+SUMMARY_METHODS = {
+    ("diffatlas", "default+atlases"): "joint model with atlases",
+    ("icf", "default+atlases"): "feed-forward with atlases",
+    ("diffatlas", "default"): "joint model",
+    ("icf", "default"): "feed-forward",
+    ("icmd", "default"): "mask diffusion",
+    ("rba", "default"): "registration",
+}
+SUMMARY = {
+    "hippocampus_few": {f"{count}-shot": f"hippocampus, {count} labelled cases" for count in (2, 4)},
+    "hippocampus": {
+        "8-shot": "hippocampus, 8 labelled cases",
+        "16-shot": "hippocampus, 16 labelled cases",
+        "full": "hippocampus, 160 labelled cases",
+    },
+    "heart-ct": {
+        "2-shot": "generated hearts, 2 labelled CT",
+        "4-shot": "generated hearts, 4 labelled CT",
+        "full": "generated hearts, 40 labelled CT",
+        "zero-shot:Dataset012_HeartPhantomMRI": "generated hearts, learnt on 40 CT, tested on MRI",
+    },
+    "heart-mri": {
+        "full": "generated hearts, 40 labelled MRI",
+        "zero-shot:Dataset011_HeartPhantomCT": "generated hearts, learnt on 40 MRI, tested on CT",
+    },
+}
+"""Settings of the comparisons that the README shows, by results file."""
 
 TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "hippocampus": ("hippocampus.csv", hippocampus_table),

@@ -103,3 +103,15 @@ def test_comparison_table_shows_what_was_run_and_marks_the_best(tmp_path: Path) 
     assert header == "| setting | method | Dice A | Dice average | NSD | training | iterations | s/case | seeds |"
     assert lines[0] == "| 4-shot | diffatlas+atlases | 85.1 ± 0.2 | **85.1 ± 0.2** | 94.0 ± 1.0 | 10 min | 1000 | 0.35 | 2 |"
     assert lines[1] == "| 4-shot | rba:staple | 85.0 | 85.0 | 93.0 | 10 min |  | 0.35 | 1 |" and len(lines) == 2
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_the_page_shows_what_was_measured(name: str) -> None:
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert page == tables.put(page, name, tables.table_of(name))
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    page, table = tables.README.read_text(encoding="utf-8"), tables.summary_table()
+    assert page == tables.put(page, "summary", table)
+    assert len(table.splitlines()) == 2 + sum(len(tests) for tests in tables.SUMMARY.values())
