@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import Recipe, Triple
+from diffatlas_pipeline.contracts import Plan, Recipe, Triple
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
 from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
@@ -33,12 +33,16 @@ class RegistrationAtlas(MemorisedMethod):
 
     name = "rba"
 
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        """UserError for a recipe that registers by a package that is not installed."""
+        super().__init__(plan, recipe)
+        if recipe.name in VARIANTS and VARIANTS[recipe.name].registration == "syn":
+            require_ants()  # once, before anything is done, instead of at every scan
+
     def has_spread(self, network: nn.Module) -> bool:
         return isinstance(network, AtlasBank) and len(network.names) > 1
 
     def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
-        if self.recipe.name in VARIANTS and VARIANTS[self.recipe.name].registration == "syn":
-            require_ants()  # before hours are spent on a model that cannot be used here
         atlases = in_common_frame([halved(case) for case in cases], self.plan.spacing_mm, quiet=False)
         return {name: torch.from_numpy(array) for atlas in atlases for name, array in pack(atlas).items()}
 

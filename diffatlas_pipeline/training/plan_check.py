@@ -12,7 +12,6 @@ from diffatlas_pipeline.diffusion.parametrisation import PREDICTIONS
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.diffatlas import IMAGE_LEVELS
-from diffatlas_pipeline.planning.recipes import diffuses
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 
 NAMED = {
@@ -49,8 +48,6 @@ def check_plan(plan: Plan, source: str) -> None:
 
 
 def _recipe(recipe: Recipe, plan: Plan) -> Iterator[str]:
-    if not diffuses(recipe):
-        return  # its options mean nothing to its method
     for name, known in NAMED.items():
         if (value := getattr(recipe, name)) not in known:
             yield f"{name} '{value}' is unknown; known: {', '.join(known)}"

@@ -1,5 +1,6 @@
 """Registration-based segmentation through the contract of a method."""
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused() -> None:
         method.restore(state | {"image/case.1": state["image/case.1"].repeat(2, 1, 1, 1)})
     with pytest.raises(RuntimeError, match=r"does not have 1 channel\(s\) and 2 label"):
         method.restore(state | {"distances/case.1": state["distances/case.1"][:1]})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ants") is not None, reason="antspyx is installed")
+def test_without_ants_syn_is_refused_before_any_scan() -> None:
+    with pytest.raises(UserError, match="needs the package antspyx"):
+        create_method("rba", PLAN, replace(RECIPE, name="syn"))
 
 
 def test_an_unknown_variant_is_refused() -> None:

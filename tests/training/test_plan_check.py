@@ -93,6 +93,8 @@ def test_all_that_is_wrong_is_listed_at_once() -> None:
     assert all(word in str(stop.value) for word in ("a/plans.json", "euler", "draws 0", "distance.scale 0"))
 
 
-def test_options_of_a_method_that_does_not_diffuse_are_left_alone() -> None:
+def test_recipes_of_every_method_are_looked_at() -> None:
     whole = plan()
-    check_plan(replace(whole, recipes=(*whole.recipes, replace(whole.recipe("staple", "rba"), name="x", steps=-1))), "p")
+    mine = replace(whole.recipe("default", "icf"), name="mine", random_contrast=5.0)
+    with pytest.raises(UserError, match="recipe mine of icf: random_contrast 5"):
+        check_plan(replace(whole, recipes=(*whole.recipes, mine)), "plans.json")
