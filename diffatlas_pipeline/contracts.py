@@ -322,6 +322,9 @@ class Recipe:
     method: str = "diffatlas"  # whose recipe it is
 
 
+DIFFUSING = ("diffatlas", "icmd")  # the methods whose recipes are always those of the plan
+
+
 @dataclass(frozen=True)
 class Plan:
     """``plans.json``: everything training and prediction need, and nothing of the machine they run on."""
@@ -344,14 +347,13 @@ class Plan:
     def recipe(self, name: str, method: str = "diffatlas") -> Recipe:
         """The recipe of ``method`` called ``name``; UserError lists the known ones.
 
-        A method that does not diffuse has nothing to choose: it has an empty one called "default".
+        A method that does not diffuse has nothing to choose: it has an empty one called "default" beside those of the plan.
         """
-        fitting = {recipe.name: recipe for recipe in self.recipes if recipe.method == method}
-        if not fitting:
-            fitting = {"default": Recipe("default", method=method)}
+        fitting = {} if method in DIFFUSING else {"default": Recipe("default", method=method)}
+        fitting |= {recipe.name: recipe for recipe in self.recipes if recipe.method == method}
         if name not in fitting:
             raise UserError(
-                f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting)}. Choose one with --recipe."
+                f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting) or 'none'}. Choose one with --recipe."
             )
         return fitting[name]
 

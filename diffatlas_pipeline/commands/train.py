@@ -112,12 +112,13 @@ def _train(arguments: argparse.Namespace) -> None:
     method = create_method(arguments.method, plan, recipe)
     location = ModelFolder.location(workspace, source.name, arguments.method, recipe.name)
     folder = location / name
+    # A model folder is made when all that was asked for has been checked: one without a fold would mislead prediction.
+    scans = chosen_scans(arguments, method, ModelFolder(location), source, training_cases, validation_cases)
     model = ModelFolder.create(location, plan, replacing=name if arguments.overwrite else None)
     if name in model.folds() and not arguments.overwrite:
         print(f"{folder} is trained already. Use --overwrite to train it again.\nNext: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
-    scans = chosen_scans(arguments, method, model, source, training_cases, validation_cases)
-    if arguments.overwrite and folder.exists():  # not before all that was asked for has been checked
+    if arguments.overwrite and folder.exists():
         shutil.rmtree(folder)
     settings: dict[str, Any] = {
         "recipe": recipe.name,

@@ -149,6 +149,14 @@ def test_recipes_belong_to_methods() -> None:
         PLAN.recipe("paper", "icmd")
 
 
+def test_a_recipe_of_ones_own_does_not_hide_the_default() -> None:
+    mine = Recipe("mine", method="icf", random_contrast=0.5)
+    plan = replace(PLAN, recipes=(mine,))
+    assert plan.recipe("mine", "icf") == mine and plan.recipe("default", "icf") == Recipe("default", method="icf")
+    with pytest.raises(UserError, match="of icmd: this plan has none"):
+        plan.recipe("default", "icmd")
+
+
 def test_every_method_has_its_name_and_known_options() -> None:
     fields = set(Recipe.__dataclass_fields__)
     for name, method in METHODS.items():
