@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from diffatlas_pipeline.commands import convert, evaluate, plan_and_preprocess, predict, train
+from diffatlas_pipeline.inference.mixture import SHARES
 from tests.planning.raw_data import write_dataset
 
 KINDS = {
@@ -49,6 +50,7 @@ def test_every_kind_of_data_set_goes_all_the_way(kind: str, tmp_path: Path) -> N
     assert len(list((tmp_path / "atlases" / "uncertainty").iterdir())) == 3
     record = json.loads((tmp_path / "atlases" / "prediction.json").read_text())
     assert record["with_atlases"] is True and record["adapt_contrast"] == "atlases"
+    assert {case["network_share"] for case in record["cases"].values()} <= set(SHARES)
 
 
 @pytest.mark.slow

@@ -25,13 +25,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CaseOutcome:
-    """What became of one case: "segmented", "kept" (its output was there) or "failed", and the seconds of each stage."""
+    """What became of one case: "segmented", "kept" (its output was there) or "failed", and the seconds of each stage.
+
+    ``network_share`` is how much the network counted beside atlases, None without any.
+    """
 
     case: str
     status: str
     message: str = ""
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    network_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ def _finish(
         )
     except UserError as error:
         return CaseOutcome(files.case, "failed", str(error))
-    return CaseOutcome(files.case, "segmented", "", result.warnings, {**seconds, "restore": restore_s, "write": write_s})
+    seconds = {**seconds, "restore": restore_s, "write": write_s}
+    return CaseOutcome(files.case, "segmented", "", result.warnings, seconds, segmentation.network_share)
 
 
 def _note(outcomes: dict[str, CaseOutcome], exporting: Future[CaseOutcome]) -> None:

@@ -15,14 +15,14 @@ SHARES = (0.4, 0.2, 0.6)  # of the network; the first that no other surpasses is
 NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 
 
-def mixed(one: Segmentation, other: Segmentation, share: float) -> Segmentation:
-    """Mean and spread of a mixture: ``share`` of ``one``, the rest of ``other``."""
-    mean = share * one.distances + (1 - share) * other.distances
+def mixed(network: Segmentation, atlases: Segmentation, share: float) -> Segmentation:
+    """Mean and spread of a mixture: ``share`` of ``network``, the rest of ``atlases``."""
+    mean = share * network.distances + (1 - share) * atlases.distances
     variance = torch.zeros_like(mean)
-    for part, weight in ((one, share), (other, 1 - share)):
+    for part, weight in ((network, share), (atlases, 1 - share)):
         within = torch.zeros_like(mean) if part.spread is None else part.spread.square()
         variance += weight * (within + (part.distances - mean).square())
-    return Segmentation(mean, variance.sqrt())
+    return Segmentation(mean, variance.sqrt(), share)
 
 
 def fitting_share(
@@ -31,7 +31,8 @@ def fitting_share(
     """That of ``SHARES`` whose labels fit ``scan`` (C, x, y, z) best: they explain most of the variance of its intensities.
 
     A network may be better or worse than registration, of scans like those that it has learnt and of others, and no label
-    tells. But structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within them.
+    tells. But structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance
+    within them.
     Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan tells
     nothing, the first of ``SHARES``. Neither answer is ever left out: what each adds to the other is more than what the scan
     can tell of them (documentation/benchmarks.md).

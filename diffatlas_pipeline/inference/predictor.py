@@ -229,7 +229,7 @@ class Predictor:
         return found if prepared.atlases is None else mixed(found, prepared.atlases, self.network_share(prepared, found))
 
     def network_share(self, prepared: Prepared, network: Segmentation) -> float:
-        """How much the network's answer counts beside the atlases of ``prepared``: the share that fits the scan, 1 without any."""
+        """How much the network's answer counts beside the atlases of ``prepared``: what fits the scan, or 1 without any."""
         if prepared.atlases is None:
             return 1.0
         scan = prepared.image if prepared.adapted_from is None else prepared.adapted_from

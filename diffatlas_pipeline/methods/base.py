@@ -37,11 +37,13 @@ class Segmentation:
     """Signed distances (K, X, Y, Z) in units of tau, negative inside, mean over draws; ``spread`` their standard deviation.
 
     A voxel belongs to the label of smallest distance where that is negative, else to the background; a method that predicts no
-    distances gives numbers that decode to its labels in the same way.
+    distances gives numbers that decode to its labels in the same way. ``network_share`` is the weight of the network in a mean
+    of its answer and that of atlases.
     """
 
     distances: Tensor
     spread: Tensor | None
+    network_share: float | None = None
 
 
 class Method(ABC):

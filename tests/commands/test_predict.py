@@ -62,6 +62,7 @@ def test_input_and_output_are_enough(workspace: Path, capsys: pytest.CaptureFixt
     assert record["settings"]["steps"] == 2
     assert record["precision"] == "float32"
     assert record["cases"]["two"]["status"] == "segmented"
+    assert record["cases"]["two"]["network_share"] is None
     assert set(record["cases"]["two"]["seconds"]) == {"read", "prepare", "sample", "restore", "write"}
 
 

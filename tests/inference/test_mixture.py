@@ -31,7 +31,7 @@ def test_a_mixture_has_the_mean_and_spread_of_its_parts() -> None:
     one = Segmentation(torch.tensor([[0.5]]), torch.tensor([[0.3]]))
     other = Segmentation(torch.tensor([[-0.5]]), None)
     found = mixed(one, other, 0.25)
-    assert found.spread is not None
+    assert found.spread is not None and found.network_share == 0.25
     assert found.distances.item() == pytest.approx(-0.25)
     assert found.spread.item() == pytest.approx((0.25 * (0.3**2 + 0.75**2) + 0.75 * 0.25**2) ** 0.5)
 
