@@ -174,6 +174,20 @@ def shares_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def foreign_table(table: pd.DataFrame) -> str:
+    """Sampling options against mean Dice of scans of another modality, mean ± sample deviation over models of other seeds."""
+    ways = {"dice_as_it_is": "as it is", "dice_adapted": "adapted", "dice_with_atlases": "with atlases"}
+    header = ["trained on", "method", "scans", "image at", "steps", "draws", *ways.values(), "models", "commit"]
+    alike = ["data", "method", "modality", "cases", "guidance_level", "steps", "draws", "commit"]
+    rows = []
+    for key, runs in table.groupby(alike, sort=False):
+        data, method, modality, cases, level, steps, draws, commit = map(str, key)
+        scores = [_mean_and_spread(runs[column]) for column in ways]
+        models = ", ".join(map(str, runs["fold"]))
+        rows.append([data, method, f"{cases} {modality}", level, steps, draws, *scores, models, commit])
+    return markdown(header, rows)
+
+
 def choice_table(table: pd.DataFrame) -> str:
     """How atlases were chosen and aligned against what became of them; one row per way and pair of data sets."""
     header = [
@@ -207,8 +221,7 @@ def ablation_table(table: pd.DataFrame) -> str:
     alike = [column for column in (*alike, "scored_on", "cases", "commit", "cpu") if column in table]
     rows = []
     for _, runs in table.groupby(alike, sort=False, dropna=False):
-        row, scores = runs.iloc[0], runs["dice_mean"]
-        spread = f" ± {scores.std():.3f}" if len(runs) > 1 else ""
+        row = runs.iloc[0]
         options = [str(row["options"])] if isinstance(row["options"], str) else []
         options += [f"elastic={row['elastic']:g}"] if (row.get("elastic") or 0) > 0 else []
         rows.append(
@@ -219,7 +232,7 @@ def ablation_table(table: pd.DataFrame) -> str:
                 str(row["sampling"]) if isinstance(row["sampling"], str) else "the recipe's",
                 str(row["iterations"]),
                 f"{row['cases']} of {row['scored_on']}",
-                _number(scores.mean(), 3) + spread,
+                _mean_and_spread(runs["dice_mean"]),
                 ", ".join(str(seed) for seed in runs["seed"]),
                 str(row["commit"]),
             ]
@@ -274,8 +287,8 @@ def unlabelled_table(table: pd.DataFrame) -> str:
         "seeds",
     ]
     rows = []
-    keys = ["setting", "method", "learnt_from", "with_atlases"]
-    for (setting, method, learnt_from, with_atlases), group in table.groupby(keys, sort=False):
+    keys = ["setting", "method", "learnt_from", "with_atlases", "unlabelled_cases", "commit"]
+    for (setting, method, learnt_from, with_atlases, *_), group in table.groupby(keys, sort=False):
         one = group.iloc[0]
         scans = (
             f" ({one['labelled_cases']} + {one['unlabelled_cases']})"
@@ -340,6 +353,7 @@ TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
     "steps": ("steps_curve.csv", steps_table),
     "why": ("steps_why.csv", why_table),
     "atlas_share": ("atlas_share.csv", shares_table),
+    "foreign_guidance": ("foreign_guidance.csv", foreign_table),
     "atlas_choice": ("atlas_choice.csv", choice_table),
     "unlabelled": ("unlabelled.csv", unlabelled_table),
     "ablation": ("ablation.csv", ablation_table),
@@ -360,6 +374,10 @@ def _sampling(row: pd.Series) -> str:
 
 def _number(value: float, digits: int) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def _mean_and_spread(values: pd.Series) -> str:
+    return f"{values.mean():.3f}" + (f" ± {values.std():.3f}" if len(values) > 1 else "")
 
 
 def _with_spread(row: pd.Series, column: str, digits: int) -> str:

@@ -46,6 +46,16 @@ def test_a_commit_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     assert [line.split(" | ")[-1] for line in lines[2:]] == ["47e8853 |", "0012345 |"]
 
 
+def test_sampling_options_are_averaged_over_models(tmp_path: Path) -> None:
+    row = {"data": "A", "method": "icf", "modality": "MRI", "cases": 2, "guidance_level": 0.2, "steps": 1, "draws": 3}
+    row |= {"fold": "all", "dice_as_it_is": 0.5, "dice_adapted": 0.8, "dice_with_atlases": 0.9, "commit": "abc"}
+    rows = [row, row | {"fold": "all_seed1", "dice_adapted": 0.7}, row | {"guidance_level": 0.0}]
+    pd.DataFrame(rows).to_csv(tmp_path / "foreign_guidance.csv", index=False)
+    first, second = tables.table_of("foreign_guidance", tmp_path).splitlines()[2:]
+    assert first.startswith("| A | icf | 2 MRI | 0.2 | 1 | 3 | 0.500 ± 0.000 | 0.750 ± 0.071 | 0.900 ± 0.000 | all, all_seed1")
+    assert second.startswith("| A | icf | 2 MRI | 0.0 | 1 | 3 | 0.500 | 0.800 | 0.900 | all |")
+
+
 def test_what_is_not_measured_is_said(tmp_path: Path) -> None:
     assert all(tables.table_of(name, tmp_path) == tables.NOTHING for name in tables.TABLES)
 
