@@ -19,7 +19,7 @@ from benchmarks.steps_curve import raw_folder, training_files, validation_files
 from benchmarks.tables import shares_table
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
-from diffatlas_pipeline.inference.mixture import mixed
+from diffatlas_pipeline.inference.mixture import fitting_share, mixed
 from diffatlas_pipeline.inference.model_folder import ModelFolder
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.networks.execution import resolve_device
@@ -77,7 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
         if prepared.atlases is None:
             raise UserError(f"{one.case}: no training case could be registered to it.")
         network = predictor.network_alone(prepared, one.case)
-        fitting = predictor.network_share(prepared, network)
+        scan = prepared.image if prepared.adapted_from is None else prepared.adapted_from
+        fitting = fitting_share(scan, network, prepared.atlases, fold.plan.spacing_mm, fold.plan.distance.tau_mm)
         for share, found in scores.items():
             mixture = mixed(network, prepared.atlases, fitting if share == FITTING else float(share))
             labels = predictor.restore(mixture, prepared).labels

@@ -11,7 +11,8 @@ from scipy import ndimage
 from diffatlas_pipeline.methods.base import Segmentation
 from diffatlas_pipeline.registration.fusion import labels_of
 
-SHARES = (0.4, 0.2, 0.6)  # of the network; the first that no other surpasses is taken (documentation/benchmarks.md)
+NETWORK_SHARE = 0.4  # of the network, where the scan is of a kind that it has learnt (documentation/benchmarks.md)
+SHARES = (0.4, 0.2, 0.6)  # what is tried where it is not; the first that no other surpasses is taken
 NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 
 
@@ -30,9 +31,8 @@ def fitting_share(
 ) -> float:
     """That of ``SHARES`` whose labels fit ``scan`` (C, x, y, z) best: they explain most of the variance of its intensities.
 
-    A network may be better or worse than registration, of scans like those that it has learnt and of others, and no label
-    tells. But structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance
-    within them.
+    A network that has not learnt this kind of scan may be better or worse than registration, and no label tells. But
+    structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within them.
     Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan tells
     nothing, the first of ``SHARES``. Neither answer is ever left out: what each adds to the other is more than what the scan
     can tell of them (documentation/benchmarks.md).

@@ -18,7 +18,7 @@ from diffatlas_pipeline.data.patches import IMAGE_PADDING
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.atlases import ask_atlases
-from diffatlas_pipeline.inference.mixture import fitting_share, mixed
+from diffatlas_pipeline.inference.mixture import NETWORK_SHARE, fitting_share, mixed
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.stitched import Stitcher, is_out_of_memory
 from diffatlas_pipeline.methods.base import LearnedMethod, Method, Progress, Segmentation, Stitch
@@ -229,11 +229,12 @@ class Predictor:
         return found if prepared.atlases is None else mixed(found, prepared.atlases, self.network_share(prepared, found))
 
     def network_share(self, prepared: Prepared, network: Segmentation) -> float:
-        """How much the network's answer counts beside the atlases of ``prepared``: what fits the scan, or 1 without any."""
-        if prepared.atlases is None:
-            return 1.0
-        scan = prepared.image if prepared.adapted_from is None else prepared.adapted_from
-        return fitting_share(scan, network, prepared.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)
+        """How much the network's answer counts beside the atlases of ``prepared``: a fixed share for scans of a kind that it
+        has learnt, else the share that fits the scan.
+        """
+        if prepared.atlases is None or prepared.adapted_from is None:
+            return NETWORK_SHARE
+        return fitting_share(prepared.adapted_from, network, prepared.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)
 
     def network_alone(self, prepared: Prepared, case: str, progress: Progress | None = None) -> Segmentation:
         """What :meth:`sample` would give without atlases."""

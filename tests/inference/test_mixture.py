@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffatlas_pipeline.inference.mixture import SHARES, fitting_share, mixed, variance_explained
+from diffatlas_pipeline.inference.mixture import NETWORK_SHARE, SHARES, fitting_share, mixed, variance_explained
 from diffatlas_pipeline.methods.base import Segmentation
 from diffatlas_pipeline.registration.fusion import distances_of
 from diffatlas_pipeline.registration.warp import voxel_grid
@@ -45,8 +45,8 @@ def test_the_answer_in_the_right_place_gets_the_larger_share(contrast: int, bias
     noise = 0.1 * np.random.default_rng(0).normal(size=SHAPE)
     scan = (contrast * np.choose(truth, [-0.4, 0.4, 0.0]) + drift + noise)[None].astype(np.float32)
     right, wrong = answer(2), answer(-3)
-    assert fitting_share(scan, right, wrong, SPACING_MM, TAU_MM) == max(SHARES) > SHARES[0]
-    assert fitting_share(scan, wrong, right, SPACING_MM, TAU_MM) == min(SHARES) < SHARES[0]
+    assert fitting_share(scan, right, wrong, SPACING_MM, TAU_MM) == max(SHARES) > NETWORK_SHARE
+    assert fitting_share(scan, wrong, right, SPACING_MM, TAU_MM) == min(SHARES) < NETWORK_SHARE
     assert min(SHARES) > 0 and max(SHARES) < 1  # neither is ever left out
 
 

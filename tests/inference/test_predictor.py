@@ -14,7 +14,7 @@ from diffatlas_pipeline.contracts import CaseFiles, Grid, Plan, Recipe, Volume
 from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
-from diffatlas_pipeline.inference.mixture import SHARES
+from diffatlas_pipeline.inference.mixture import NETWORK_SHARE, SHARES
 from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.predictor import Predictor, segment_padded, settings_for
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
@@ -418,17 +418,15 @@ def test_atlases_have_their_share_of_the_answer() -> None:
     prepared = fused.prepare(volume, with_atlases=True)
     both = fused.sample(prepared, "a")
     assert prepared.atlases is not None and both.spread is not None
-    share = fused.network_share(prepared, alone)
-    assert share in SHARES and fused.network_share(fused.prepare(volume), alone) == 1
-    wanted = share * alone.distances + (1 - share) * prepared.atlases.distances
+    wanted = NETWORK_SHARE * alone.distances + (1 - NETWORK_SHARE) * prepared.atlases.distances
     assert torch.allclose(both.distances, wanted)
     apart = (alone.distances - prepared.atlases.distances).abs()
-    assert torch.allclose(both.spread, apart * (share * (1 - share)) ** 0.5, atol=1e-5)
+    assert torch.allclose(both.spread, apart * (NETWORK_SHARE * (1 - NETWORK_SHARE)) ** 0.5, atol=1e-5)
     result = fused.restore(both, prepared, uncertainty=True)
     assert result.uncertainty_mm is not None and result.uncertainty_mm.max() > 0
 
 
-def test_a_scan_says_itself_how_much_the_network_counts() -> None:
+def test_a_scan_of_another_kind_says_itself_how_much_the_network_counts() -> None:
     """A network that has learnt nothing, beside an atlas that is the scan: the scan takes the atlas' side."""
     image, labels = scan()
     predictor = Predictor([fold()], CPU, recipe())
@@ -438,7 +436,8 @@ def test_a_scan_says_itself_how_much_the_network_counts() -> None:
     assert plain.adapted_from is None and adapted.adapted_from is not None and adapted.atlases is not None
     np.testing.assert_array_equal(adapted.adapted_from, plain.image)
     nothing = Segmentation(torch.ones_like(adapted.atlases.distances), None)
-    assert fused.network_share(plain, nothing) == fused.network_share(adapted, nothing) == min(SHARES)
+    assert fused.network_share(plain, nothing) == NETWORK_SHARE
+    assert fused.network_share(adapted, nothing) == min(SHARES)
 
 
 def test_a_scan_that_cannot_be_registered_is_segmented_as_it_is() -> None:
