@@ -160,17 +160,15 @@ def quickstart_table(table: pd.DataFrame) -> str:
 
 
 def shares_table(table: pd.DataFrame) -> str:
-    """The network's share beside registered atlases against mean Dice; one row per model, in order of the file."""
+    """The network's share beside registered atlases against mean Dice; the mean over models of several seeds."""
     columns = [str(column) for column in table if str(column).startswith("share_")]
-    header = ["model", "scans", "atlases", "cases", *(column.removeprefix("share_") for column in columns), "commit"]
+    header = ["model", "scans", "atlases", "cases", *(column.removeprefix("share_") for column in columns), "models", "commit"]
+    split = table["fold"].str.replace(r"(-seed\d+)?(_seed\d+)?$", "", regex=True)
+    alike = ["data", split, "method", "modality", "atlases", "cases", "commit"]
     rows = []
-    for _, row in table.iterrows():
-        about = [
-            f"{row['data']}, {row['fold']}, {row['method']}",
-            row["modality"] if isinstance(row["modality"], str) else "its own",
-        ]
-        numbers = [_number(row[column], 3) for column in columns]
-        rows.append([*about, str(row["atlases"]), str(row["cases"]), *numbers, str(row["commit"])])
+    for (data, fold, method, modality, atlases, cases, commit), models in table.groupby(alike, sort=False, dropna=False):
+        about = [f"{data}, {fold}, {method}", modality if isinstance(modality, str) else "its own", str(atlases), str(cases)]
+        rows.append([*about, *(_number(models[column].mean(), 3) for column in columns), str(len(models)), str(commit)])
     return markdown(header, rows)
 
 

@@ -46,6 +46,16 @@ def test_a_commit_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     assert [line.split(" | ")[-1] for line in lines[2:]] == ["47e8853 |", "0012345 |"]
 
 
+def test_shares_are_averaged_over_models_of_other_seeds(tmp_path: Path) -> None:
+    row = {"data": "A", "method": "icf", "modality": None, "atlases": 4, "cases": 2, "commit": "abc"}
+    rows = [
+        row | {"fold": fold, "share_0": score} for fold, score in (("4-shot", 0.5), ("4-shot-seed1_seed1", 0.7), ("all", 1))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "atlas_share.csv", index=False)
+    first, second = tables.table_of("atlas_share", tmp_path).splitlines()[2:]
+    assert first == "| A, 4-shot, icf | its own | 4 | 2 | 0.600 | 2 | abc |" and second.startswith("| A, all, icf |")
+
+
 def test_sampling_options_are_averaged_over_models(tmp_path: Path) -> None:
     row = {"data": "A", "method": "icf", "modality": "MRI", "cases": 2, "guidance_level": 0.2, "steps": 1, "draws": 3}
     row |= {"fold": "all", "dice_as_it_is": 0.5, "dice_adapted": 0.8, "dice_with_atlases": 0.9, "commit": "abc"}
