@@ -152,9 +152,10 @@ def of_method(arguments: argparse.Namespace, task: Task, method: str, seed: int)
     """Train and test what has not been tested yet; one row after each test."""
     suffix = f"_seed{seed}" if seed else ""
     teacher = task.split + suffix
+    taught = (*task.scans, "--teacher", teacher, "--registrations", str(registrations(arguments)))
     kinds = [
         ("labels alone", task.split, arguments.max_time, (), teacher),
-        ("labels and scans", task.split, arguments.max_time, (*task.scans, "--teacher", teacher), f"{teacher}_taught"),
+        ("labels and scans", task.split, arguments.max_time, taught, f"{teacher}_taught"),
     ]
     if arguments.longer:
         split = f"{task.split}-longer"
@@ -179,7 +180,7 @@ def test(
     if (place / "evaluation" / "summary.json").is_file():
         return None
     words = ["-i", str(task.test / "imagesTs"), "-o", str(place), "-m", str(model), "-f", fold, "--seed", str(seed)]
-    words += [*task.predict, "--registrations", str(arguments.workspace / "registrations")]
+    words += [*task.predict, "--registrations", str(registrations(arguments))]
     do("predict", [*words, "--with-atlases" if with_atlases else "--no-with-atlases"])
     labels = ["--labels", str(model / "dataset.json")]
     do("evaluate", ["-p", str(place), "-r", str(task.test / "labelsTs"), *labels])
@@ -195,6 +196,11 @@ def test(
         **scores(place / "evaluation"),
         "seconds_per_case": round(sum(taken) / len(taken), 3) if taken else None,
     }
+
+
+def registrations(arguments: argparse.Namespace) -> Path:
+    """Where all teachers and tests keep what they register: it takes each of them the time that the first one took."""
+    return Path(arguments.workspace) / "registrations"
 
 
 def described(fold: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from diffatlas_pipeline.commands._machine import available_bytes, usable_cores
 from diffatlas_pipeline.errors import UserError
@@ -46,6 +47,12 @@ def add_workspace(parser: argparse.ArgumentParser) -> None:
 
 def workspace_of(arguments: argparse.Namespace) -> Workspace:
     return Workspace.resolve(arguments.workspace)
+
+
+def check_registrations(folder: Path | None) -> None:
+    """UserError if --registrations names something that is not a folder."""
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"--registrations {folder}: not a folder. Give one, it is made if it is not there.")
 
 
 def same_workspace(arguments: argparse.Namespace) -> str:

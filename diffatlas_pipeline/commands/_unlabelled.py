@@ -43,9 +43,12 @@ class Scans:
         return said | {"learnt_modalities": sorted(modality for modality in modalities if modality)}
 
     def make_ready(
-        self, source: Path, folder: Path, method: Method, seed: int, device: torch.device
+        self, source: Path, folder: Path, method: Method, seed: int, device: torch.device, registrations: Path | None = None
     ) -> tuple[Unlabelled, float]:
-        """What the batches are made from, and the seconds that the teacher took; its labels lie in ``folder`` meanwhile."""
+        """What the batches are made from, and the seconds that the teacher took; its labels lie in ``folder`` meanwhile.
+
+        What was registered in an earlier run, and kept in the folder ``registrations``, counts with the seconds that it took.
+        """
         from diffatlas_pipeline.data.loader import Unlabelled
         from diffatlas_pipeline.inference.predictor import Predictor
         from diffatlas_pipeline.inference.teaching import teach
@@ -56,8 +59,9 @@ class Scans:
         print(f"{self.teacher.fold} labels {len(self.cases)} scans, with {count} training cases as atlases.")
         start = time.monotonic()
         place = folder / FOLDER / self.teacher.fold
-        teach(Predictor([self.teacher], device, method.recipe, seed), source, self.cases, place)
-        return Unlabelled(self.cases, self.fraction, place), time.monotonic() - start
+        teacher = Predictor([self.teacher], device, method.recipe, seed, registrations=registrations)
+        earlier_s = teach(teacher, source, self.cases, place)
+        return Unlabelled(self.cases, self.fraction, place), time.monotonic() - start + earlier_s
 
 
 def remove_labels(folder: Path) -> None:
@@ -74,6 +78,8 @@ def chosen_scans(
     """
     fraction = method.recipe.unlabelled_fraction
     known = {*training, *validation}
+    if arguments.registrations is not None and not arguments.teacher:
+        raise UserError("--registrations: only a --teacher registers scans. Leave it out, or give one.")
     if arguments.teacher:
         cases = _to_be_taught(arguments, method, source, known)
         return Scans(cases, fraction or TAUGHT_FRACTION, _teacher(model, arguments.teacher, validation))

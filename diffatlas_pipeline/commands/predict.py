@@ -89,8 +89,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     if not arguments.input.exists():
         raise UserError(f"{arguments.input}: no such file or folder. Give scans with -i.")
     _check_modality(arguments.modality)
-    if arguments.registrations is not None and arguments.registrations.exists() and not arguments.registrations.is_dir():
-        raise UserError(f"--registrations {arguments.registrations}: not a folder. Give one, it is made if it is not there.")
+    _common.check_registrations(arguments.registrations)
 
     from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
     from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffatlas_pipeline.commands import _common
@@ -11,7 +12,6 @@ from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from torch import nn
 
@@ -55,6 +55,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num-unlabelled", type=int, metavar="N", help="use only N of them, drawn with --seed")
     parser.add_argument(
         "--teacher", metavar="FOLD", help="let this trained fold label the scans without labels, and train on these, too"
+    )
+    parser.add_argument(
+        "--registrations",
+        type=Path,
+        metavar="FOLDER",
+        help="keep what the teacher's registration finds in this folder, and use what is there: for several seeds",
     )
     parser.add_argument("--splits-file", metavar="FILE", help="use the splits of this JSON file instead of the planned ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: %(default)s)")
@@ -109,6 +115,7 @@ def _train(arguments: argparse.Namespace) -> None:
         raise UserError(f"--iterations {arguments.iterations}: must be at least 1.")
     limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
     iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
+    _common.check_registrations(arguments.registrations)
     method = create_method(arguments.method, plan, recipe)
     location = ModelFolder.location(workspace, source.name, arguments.method, recipe.name)
     folder = location / name
@@ -133,7 +140,7 @@ def _train(arguments: argparse.Namespace) -> None:
         f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
         f"{len(validation_cases)} cases for validation."
     )
-    unlabelled, teaching_s = scans.make_ready(source, folder, method, arguments.seed, device)
+    unlabelled, teaching_s = scans.make_ready(source, folder, method, arguments.seed, device, arguments.registrations)
     if unlabelled:
         print(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
     if not validation_cases:
@@ -179,7 +186,6 @@ def _read(path: Path) -> str:
 def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str], list[str]]:
     """Name of the split, training cases, validation cases."""
     import random
-    from pathlib import Path
 
     from diffatlas_pipeline.planning.splits import load_splits
     from diffatlas_pipeline.preprocessing.store import list_stored

@@ -68,6 +68,17 @@ def test_a_foreign_scan_is_shown_adapted_and_stored_as_it_is(
     assert np.array_equal(taught.image[:], scan.image[:])
 
 
+def test_kept_registrations_give_the_same_labels_and_tell_what_they_took(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    known, other = store_cases(source, PLAN, [(20, 26, 18), (18, 28, 18)])
+    taught_by = teacher(source, known)
+    taught_by.registrations = tmp_path / "registrations"
+    first, second = (teach(taught_by, source, [other], tmp_path / name, quiet=True) for name in ("one", "two"))
+    assert first == 0 < second
+    one, two = (open_case(tmp_path / name, other).distances for name in ("one", "two"))
+    assert one is not None and two is not None and np.array_equal(one[:], two[:])
+
+
 def test_what_is_labelled_already_stays(tmp_path: Path) -> None:
     source, folder = tmp_path / "source", tmp_path / "taught"
     known, first, second = store_cases(source, PLAN, [(20, 26, 18), (18, 28, 18), (20, 24, 20)])
