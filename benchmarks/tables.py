@@ -178,11 +178,10 @@ def foreign_table(table: pd.DataFrame) -> str:
     header = ["trained on", "method", "scans", "image at", "steps", "draws", *ways.values(), "models", "commit"]
     alike = ["data", "method", "modality", "cases", "guidance_level", "steps", "draws", "commit"]
     rows = []
-    for key, runs in table.groupby(alike, sort=False):
+    for key, runs in table.groupby(alike):
         data, method, modality, cases, level, steps, draws, commit = map(str, key)
         scores = [_mean_and_spread(runs[column]) for column in ways]
-        models = ", ".join(map(str, runs["fold"]))
-        rows.append([data, method, f"{cases} {modality}", level, steps, draws, *scores, models, commit])
+        rows.append([data, method, f"{cases} {modality}", level, steps, draws, *scores, str(len(runs)), commit])
     return markdown(header, rows)
 
 
