@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine, read_rows
-from benchmarks.steps_curve import raw_folder, training_files, validation_files
+from benchmarks.steps_curve import mean_dice, raw_folder, training_files, validation_files
 from benchmarks.tables import shares_table
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.inference.mixture import fitting_share, mixed
 from diffatlas_pipeline.inference.model_folder import ModelFolder
 from diffatlas_pipeline.inference.predictor import Predictor
@@ -81,10 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         fitting = fitting_share(scan, network, prepared.atlases, fold.plan.spacing_mm, fold.plan.distance.tau_mm)
         for share, found in scores.items():
             mixture = mixed(network, prepared.atlases, fitting if share == FITTING else float(share))
-            labels = predictor.restore(mixture, prepared).labels
-            found.append(
-                float(np.nanmean([dice(labels == one.value, reference.array == one.value) for one in fold.plan.dataset.labels]))
-            )
+            found.append(mean_dice(predictor.restore(mixture, prepared).labels, reference, fold.plan.dataset.labels))
     row: dict[str, Any] = {**machine(), "data": fold.plan.dataset.name, "method": fold.method, "fold": fold.fold}
     row |= {"atlases": len(fold.references), "modality": arguments.modality or ""}
     row |= {"cases": len(files)} | {f"share_{share}": float(np.mean(found)) for share, found in scores.items()}

@@ -16,11 +16,10 @@ from tqdm import tqdm
 
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine, read_rows
-from benchmarks.steps_curve import training_files
+from benchmarks.steps_curve import mean_dice, training_files
 from benchmarks.tables import foreign_table
 from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.inference.mixture import mixed
 from diffatlas_pipeline.inference.model_folder import ModelFolder
 from diffatlas_pipeline.inference.predictor import Predictor, settings_for
@@ -61,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure, add the rows and print the table. UserError for what the user has to mend."""
     fold = ModelFolder.find(Workspace.resolve(), path=arguments.model).load(arguments.fold)
     files = training_files(arguments.raw)[: arguments.cases]
-    device, labels = resolve_device(arguments.device), fold.plan.dataset.labels
+    device = resolve_device(arguments.device)
     settings = wanted_settings(arguments, fold.plan.recipe(fold.recipe, fold.method))
     predictors = [Predictor([fold], device, one, registrations=arguments.registrations) for one in settings]
     first = predictors[0]
@@ -82,9 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
                 "with atlases": mixed(alone, adapted.atlases, predictor.network_share(adapted, alone)),
             }
             for way, answer in answers.items():
-                segmented = predictor.restore(answer, plain).labels
-                values = [dice(segmented == label.value, reference.array == label.value) for label in labels]
-                scores[way].append(float(np.nanmean(values)))
+                scores[way].append(mean_dice(predictor.restore(answer, plain).labels, reference, fold.plan.dataset.labels))
     for one_settings, scores in zip(settings, found, strict=True):
         row = {**machine(), "data": fold.plan.dataset.name, "method": fold.method, "fold": fold.fold}
         row |= {"modality": arguments.modality, "cases": len(files)}

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, machine
 from benchmarks.tables import steps_table
-from diffatlas_pipeline.contracts import CaseFiles, LabelVolume, Volume, write_text_atomically
+from diffatlas_pipeline.contracts import CaseFiles, LabelClass, LabelVolume, Volume, write_text_atomically
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.inference.model_folder import ModelFolder, TrainedFold
@@ -161,6 +161,11 @@ def score(predictor: Predictor, cases: Sequence[tuple[str, Volume, LabelVolume]]
     result = {f"dice_{label.name}": float(np.nanmean(column)) for label, column in zip(labels, by_label.T, strict=True)}
     result |= {"dice_mean": float(np.mean(list(result.values()))), "dice_mean_std": float(np.std(by_case, ddof=len(cases) > 1))}
     return result | {"cases": len(cases), "seconds_per_case": float(np.median(seconds))}
+
+
+def mean_dice(segmented: np.ndarray, reference: LabelVolume, labels: Sequence[LabelClass]) -> float:
+    """Dice of a case, the mean over the labels that it or its reference holds."""
+    return float(np.nanmean([dice(segmented == label.value, reference.array == label.value) for label in labels]))
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

@@ -128,6 +128,7 @@ def test_a_teacher_labels_scans_for_another_training(planned: Path, tmp_path: Pa
     assert "give 1 to 3" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--num-unlabelled", "9")
     assert "rba keeps its training cases" in refused(capsys, planned, *teach, "--unlabelled-from", "pool", "--method", "rba")
     assert "give a --teacher" in refused(capsys, planned, *few, "--method", "icf", "--unlabelled-from", "pool")
+    assert "only a --teacher registers" in refused(capsys, planned, *few, "--registrations", str(tmp_path / "kept"))
     assert not (folder.parent.parent / "icf__default").exists(), "a model folder without a fold would mislead prediction"
     assert "--num-unlabelled: diffatlas (default) learns nothing" in refused(
         capsys, planned, *few, "--num-unlabelled", "2", "--overwrite"

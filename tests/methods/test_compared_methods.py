@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffatlas_pipeline.contracts import NetworkPlan, Recipe
+from diffatlas_pipeline.contracts import DIFFUSING, NetworkPlan, Recipe
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.icf import FeedForward
@@ -150,6 +150,7 @@ def test_recipes_belong_to_methods() -> None:
 
 
 def test_a_recipe_of_ones_own_does_not_hide_the_default() -> None:
+    assert set(DIFFUSING) == {name for name, method in METHODS.items() if "steps" in method.options}
     mine = Recipe("mine", method="icf", random_contrast=0.5)
     plan = replace(PLAN, recipes=(mine,))
     assert plan.recipe("mine", "icf") == mine and plan.recipe("default", "icf") == Recipe("default", method="icf")
