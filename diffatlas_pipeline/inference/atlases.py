@@ -26,7 +26,7 @@ FUSION = "mean"  # smooth distances, as the network's are that they are averaged
 class AtlasAnswer:
     """``appearance`` (C, x, y, z) in [-1, 1] is how the scan would look among the training scans; ``distances`` and ``spread``
     (K, x, y, z) in units of tau are their labels, fused. float32. ``earlier_s``: the seconds that the registration took if that
-    was in an earlier run, else 0.
+    was in another run, less those that this one has waited for it; else 0.
     """
 
     appearance: np.ndarray
@@ -46,9 +46,10 @@ def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: P
     path = kept / f"{_key(image, atlases, plan, settings)}.npz"
     if (known := _read(path)) is not None:
         return known
+    asked = time.perf_counter()
     with _alone_with(path):
         if (known := _read(path)) is not None:  # another process has done it meanwhile
-            return known
+            return replace(known, earlier_s=known.earlier_s - (time.perf_counter() - asked))
         start = time.perf_counter()
         answer = _register(image, atlases, plan, settings)
         _write(path, replace(answer, earlier_s=time.perf_counter() - start))

@@ -43,8 +43,8 @@ class Prepared:
     """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], the way back, and what is unusual about it.
 
     ``atlases`` is what the training scans that the model keeps say of it by registration, if that was asked for;
-    ``earlier_s`` are the seconds that this had taken, if it was done in an earlier run. ``adapted_from`` is the scan as it
-    was, in [-1, 1], if ``image`` shows it as it would look among the training scans.
+    ``earlier_s`` are the seconds that this had taken, if it was done in another run, less those waited for it.
+    ``adapted_from`` is the scan as it was, in [-1, 1], if ``image`` shows it as it would look among the training scans.
     """
 
     image: np.ndarray
