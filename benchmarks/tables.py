@@ -279,6 +279,7 @@ def unlabelled_table(table: pd.DataFrame) -> str:
         "mean Dice",
         "NSD",
         "training",
+        "iterations",
         "in all",
         "s/case",
         "seeds",
@@ -293,9 +294,9 @@ def unlabelled_table(table: pd.DataFrame) -> str:
             else f" ({one['labelled_cases']})"
         )
         scores = [_mean_percent(group["dice_mean"]), _mean_percent(group["nsd_mean"])]
-        times = [f"{group[column].mean() / 60:.0f} min" for column in ("train_seconds", "seconds_in_all")]
-        rest = [_number(group["seconds_per_case"].mean(), 2), str(len(group))]
-        rows.append([setting, method, learnt_from + scans, "yes" if with_atlases else "no", *scores, *times, *rest])
+        training, in_all = (f"{group[column].mean() / 60:.0f} min" for column in ("train_seconds", "seconds_in_all"))
+        rest = [training, _number(group["iterations"].mean(), 0), in_all, _number(group["seconds_per_case"].mean(), 2)]
+        rows.append([setting, method, learnt_from + scans, "yes" if with_atlases else "no", *scores, *rest, str(len(group))])
     return markdown(header, rows)
 
 

@@ -191,6 +191,7 @@ def test(
     return {
         "labelled_cases": len(trained["training_cases"]),
         "unlabelled_cases": len(trained["unlabelled_cases"]),
+        "iterations": trained["iterations"],
         "train_seconds": trained["seconds"],
         "seconds_in_all": round(before + trained["seconds"], 1),  # with the teacher's training and the labelling
         **scores(place / "evaluation"),

@@ -22,7 +22,7 @@ def test_teacher_and_student_are_trained_and_tested(tmp_path: Path) -> None:
     assert list(table["labelled_cases"]) == [2, 2] and list(table["unlabelled_cases"]) == [0, 1]
     alone, taught = table["seconds_in_all"]
     assert taught > alone + table["train_seconds"][1], "the teacher's time and that of labelling count"
-    assert table["dice_mean"].between(0, 1).all() and (table["cases"] == 2).all()
+    assert table["dice_mean"].between(0, 1).all() and (table["cases"] == 2).all() and (table["iterations"] > 0).all()
     lines = tables.table_of("unlabelled", tmp_path / "r").splitlines()
     assert lines[3].startswith("| hippocampus, 2-shot | diffatlas | labels and scans (2 + 1) | no |")
 
