@@ -85,7 +85,7 @@ def test_what_another_is_registering_is_waited_for(tmp_path: Path, monkeypatch: 
         answer, waited_s = second.result(60)
         np.testing.assert_array_equal(first.result(60).distances, answer.distances)
     registered_s = ask_atlases(image, two, PLAN, tmp_path / "kept").earlier_s
-    assert len(calls) == 1 and waited_s + answer.earlier_s == pytest.approx(registered_s, abs=0.1), "the wait counts once"
+    assert len(calls) == 1 and waited_s + answer.earlier_s == pytest.approx(registered_s, abs=0.4), "the wait counts once"
 
 
 def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
