@@ -19,15 +19,17 @@ from torch import nn
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
-from diffatlas_pipeline.contracts import AugmentationPlan, DistancePlan, NetworkPlan, Plan, Recipe, TrainingPlan, from_json
 from diffatlas_pipeline.data.loader import Unlabelled, training_batches
+from diffatlas_pipeline.datasets.splits import load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
+from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.predictor import segment_padded
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.registry import create_method
-from diffatlas_pipeline.planning.splits import load_splits
+from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.planning.plan import AugmentationPlan, DistancePlan, Plan, Recipe, TrainingPlan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.training.loop import Run, train

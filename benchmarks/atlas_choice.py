@@ -18,16 +18,17 @@ from tqdm import tqdm
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine, read_rows
 from benchmarks.tables import choice_table
-from diffatlas_pipeline.contracts import Plan, from_json
+from diffatlas_pipeline.atlases.bank import spread_evenly
+from diffatlas_pipeline.datasets.splits import load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
-from diffatlas_pipeline.planning.splits import load_splits
+from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.frame import in_common_frame
 from diffatlas_pipeline.registration.fusion import labels_of
 from diffatlas_pipeline.registration.register import AtlasSettings, fuse, register_atlases
-from diffatlas_pipeline.training.references import spread_evenly
 
 FEW = 12  # as many as are registered deformably
 ASTRAY = 0.5  # an atlas whose own labels have a smaller Dice than this lies in a wrong place

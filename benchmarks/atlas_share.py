@@ -17,13 +17,13 @@ from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine, read_rows
 from benchmarks.steps_curve import mean_dice, raw_folder, training_files, validation_files
 from benchmarks.tables import shares_table
+from diffatlas_pipeline.atlases.late_fusion import fitting_share, mixed
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.inference.mixture import fitting_share, mixed
-from diffatlas_pipeline.inference.model_folder import ModelFolder
 from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
-from diffatlas_pipeline.workspace import Workspace
 
 SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 FITTING = "fitting"  # chosen for each case by what fits the scan

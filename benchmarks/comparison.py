@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.hippocampus import DATASET_ID, NAME, SETTINGS, few_shot_split, read_protocol
 from benchmarks.record import RESULTS, machine
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import write_text_atomically
 
 METHODS = ("diffatlas", "diffatlas+atlases", "icf", "icf+atlases", "icmd", "rba")
 ALONE = ("diffatlas", "icf", "icmd", "rba")

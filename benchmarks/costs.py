@@ -23,10 +23,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.authors_network import AuthorsNetwork
-from diffatlas_pipeline.contracts import NetworkPlan, Triple
 from diffatlas_pipeline.inference.tiling import windows
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.volumes.grids import Triple
 
 OPTIMISER_COPIES = 5  # weights, gradients, two moments of AdamW, moving average
 OVERLAP = 0.5  # of the windows of a volume larger than the patch

@@ -18,14 +18,14 @@ from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine, read_rows
 from benchmarks.steps_curve import mean_dice, training_files
 from benchmarks.tables import foreign_table
-from diffatlas_pipeline.contracts import Recipe
+from diffatlas_pipeline.atlases.late_fusion import mixed
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.inference.mixture import mixed
-from diffatlas_pipeline.inference.model_folder import ModelFolder
 from diffatlas_pipeline.inference.predictor import Predictor, settings_for
+from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
+from diffatlas_pipeline.planning.plan import Recipe
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
-from diffatlas_pipeline.workspace import Workspace
 
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 WAYS = ("as it is", "adapted", "with atlases")

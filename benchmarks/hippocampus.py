@@ -19,9 +19,9 @@ import pandas as pd
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
-from diffatlas_pipeline.contracts import write_text_atomically
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.workspace import Workspace
+from diffatlas_pipeline.files import write_text_atomically
 
 DATASET_ID, NAME = 4, "Hippocampus"
 DATASET = f"Dataset{DATASET_ID:03d}_{NAME}"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import write_text_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "documentation" / "results"

@@ -20,12 +20,14 @@ from benchmarks.authors_network import STEPS
 from benchmarks.costs import Counts, Stopwatch, Subject, count, peak_memory
 from benchmarks.record import RESULTS, machine
 from benchmarks.tables import speed_table
-from diffatlas_pipeline.contracts import Budget, Triple, TripleMm, write_text_atomically
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.planning.plan import Budget
 from diffatlas_pipeline.planning.recipes import default_recipes
 from diffatlas_pipeline.planning.topology import plan_batch_size, plan_topology
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 BUDGETS = {"planned for a CPU": Budget(8, "cpu", "cpu"), "planned for an 8 GB GPU": Budget(8, "cuda", "gpu8")}
 SPACING_MM: TripleMm = (1.0, 1.0, 1.0)

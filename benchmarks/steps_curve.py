@@ -21,15 +21,17 @@ from tqdm import tqdm
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, machine
 from benchmarks.tables import steps_table
-from diffatlas_pipeline.contracts import CaseFiles, LabelClass, LabelVolume, Volume, write_text_atomically
+from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
+from diffatlas_pipeline.datasets.raw import read_dataset
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
-from diffatlas_pipeline.inference.model_folder import ModelFolder, TrainedFold
+from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.predictor import Predictor, settings_for
+from diffatlas_pipeline.models.folder import ModelFolder, TrainedFold
 from diffatlas_pipeline.networks.execution import resolve_device
-from diffatlas_pipeline.planning.dataset import read_dataset
+from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
-from diffatlas_pipeline.workspace import Workspace
 
 SOLVERS = ("ddim",)
 STEPS = (1, 2, 4, 8, 16, 32)

@@ -19,16 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.record import RESULTS, machine
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.diffusion.levels import add_noise
 from diffatlas_pipeline.evaluation.metrics import dice
-from diffatlas_pipeline.inference.model_folder import ModelFolder, TrainedFold
+from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.methods.base import case_generator
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.models.folder import ModelFolder, TrainedFold
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import open_case
-from diffatlas_pipeline.workspace import Workspace
 
 LEVELS = (0.999, 0.9, 0.75, 0.5, 0.25, 0.1)
 

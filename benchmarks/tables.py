@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.record import RESULTS, ROOT, read_rows
 from diffatlas_pipeline.benchmark.settings import MethodChoice
-from diffatlas_pipeline.contracts import write_text_atomically
+from diffatlas_pipeline.files import write_text_atomically
 
 PAGE = ROOT / "documentation" / "benchmarks.md"
 README = ROOT / "README.md"

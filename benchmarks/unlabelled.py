@@ -18,8 +18,8 @@ from benchmarks.commands import add_places, do, main_of
 from benchmarks.comparison import HEART_CASES, HEART_SIZE, HEART_TEST_CASES, HEARTS, prepare_hippocampus
 from benchmarks.hippocampus import DATASET, SETTINGS, case_seconds, scores
 from benchmarks.record import RESULTS, append_row, machine
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import write_text_atomically
 
 SCANS_SEED = 1  # of the hearts without labels: the same seed would give the labelled hearts again
 SCANS_ID = 10  # number added to the labelled hearts' for the data set that the scans are taken from

@@ -31,10 +31,11 @@ from dataset_conversion.raw_layout import (
     with_temporary,
     write_description,
 )
-from diffatlas_pipeline.contracts import Grid, write_text_atomically
+from diffatlas_pipeline.datasets.splits import SHOT_SEEDS, SHOTS, few_shot_name
 from diffatlas_pipeline.errors import DatasetError, UserError
-from diffatlas_pipeline.planning.splits import SHOT_SEEDS, SHOTS, few_shot_name
+from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.volumes import nifti
+from diffatlas_pipeline.volumes.grids import Grid
 
 FILE_ENDINGS = (".nii.gz", ".nii")
 TEST_FRACTION = 0.2  # the paper's split, section 3.1

@@ -26,9 +26,8 @@ from dataset_conversion.heart import (
 )
 from dataset_conversion.msd import cases_from_json
 from dataset_conversion.raw_layout import dataset_folder
-from diffatlas_pipeline.contracts import Grid
 from diffatlas_pipeline.errors import DatasetError
-from diffatlas_pipeline.volumes.grids import grid_difference
+from diffatlas_pipeline.volumes.grids import Grid, grid_difference
 from diffatlas_pipeline.volumes.io import read_labels
 
 PREFIXES = {"CT": "ct_train", "MRI": "mr_train"}

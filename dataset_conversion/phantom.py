@@ -29,8 +29,8 @@ from dataset_conversion.raw_layout import (
     with_temporary,
     write_description,
 )
-from diffatlas_pipeline.contracts import Triple
 from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.volumes.grids import Triple
 
 GENERATOR_VERSION = 1
 FIELD_OF_VIEW_MM = 168.0

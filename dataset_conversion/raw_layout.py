@@ -23,8 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.files import write_text_atomically
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -32,9 +32,9 @@ from dataset_conversion.heart import (
 )
 from dataset_conversion.msd import cases_from_json
 from dataset_conversion.raw_layout import dataset_folder, for_each_case, make_folders
-from diffatlas_pipeline.contracts import Grid, write_text_atomically
 from diffatlas_pipeline.errors import DatasetError, UserError
-from diffatlas_pipeline.volumes.grids import grid_difference
+from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.volumes.grids import Grid, grid_difference
 from diffatlas_pipeline.volumes.io import read_grid, read_labels
 
 MASKS = {

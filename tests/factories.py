@@ -7,24 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import (
-    AugmentationPlan,
-    Budget,
-    ChannelPlan,
-    DatasetDescription,
-    DiffusionPlan,
-    DistancePlan,
-    Grid,
-    LabelClass,
-    LabelVolume,
-    NetworkPlan,
-    Plan,
-    Recipe,
-    TrainingPlan,
-    Triple,
-    TripleMm,
-    Volume,
-)
+from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
+from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, ChannelPlan, DistancePlan, Plan, Recipe, TrainingPlan
+from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Triple, TripleMm, Volume
 
 
 def make_recipe(name: str = "default", **changes: Any) -> Recipe:

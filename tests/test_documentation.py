@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffatlas_pipeline import contracts
 from diffatlas_pipeline.commands.convert import CONVERTERS
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
+from diffatlas_pipeline.planning import plan as plan_module
 from diffatlas_pipeline.planning.diffusion_steps import sampled_variance
 from diffatlas_pipeline.planning.recipes import default_recipes, diffuses
 from diffatlas_pipeline.planning.topology import PRESETS
@@ -198,8 +198,8 @@ def fields_of(kind: type) -> set[str]:
     for field in dataclasses.fields(kind):
         names.add(field.name)
         for inner in re.findall(r"\b[A-Z]\w+", str(field.type)):
-            if dataclasses.is_dataclass(getattr(contracts, inner, None)):
-                names |= fields_of(getattr(contracts, inner))
+            if dataclasses.is_dataclass(getattr(plan_module, inner, None)):
+                names |= fields_of(getattr(plan_module, inner))
     return names
 
 
@@ -207,7 +207,7 @@ def test_every_field_of_the_plan_is_described() -> None:
     text = PLAN_PAGE.read_text(encoding="utf-8")
     described = {name for cell in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
     described |= set(re.findall(r"^### (\w+)$", text, re.MULTILINE))
-    wanted = fields_of(contracts.Plan)
+    wanted = fields_of(plan_module.Plan)
     assert {"training_steps", "guidance_interval", "file_ending"} <= wanted  # the search goes into nested dataclasses
     missing = wanted - described
     assert not missing
@@ -244,7 +244,7 @@ def recipe_table() -> str:
     recipes = [recipe for recipe in default_recipes() if diffuses(recipe)]
     rows = [
         [f"`{field.name}`", *(value_text(getattr(recipe, field.name)) for recipe in recipes)]
-        for field in dataclasses.fields(contracts.Recipe)
+        for field in dataclasses.fields(plan_module.Recipe)
         if field.name not in ("name", "method")
     ]
     return table(["option", *(f"{recipe.method} `{recipe.name}`" for recipe in recipes)], rows)

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
+from diffatlas_pipeline.atlases.late_fusion import SHARES
 from diffatlas_pipeline.commands import convert, evaluate, plan_and_preprocess, predict, train
-from diffatlas_pipeline.inference.mixture import SHARES
 from tests.planning.raw_data import write_dataset
 
 KINDS = {

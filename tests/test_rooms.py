@@ -9,8 +9,9 @@ import diffatlas_pipeline
 
 ROOT = Path(diffatlas_pipeline.__file__).parent
 ORDER = [
-    "errors", "contracts", "workspace", "volumes", "planning", "preprocessing", "data", "diffusion", "networks",
-    "registration", "methods", "training", "inference", "evaluation", "report", "benchmark", "commands",
+    "errors", "files", "machine", "parallel", "volumes", "datasets", "diffusion", "networks", "planning", "preprocessing",
+    "registration", "data", "methods", "models", "inference", "atlases", "evaluation", "training", "benchmark", "report",
+    "api", "commands",
 ]  # fmt: skip
 
 

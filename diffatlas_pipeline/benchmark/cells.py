@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline.benchmark.settings import MethodChoice, Pool, PreparedSetting, Setting, TestSet, method_order
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import write_text_atomically
 
 VERSION = 1
 FILE = "benchmark.json"

@@ -12,8 +12,9 @@ from typing import Any
 
 from diffatlas_pipeline.benchmark.cells import DONE, FAILED, METADATA, WEIGHTS, Cell, Status
 from diffatlas_pipeline.benchmark.settings import TestSet
-from diffatlas_pipeline.contracts import Plan, from_json
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.planning.plan import Plan
 
 PLANS = "plans.json"  # in the folder of a model: the plan that it was trained by
 REGISTRATIONS = "registrations"  # what cells that register the same training scans share

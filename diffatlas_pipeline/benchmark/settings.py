@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from diffatlas_pipeline.contracts import CaseFiles, RawDataset
+from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
+from diffatlas_pipeline.datasets.splits import SHOTS, Split, few_shot_name, load_splits
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.planning.splits import SHOTS, Split, few_shot_name, load_splits
 
 FULL = "full"
 ZERO_SHOT = "zero-shot:"

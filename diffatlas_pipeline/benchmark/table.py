@@ -14,8 +14,8 @@ import pandas as pd
 from diffatlas_pipeline.benchmark.cells import DONE, FAILED, METADATA
 from diffatlas_pipeline.benchmark.progress import duration
 from diffatlas_pipeline.benchmark.settings import MethodChoice
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.evaluation.tables import format_table
+from diffatlas_pipeline.files import write_text_atomically
 
 METRICS = {"dice": "Dice", "nsd": "NSD"}
 AVERAGE = "average"

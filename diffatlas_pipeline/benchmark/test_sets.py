@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.benchmark.cells import safe
 from diffatlas_pipeline.benchmark.settings import TestSet
-from diffatlas_pipeline.contracts import CaseFiles
+from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 

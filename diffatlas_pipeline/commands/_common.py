@@ -8,12 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from diffatlas_pipeline.commands._machine import available_bytes, usable_cores
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.workspace import Workspace
-
-MOST_WORKERS = 8  # beyond it the disk is what all wait for
-WORKER_BYTES = 2 * 10**9  # a CT of 512 x 512 x 150 voxels with a few labels
+from diffatlas_pipeline.machine import default_workers
 
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
@@ -64,10 +61,3 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=default_workers(), metavar="N", help="parallel processes (default: %(default)s)"
     )
-
-
-def default_workers() -> int:
-    """As many processes as cores this process may use and as the free memory has room for: at least one, at most eight."""
-    memory = available_bytes()
-    room = MOST_WORKERS if memory is None else memory // WORKER_BYTES
-    return max(1, min(MOST_WORKERS, usable_cores(), room))

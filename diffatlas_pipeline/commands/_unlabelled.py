@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
     from diffatlas_pipeline.data.loader import Unlabelled
-    from diffatlas_pipeline.inference.model_folder import ModelFolder, TrainedFold
     from diffatlas_pipeline.methods.base import Method
+    from diffatlas_pipeline.models.folder import ModelFolder, TrainedFold
 
 TAUGHT_FRACTION = 2 / 3  # share of samples with a teacher's labels, unless the recipe has an unlabelled_fraction
 FOLDER = "taught"  # in the folder of the training, while it lasts
@@ -51,7 +51,7 @@ class Scans:
         """
         from diffatlas_pipeline.data.loader import Unlabelled
         from diffatlas_pipeline.inference.predictor import Predictor
-        from diffatlas_pipeline.inference.teaching import teach
+        from diffatlas_pipeline.training.pseudo_labels import teach
 
         if self.teacher is None:
             return Unlabelled(self.cases, self.fraction), 0.0
@@ -122,7 +122,7 @@ def _teacher(model: ModelFolder, name: str, validation: list[str]) -> TrainedFol
 
 def _among_stored(arguments: argparse.Namespace, source: Path, known: set[str]) -> tuple[str, ...]:
     """Training cases of the split --unlabelled-from, else the stored cases without labels; --num-unlabelled of them."""
-    from diffatlas_pipeline.planning.splits import load_splits
+    from diffatlas_pipeline.datasets.splits import load_splits
     from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 
     stored = list_stored(source)

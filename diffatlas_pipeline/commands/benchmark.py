@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.commands.train import seconds_of
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.workspace import Workspace
+from diffatlas_pipeline.machine import default_workers, usable_cores
 
 if TYPE_CHECKING:
     from diffatlas_pipeline.benchmark.cells import Cell, Conditions, Status
     from diffatlas_pipeline.benchmark.settings import MethodChoice, PreparedSetting, Setting
     from diffatlas_pipeline.commands._child import Children
-    from diffatlas_pipeline.contracts import RawDataset
+    from diffatlas_pipeline.datasets.description import RawDataset
 
 METHODS = ("diffatlas", "icf", "icmd", "rba")
 
@@ -86,8 +87,8 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.benchmark.cells import Status
     from diffatlas_pipeline.benchmark.settings import check_settings
     from diffatlas_pipeline.commands._child import Children
+    from diffatlas_pipeline.datasets.raw import read_dataset
     from diffatlas_pipeline.networks.execution import resolve_device
-    from diffatlas_pipeline.planning.dataset import read_dataset
 
     device = resolve_device(arguments.device).type
     workspace = _common.workspace_of(arguments)
@@ -148,7 +149,7 @@ def _environment(workspace: Workspace, folder: Path, jobs: int) -> dict[str, str
     environment |= {"DiffAtlas_raw": str(workspace.raw), "DiffAtlas_preprocessed": str(workspace.preprocessed)}
     environment["DiffAtlas_results"] = str(folder / "models")
     if jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, _common.usable_cores() // jobs)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     return environment
 
 
@@ -178,8 +179,9 @@ def _prepare(
     """The settings with their cases, and what all cells share. UserError for anything that does not fit the plan."""
     from diffatlas_pipeline.benchmark.cells import Conditions
     from diffatlas_pipeline.benchmark.settings import MethodChoice, known_splits, prepare_settings
-    from diffatlas_pipeline.contracts import Plan, from_json
+    from diffatlas_pipeline.files import from_json
     from diffatlas_pipeline.methods.registry import METHODS as KNOWN
+    from diffatlas_pipeline.planning.plan import Plan
     from diffatlas_pipeline.training.plan_check import check_plan
 
     source = workspace.preprocessed / dataset.folder.name
@@ -311,7 +313,7 @@ def _run_cells(
         progress.done(cell)
         write_tables(status.folder, status.content)
 
-    workers = 1 if arguments.jobs > 1 else _common.default_workers()
+    workers = 1 if arguments.jobs > 1 else default_workers()
     runner = Runner(
         status, children.do, test_sets, arguments.max_time, arguments.device, dataset.folder / "dataset.json", workers, report
     )

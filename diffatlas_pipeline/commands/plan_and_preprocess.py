@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffatlas_pipeline.commands._common import add_workers, add_workspace, command_parser, run, same_workspace, workspace_of
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
-    from diffatlas_pipeline.contracts import Budget, Fingerprint, RawDataset
+    from diffatlas_pipeline.datasets.description import RawDataset
+    from diffatlas_pipeline.planning.fingerprint import Fingerprint
+    from diffatlas_pipeline.planning.plan import Budget
     from diffatlas_pipeline.planning.record import Record
 
 DESCRIPTION = "Check raw data sets, measure them, plan spacing, network, diffusion and training, and store their cases."
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def plan_and_preprocess(arguments: argparse.Namespace) -> None:
     """Do it for each data set asked for. Raises UserError for anything the user has to mend, after the others are done."""
-    from diffatlas_pipeline.contracts import Budget
+    from diffatlas_pipeline.planning.plan import Budget
     from diffatlas_pipeline.planning.topology import preset_for, preset_named
 
     if not arguments.memory_gb > 0:
@@ -92,10 +94,10 @@ def _each_dataset(identifiers: Iterable[str], workspace: Workspace, budget: Budg
 
 def _one_dataset(source: Path, workspace: Workspace, budget: Budget, arguments: argparse.Namespace) -> str:
     """Check, fingerprint, plan, preprocess the data set in ``source``; returns the closing line."""
-    from diffatlas_pipeline.contracts import to_json
+    from diffatlas_pipeline.datasets.raw import read_dataset
     from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
+    from diffatlas_pipeline.files import to_json
     from diffatlas_pipeline.networks.memory import training_bytes
-    from diffatlas_pipeline.planning.dataset import read_dataset
     from diffatlas_pipeline.planning.describe import plan_table
     from diffatlas_pipeline.planning.planner import make_plan
     from diffatlas_pipeline.preprocessing.run import preprocess_dataset
@@ -125,9 +127,9 @@ def _one_dataset(source: Path, workspace: Workspace, budget: Budget, arguments: 
 
 def _measured(dataset: RawDataset, folder: Path, arguments: argparse.Namespace, clock: _Clock) -> tuple[Fingerprint, Record]:
     """The fingerprint and its record: those in ``folder`` if nothing has changed since, else made now."""
-    from diffatlas_pipeline.contracts import to_json
-    from diffatlas_pipeline.planning.checks import check_dataset
-    from diffatlas_pipeline.planning.fingerprint import compute_fingerprint
+    from diffatlas_pipeline.datasets.checks import check_dataset
+    from diffatlas_pipeline.files import to_json
+    from diffatlas_pipeline.planning.measure import compute_fingerprint
     from diffatlas_pipeline.planning.record import make_record, recorded_fingerprint, source_digest
 
     source = source_digest(dataset)  # before reading: what changes meanwhile is seen next time
@@ -147,7 +149,7 @@ def _write(folder: Path, plan: str, texts: dict[str, str], overwrite: bool) -> N
 
     UserError if another plan is there and may not be replaced, or nothing can be written.
     """
-    from diffatlas_pipeline.contracts import write_text_atomically
+    from diffatlas_pipeline.files import write_text_atomically
 
     path = folder / "plans.json"
     if path.is_file() and not overwrite and not _is_same_plan(path, plan):
@@ -165,7 +167,7 @@ def _write(folder: Path, plan: str, texts: dict[str, str], overwrite: bool) -> N
 
 def _write_splits(path: Path, own: Path, cases: list[str], overwrite: bool) -> None:
     """The planned splits; over them those that are in ``path`` already, and over these the data set's ``own`` ones."""
-    from diffatlas_pipeline.planning.splits import load_splits, make_splits, write_splits
+    from diffatlas_pipeline.datasets.splits import load_splits, make_splits, write_splits
 
     splits = make_splits(cases)
     if path.is_file() and not _is_outdated(path, cases, overwrite):
@@ -184,7 +186,7 @@ def _unwritable(folder: Path, error: OSError) -> UserError:
 
 def _is_outdated(path: Path, cases: list[str], overwrite: bool) -> bool:
     """Whether a splits file is to be made anew: it does not fit the cases, and overwriting is allowed."""
-    from diffatlas_pipeline.planning.splits import load_splits
+    from diffatlas_pipeline.datasets.splits import load_splits
 
     try:
         load_splits(path, cases)
@@ -197,7 +199,8 @@ def _is_same_plan(path: Path, plan: str) -> bool:
     """Whether the plan in ``path`` is ``plan``, written perhaps by an earlier release: other reasons, or no word of an option
     that has been added since and is at its default.
     """
-    from diffatlas_pipeline.contracts import Plan, from_json
+    from diffatlas_pipeline.files import from_json
+    from diffatlas_pipeline.planning.plan import Plan
 
     texts = (path.read_text(encoding="utf-8"), plan)
     try:

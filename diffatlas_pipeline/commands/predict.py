@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from diffatlas_pipeline.inference.batch import CaseOutcome
-    from diffatlas_pipeline.inference.model_folder import ModelFolder
     from diffatlas_pipeline.inference.predictor import Predictor
+    from diffatlas_pipeline.models.folder import ModelFolder
 
 # What a kept output must have been made with, too.
 _SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlases")
@@ -142,7 +142,7 @@ def _has_spread(predictor: Predictor, with_atlases: bool) -> bool:
 
 
 def _check_modality(modality: str | None) -> None:
-    from diffatlas_pipeline.contracts import MODALITIES
+    from diffatlas_pipeline.datasets.description import MODALITIES
 
     if modality is not None and modality.upper() not in MODALITIES:
         raise UserError(f"--modality {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
@@ -171,8 +171,8 @@ def _use_of_training_scans(arguments: argparse.Namespace, predictor: Predictor) 
 
 
 def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
-    from diffatlas_pipeline.inference.model_folder import ModelFolder
     from diffatlas_pipeline.inference.predictor import Predictor, settings_for
+    from diffatlas_pipeline.models.folder import ModelFolder
     from diffatlas_pipeline.networks.execution import resolve_device
 
     device = resolve_device(arguments.device)
@@ -201,7 +201,7 @@ def _record(
     """What prediction.json says; kept cases keep what the earlier run said of them."""
     from dataclasses import asdict
 
-    from diffatlas_pipeline.inference.model_folder import versions
+    from diffatlas_pipeline.models.folder import versions
 
     old = before.get("cases", {})
     kept = {outcome.case for outcome in outcomes if outcome.status == "kept"}

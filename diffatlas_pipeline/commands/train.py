@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from diffatlas_pipeline.contracts import Plan, Recipe
+    from diffatlas_pipeline.planning.plan import Plan, Recipe
     from diffatlas_pipeline.registration.atlas import Atlas
     from diffatlas_pipeline.training.loop import Validation
 
@@ -89,18 +89,19 @@ def seconds_of(text: str) -> float:
 def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
+    from diffatlas_pipeline.atlases.bank import spread_evenly, write_references
     from diffatlas_pipeline.commands._unlabelled import chosen_scans, remove_labels
-    from diffatlas_pipeline.contracts import Plan, from_json
     from diffatlas_pipeline.data.loader import training_batches
-    from diffatlas_pipeline.inference.model_folder import ModelFolder, versions
+    from diffatlas_pipeline.files import from_json
     from diffatlas_pipeline.methods.base import LearnedMethod
     from diffatlas_pipeline.methods.registry import create_method, known_method
+    from diffatlas_pipeline.models.folder import ModelFolder, versions
     from diffatlas_pipeline.networks.execution import resolve_device
+    from diffatlas_pipeline.planning.plan import Plan
     from diffatlas_pipeline.training.checkpoints import write_final
     from diffatlas_pipeline.training.fit import fit
     from diffatlas_pipeline.training.loop import Run
     from diffatlas_pipeline.training.plan_check import check_plan
-    from diffatlas_pipeline.training.references import spread_evenly, write_references
     from diffatlas_pipeline.training.schedule import Duration
 
     workspace = _common.workspace_of(arguments)
@@ -187,7 +188,7 @@ def _cases(arguments: argparse.Namespace, source: Path) -> tuple[str, list[str],
     """Name of the split, training cases, validation cases."""
     import random
 
-    from diffatlas_pipeline.planning.splits import load_splits
+    from diffatlas_pipeline.datasets.splits import load_splits
     from diffatlas_pipeline.preprocessing.store import list_stored
 
     splits = load_splits(Path(arguments.splits_file) if arguments.splits_file else source / "splits.json", list_stored(source))
@@ -286,12 +287,12 @@ def _segment_validation(
     arguments: argparse.Namespace, workspace: Any, model: Any, fold: str, cases: list[str], device: Any
 ) -> None:
     """Segment the whole validation fold from its raw images, as DiffAtlas_predict would, and write its table."""
+    from diffatlas_pipeline.datasets.raw import read_dataset
     from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
     from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
     from diffatlas_pipeline.evaluation.tables import results_table
     from diffatlas_pipeline.inference.batch import Wanted, predict_cases
     from diffatlas_pipeline.inference.predictor import Predictor
-    from diffatlas_pipeline.planning.dataset import read_dataset
 
     trained = model.load(fold)
     try:

@@ -22,10 +22,10 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from batchgenerators.transforms.abstract_transforms import AbstractTransform
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from diffatlas_pipeline.contracts import Plan
 from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.planning.plan import Plan
 
 Batch = dict[str, torch.Tensor]
 PREFETCHED = 2  # batches that each worker makes ahead

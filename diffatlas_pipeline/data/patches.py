@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import Plan, Triple
 from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 from diffatlas_pipeline.preprocessing.store import StoredCase, open_case
+from diffatlas_pipeline.volumes.grids import Triple
 
 IMAGE_PADDING = -1.0  # the image's minimum
 DISTANCE_PADDING = STORED_LIMIT  # outside every label; training clips it to +1

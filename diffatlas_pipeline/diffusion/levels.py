@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffatlas_pipeline.contracts import DiffusionPlan
+from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 
 COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021, Eq. 17: keeps the first steps from being too small
 LARGEST_BETA = 0.999

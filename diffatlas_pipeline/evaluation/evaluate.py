@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from diffatlas_pipeline.contracts import LabelClass, write_text_atomically
+from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE, score
-from diffatlas_pipeline.planning.parallel import run_cases
+from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.volumes.grids import grid_difference
-from diffatlas_pipeline.volumes.io import list_cases, read_labels
+from diffatlas_pipeline.volumes.io import read_labels
 
 MISSING = ("error", "empty", "skip")
 METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")

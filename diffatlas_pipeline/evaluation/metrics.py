@@ -20,7 +20,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import marching_cubes
 
-from diffatlas_pipeline.contracts import TripleMm
+from diffatlas_pipeline.volumes.grids import TripleMm
 
 EMPTY_RULE = (
     "Both masks empty: not counted. One mask empty: Dice 0, NSD 0, HD95 the diagonal of the volume. "

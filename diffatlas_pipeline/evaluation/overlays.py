@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from diffatlas_pipeline.contracts import Grid, LabelClass, TripleMm
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import CasePair, Evaluation
+from diffatlas_pipeline.volumes.grids import Grid, TripleMm
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_labels, read_volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
 

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from diffatlas_pipeline.contracts import CaseFiles, Volume
+from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import label_path, write_result
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
 from diffatlas_pipeline.methods.base import Segmentation
+from diffatlas_pipeline.volumes.grids import Volume
 from diffatlas_pipeline.volumes.io import read_volume
 
 STAGES = ("read", "prepare", "sample", "restore", "write")

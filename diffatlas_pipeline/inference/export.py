@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.contracts import CaseFiles, Grid, LabelClass, write_text_atomically
+from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.predictor import Result
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, list_cases, write_labels, write_scalars
+from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, write_labels, write_scalars
 
 RECORD = "prediction.json"
 DISTANCES, UNCERTAINTY = "distance_maps", "uncertainty"

@@ -13,22 +13,24 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import Plan, Recipe, SpatialRecord, Triple, Volume
+from diffatlas_pipeline.atlases.answer import ask_atlases
+from diffatlas_pipeline.atlases.contrast import adapt_contrast
+from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, fitting_share, mixed
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import ModelError, UserError
-from diffatlas_pipeline.inference.atlases import ask_atlases
-from diffatlas_pipeline.inference.mixture import NETWORK_SHARE, fitting_share, mixed
-from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.stitched import Stitcher, is_out_of_memory
 from diffatlas_pipeline.methods.base import LearnedMethod, Method, Progress, Segmentation, Stitch
 from diffatlas_pipeline.methods.registry import create_method, known_method
+from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
+from diffatlas_pipeline.planning.plan import Plan, Recipe
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 from diffatlas_pipeline.preprocessing.normalisation import is_foreign
+from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.registration.affine import RegistrationFailed
-from diffatlas_pipeline.registration.contrast import adapt_contrast
+from diffatlas_pipeline.volumes.grids import Triple, Volume
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 ADAPTATIONS = ("off", "curve", "atlases")

@@ -8,9 +8,9 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 
-from diffatlas_pipeline.contracts import Triple
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.inference.tiling import importance, windows
+from diffatlas_pipeline.volumes.grids import Triple
 
 WindowFunction = Callable[[Tensor], Tensor]
 

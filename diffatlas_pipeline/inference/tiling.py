@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from diffatlas_pipeline.contracts import Triple
+from diffatlas_pipeline.volumes.grids import Triple
 
 SMALLEST_WEIGHT = 1e-3  # keeps the quotient of two sums well defined, in half precision too
 SIGMA_PER_PATCH = 1 / 8

@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import Plan, Recipe
 from diffatlas_pipeline.data.contrast import randomise_contrast
+from diffatlas_pipeline.planning.plan import Plan, Recipe
 from diffatlas_pipeline.registration.atlas import Atlas
 
 WindowFunction = Callable[[Tensor], Tensor]

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.diffusion.guidance import guided
 from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, scaled_input
 from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
@@ -16,6 +15,7 @@ from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress,
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.planning.plan import Recipe
 
 IMAGE_LEVELS = ("equal", "mixed")
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask

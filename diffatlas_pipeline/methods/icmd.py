@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, scaled_input
 from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
 from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
@@ -13,6 +12,7 @@ from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress,
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.planning.plan import Recipe
 
 
 class MaskDiffusion(LearnedMethod):

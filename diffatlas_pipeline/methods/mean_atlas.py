@@ -9,8 +9,8 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
+from diffatlas_pipeline.planning.plan import Recipe
 from diffatlas_pipeline.registration.atlas import Atlas
 
 

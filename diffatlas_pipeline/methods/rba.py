@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import Plan, Recipe, Triple
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
+from diffatlas_pipeline.planning.plan import Plan, Recipe
 from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
 from diffatlas_pipeline.registration.frame import in_common_frame
 from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
 from diffatlas_pipeline.registration.syn import require_ants
+from diffatlas_pipeline.volumes.grids import Triple
 
 PADDING = -1.0  # what small volumes are padded with before they come here
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from diffatlas_pipeline.contracts import Plan, Recipe
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import Method
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
@@ -10,6 +9,7 @@ from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
 from diffatlas_pipeline.methods.rba import RegistrationAtlas
+from diffatlas_pipeline.planning.plan import Plan, Recipe
 
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (DiffAtlas, FeedForward, MaskDiffusion, RegistrationAtlas, MeanAtlas)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from diffatlas_pipeline.contracts import NetworkPlan, Triple
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.volumes.grids import Triple
 
 _OPTIMISER_COPIES = 5  # weights, gradients, two moments of AdamW, EMA
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffatlas_pipeline.contracts import NetworkPlan, Triple
+from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.volumes.grids import Triple
 
 _FREQUENCIES = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from diffatlas_pipeline.contracts import Plan
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.planning.recipes import diffuses
 
 WIDTH = 120

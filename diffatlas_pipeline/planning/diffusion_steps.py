@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import PowerSpectrum
+from diffatlas_pipeline.planning.fingerprint import PowerSpectrum
 
 ALLOWED_LOSS = 0.04
 FEWEST_STEPS, MOST_STEPS, STEP_UNIT = 50, 1000, 10

@@ -1,253 +1,73 @@
-"""The fingerprint: everything the planner may know of a data set, measured in two parallel passes over its cases.
-
-The first pass takes the geometry, intensities and label sizes of every case; the second takes spectra and symmetry of at most
-fifty, since these need the spacing, normalisation and truncation distance that follow from the first.
-"""
+"""The fingerprint: everything that the planner may know of a data set."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from diffatlas_pipeline.datasets.description import DatasetDescription
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
-from diffatlas_pipeline.contracts import (
-    CaseFiles,
-    CaseShape,
-    ChannelPlan,
-    Fingerprint,
-    IntensityStatistics,
-    LabelStatistics,
-    RawDataset,
-    Triple,
-    TripleMm,
-)
-from diffatlas_pipeline.errors import DatasetError
-from diffatlas_pipeline.planning.parallel import reading_memory, run_cases, useful_workers
-from diffatlas_pipeline.planning.rules import plan_channels, plan_distance, plan_spacing
-from diffatlas_pipeline.planning.spectrum import RadialPower, no_power, power_spectrum, radial_power
-from diffatlas_pipeline.planning.symmetry import CoarseCase, mirror_axes_of_labels, sample_coarsely
-from diffatlas_pipeline.volumes.crop import content_box, crop
-from diffatlas_pipeline.volumes.distance import inscribed_radius_mm, signed_distance_mm
-from diffatlas_pipeline.volumes.io import read_labels, read_volume
-from diffatlas_pipeline.volumes.orientation import to_canonical
-from diffatlas_pipeline.volumes.resample import resample, resampled_shape
-
-INTENSITY_SAMPLES = 10_000  # foreground voxels per case and channel
-MOST_SPECTRA = 50  # cases in the second pass
-LONGEST_AXIS = 128  # voxels per axis of a spectrum, around the foreground
-MOST_SPECTRUM_LABELS = 16  # per case
+FINGERPRINT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class _FirstTask:
-    files: CaseFiles
-    values: tuple[int, ...]
+class IntensityStatistics:
+    """Intensities of one channel over the labelled foreground of the whole data set."""
+
+    mean: float
+    std: float
+    median: float
+    minimum: float
+    maximum: float
+    percentile_00_5: float
+    percentile_99_5: float
 
 
 @dataclass(frozen=True)
-class _FirstLook:
-    """One case: per channel the foreground's (samples, minimum, maximum); per label (volume_mm3, radius_mm), None if absent."""
+class PowerSpectrum:
+    """Radially averaged power per wave number.
 
-    shape: CaseShape
-    dimensions: int
-    intensities: tuple[tuple[np.ndarray, float, float], ...]
-    labels: tuple[tuple[float, float] | None, ...]
-    reach_mm: TripleMm  # farthest foreground from its centre, per axis
-
-
-@dataclass(frozen=True)
-class _SecondTask:
-    files: CaseFiles
-    values: tuple[int, ...]
-    spacing_mm: TripleMm
-    channels: tuple[ChannelPlan, ...]
-    tau_mm: float
-    half_extent_mm: TripleMm
-
-
-@dataclass(frozen=True)
-class _SecondLook:
-    image: RadialPower
-    distance: RadialPower
-    coarse: CoarseCase | None  # None without foreground
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A case in canonical orientation, cropped to content: image (C, X, Y, Z), label indices + 1 (X, Y, Z), geometry."""
-
-    image: np.ndarray
-    labels: np.ndarray
-    spacing_mm: TripleMm
-    full_shape: Triple
-    dimensions: int
-
-
-def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
-    """Measure a checked data set with up to ``workers`` processes; the result does not depend on their number.
-
-    Raises DatasetError when no training case holds any label, or a worker is lost.
+    ``frequency`` in cycles/voxel at the median spacing (bin centres), ``power`` the mean power of one coefficient of the
+    normalised quantity, scaled so that sum(power * weight) is its variance; ``weight`` the share of coefficients in the bin
+    (sums to 1).
     """
-    description = dataset.description
-    values = tuple(label.value for label in description.labels)
-    names = [files.case for files in dataset.training]
-    workers = useful_workers(dataset.training, workers)
-    first = [_FirstTask(files, values) for files in dataset.training]
-    looks = run_cases(_first_look, first, names, workers, "Fingerprint", memory=_memory)
-    dimensions = max(look.dimensions for look in looks)
-    intensities = tuple(_intensity_statistics(dataset, looks, c) for c in range(len(description.channels)))
-    cases = tuple(look.shape for look in looks)
-    plain = [_label_statistics(looks, dataset, index, {}) for index in range(len(values))]
 
-    spacing_mm, _ = plan_spacing(cases, dimensions)
-    channels, _ = plan_channels(description.channels, intensities)
-    distance, _ = plan_distance(plain, spacing_mm, dimensions)
-    reach = np.max([look.reach_mm for look in looks], axis=0)
-    half_extent_mm = (float(reach[0]), float(reach[1]), float(reach[2]))
-    chosen = _evenly(range(len(dataset.training)), MOST_SPECTRA)
-    tasks = [_SecondTask(dataset.training[i], values, spacing_mm, channels, distance.tau_mm, half_extent_mm) for i in chosen]
-    seconds = run_cases(_second_look, tasks, [names[i] for i in chosen], workers, "Spectra", memory=_memory)
-
-    coarse = [second.coarse for second in seconds if second.coarse is not None]
-    mirrors = mirror_axes_of_labels(coarse, [label.name for label in description.labels], dimensions)
-    labels = tuple(_label_statistics(looks, dataset, index, mirrors[index]) for index in range(len(values)))
-    image_spectrum = power_spectrum(second.image for second in seconds)
-    distance_spectrum = power_spectrum(second.distance for second in seconds)
-    return Fingerprint(description, cases, intensities, labels, image_spectrum, distance_spectrum, dimensions)
+    frequency: tuple[float, ...]
+    power: tuple[float, ...]
+    weight: tuple[float, ...]
 
 
-def _memory(task: _FirstTask | _SecondTask) -> str:
-    return reading_memory(task.files)
+@dataclass(frozen=True)
+class LabelStatistics:
+    """One foreground label over the data set."""
+
+    name: str
+    value: int
+    cases: int
+    median_volume_mm3: float
+    inscribed_radius_mm: float  # median over cases of the largest inside distance
+    mirror_twin_axis: dict[str, str]  # axis "0"/"1"/"2" -> the label that is its mirror image across it (own name: symmetric)
 
 
-# ------------------------------------------------------------------------------------------------------ first pass
-def _first_look(task: _FirstTask) -> _FirstLook:
-    case = _load(task.files, task.values)
-    foreground = case.labels > 0
-    rng = np.random.default_rng(zlib.crc32(task.files.case.encode()))
-    voxels = np.flatnonzero(foreground)
-    drawn = rng.choice(voxels, INTENSITY_SAMPLES, replace=False) if len(voxels) > INTENSITY_SAMPLES else voxels
-    intensities = []
-    for channel in case.image:
-        inside = channel[foreground]
-        lowest, highest = (float(inside.min()), float(inside.max())) if inside.size else (np.inf, -np.inf)
-        intensities.append((channel.ravel()[drawn].astype(np.float32), lowest, highest))
-    voxel_mm3 = float(np.prod(case.spacing_mm))
-    labels: list[tuple[float, float] | None] = []
-    for index in range(len(task.values)):
-        mask = case.labels == index + 1
-        count = int(mask.sum())
-        labels.append((count * voxel_mm3, inscribed_radius_mm(mask, case.spacing_mm)) if count else None)
-    x, y, z = case.image.shape[1:]
-    shape = CaseShape(task.files.case, case.full_shape, case.spacing_mm, (x, y, z))
-    return _FirstLook(shape, case.dimensions, tuple(intensities), tuple(labels), _reach_mm(foreground, case.spacing_mm))
+@dataclass(frozen=True)
+class CaseShape:
+    """Geometry of one training case after orientation and crop to content."""
+
+    case: str
+    shape: Triple
+    spacing_mm: TripleMm
+    cropped_shape: Triple
 
 
-def _load(files: CaseFiles, values: Sequence[int]) -> _Case:
-    assert files.label is not None  # every training case was given its label file
-    volume, label_volume = read_volume(files.images), read_labels(files.label)
-    image, grid = to_canonical(volume.array, volume.grid)
-    native, _ = to_canonical(label_volume.array[None], label_volume.grid)
-    start, shape = content_box(image)
-    # Copies free the uncropped arrays.
-    image, native = np.array(crop(image, start, shape)), np.array(crop(native, start, shape)[0])
-    labels = np.zeros(native.shape, dtype=np.uint16)
-    for index, value in enumerate(values):
-        labels[native == value] = index + 1
-    spacing = grid.spacing_mm
-    return _Case(image, labels, (round(spacing[0], 5), round(spacing[1], 5), round(spacing[2], 5)), grid.shape, grid.dimensions)
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything the planner may know of a data set."""
 
-
-def _centre(foreground: np.ndarray) -> np.ndarray:
-    """Mean position (3,) of the foreground in voxels; the middle of the volume when there is none."""
-    if not foreground.any():
-        return (np.array(foreground.shape) - 1) / 2
-    profiles = [foreground.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    return np.array([float((np.arange(len(profile)) * profile).sum() / profile.sum()) for profile in profiles])
-
-
-def _reach_mm(foreground: np.ndarray, spacing_mm: TripleMm) -> TripleMm:
-    if not foreground.any():
-        return 0.0, 0.0, 0.0
-    centre, reach = _centre(foreground), []
-    for axis in range(3):
-        filled = np.flatnonzero(foreground.any(axis=tuple(a for a in range(3) if a != axis)))
-        reach.append(float(max(filled[-1] - centre[axis], centre[axis] - filled[0]) + 0.5) * spacing_mm[axis])
-    return reach[0], reach[1], reach[2]
-
-
-def _intensity_statistics(dataset: RawDataset, looks: Sequence[_FirstLook], channel: int) -> IntensityStatistics:
-    samples = np.concatenate([look.intensities[channel][0] for look in looks]).astype(np.float64)
-    if not samples.size:
-        names = ", ".join(label.name for label in dataset.description.labels)
-        raise DatasetError(
-            f"{dataset.folder / 'labelsTr'}: no case holds any voxel of {names}. Check the label values in dataset.json."
-        )
-    low, median, high = np.percentile(samples, [0.5, 50, 99.5])
-    minimum = min(look.intensities[channel][1] for look in looks)
-    maximum = max(look.intensities[channel][2] for look in looks)
-    numbers = (samples.mean(), samples.std(), median, minimum, maximum, low, high)
-    return IntensityStatistics(*(_rounded(number) for number in numbers))
-
-
-def _label_statistics(
-    looks: Sequence[_FirstLook], dataset: RawDataset, index: int, mirror_axis: dict[str, str]
-) -> LabelStatistics:
-    label = dataset.description.labels[index]
-    present = [found for look in looks if (found := look.labels[index]) is not None]
-    volume = _rounded(np.median([found[0] for found in present])) if present else 0.0
-    radius = _rounded(np.median([found[1] for found in present])) if present else 0.0
-    return LabelStatistics(label.name, label.value, len(present), volume, radius, mirror_axis)
-
-
-# ----------------------------------------------------------------------------------------------------- second pass
-def _second_look(task: _SecondTask) -> _SecondLook:
-    case = _load(task.files, task.values)
-    foreground = case.labels > 0
-    centre = _centre(foreground)
-    image = np.stack([_normalised(channel, plan) for channel, plan in zip(case.image, task.channels, strict=True)])
-    coarse = None
-    if foreground.any():
-        coarse = sample_coarsely(case.labels, image[0], centre, task.half_extent_mm, case.spacing_mm)
-    start, shape = _box(case, centre, task.spacing_mm)
-    planned = resampled_shape(shape, case.spacing_mm, task.spacing_mm)
-    boxed = resample(crop(image, start, shape), planned, 3)
-    image_power = sum((radial_power(channel) for channel in boxed), start=no_power())
-    labels = crop(case.labels[None], start, shape)[0]
-    present = [index for index in range(1, len(task.values) + 1) if (labels == index).any()]
-    distance_power = no_power()
-    for index in _evenly(present, MOST_SPECTRUM_LABELS):
-        distance = signed_distance_mm(labels == index, case.spacing_mm, task.tau_mm) / np.float32(task.tau_mm)
-        distance_power += radial_power(resample(np.clip(distance, -1, 1)[None], planned, 1)[0])
-    return _SecondLook(image_power, distance_power, coarse)
-
-
-def _normalised(channel: np.ndarray, plan: ChannelPlan) -> np.ndarray:
-    """``channel`` (X, Y, Z) onto [-1, 1] as the plan will have it."""
-    lower, upper = (plan.lower, plan.upper) if plan.scheme == "ct" else np.percentile(channel, [plan.lower, plan.upper])
-    width = max(float(upper - lower), 1e-8)
-    return (np.clip((channel - lower) / width, 0, 1) * 2 - 1).astype(np.float32)
-
-
-def _box(case: _Case, centre: np.ndarray, spacing_mm: TripleMm) -> tuple[Triple, Triple]:
-    """Start and shape of a box of at most LONGEST_AXIS planned voxels per axis around ``centre``, inside the volume."""
-    starts, sizes = [], []
-    for axis in range(3):
-        whole = case.labels.shape[axis]
-        size = min(whole, max(1, round(LONGEST_AXIS * spacing_mm[axis] / case.spacing_mm[axis])))
-        starts.append(int(np.clip(round(float(centre[axis]) - size / 2), 0, whole - size)))
-        sizes.append(size)
-    return (starts[0], starts[1], starts[2]), (sizes[0], sizes[1], sizes[2])
-
-
-def _evenly(items: Sequence[int], most: int) -> list[int]:
-    """At most ``most`` of the items, evenly spaced."""
-    if len(items) <= most:
-        return list(items)
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, most).round()]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{float(value):.8g}")
+    description: DatasetDescription
+    cases: tuple[CaseShape, ...]
+    intensities: tuple[IntensityStatistics, ...]  # per channel
+    labels: tuple[LabelStatistics, ...]
+    image_spectrum: PowerSpectrum
+    distance_spectrum: PowerSpectrum
+    dimensions: int = 3
+    version: int = FINGERPRINT_VERSION

@@ -7,18 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import (
-    AugmentationPlan,
-    Budget,
-    DiffusionPlan,
-    Fingerprint,
-    NetworkPlan,
-    Plan,
-    TrainingPlan,
-    Triple,
-    TripleMm,
-)
+from diffatlas_pipeline.datasets.splits import FOLDS
+from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.planning.diffusion_steps import (
     ALLOWED_LOSS,
     MOST_STEPS,
@@ -26,11 +18,13 @@ from diffatlas_pipeline.planning.diffusion_steps import (
     choose_diffusion_steps,
     variance_loss,
 )
+from diffatlas_pipeline.planning.fingerprint import Fingerprint
+from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, Plan, TrainingPlan
 from diffatlas_pipeline.planning.recipes import default_recipes
 from diffatlas_pipeline.planning.rules import in_plane_axes, plan_channels, plan_distance, plan_spacing, planned_shape
-from diffatlas_pipeline.planning.splits import FOLDS
 from diffatlas_pipeline.planning.symmetry import X_AXIS, names_a_side
 from diffatlas_pipeline.planning.topology import plan_batch_size, plan_topology, preset_named
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 ROTATION_DEGREES = 15.0
 ZOOM = (0.85, 1.18)

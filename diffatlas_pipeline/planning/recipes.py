@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from diffatlas_pipeline.contracts import Recipe
+from diffatlas_pipeline.planning.plan import Recipe
 
 # The method as published: noise prediction at equal levels, all T ancestral steps, the image given as noisy as the mask.
 PAPER = Recipe(

@@ -9,8 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from diffatlas_pipeline import __version__
-from diffatlas_pipeline.contracts import CaseFiles, Fingerprint, RawDataset, from_json, to_json
+from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.files import from_json, to_json
+from diffatlas_pipeline.planning.fingerprint import Fingerprint
 
 FileState = tuple[str, int, int]
 

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import (
-    CaseShape,
-    ChannelPlan,
-    DistancePlan,
-    IntensityStatistics,
-    LabelStatistics,
-    Triple,
-    TripleMm,
-)
+from diffatlas_pipeline.planning.fingerprint import CaseShape, IntensityStatistics, LabelStatistics
+from diffatlas_pipeline.planning.plan import ChannelPlan, DistancePlan
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 from diffatlas_pipeline.volumes.resample import resampled_shape
 
 ANISOTROPY = 3.0  # an axis this much coarser and this much shorter than the others is strongly anisotropic

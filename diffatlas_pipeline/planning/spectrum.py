@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from diffatlas_pipeline.contracts import PowerSpectrum
+from diffatlas_pipeline.planning.fingerprint import PowerSpectrum
 
 BINS = 64
 HIGHEST_FREQUENCY = np.sqrt(0.75)  # cycles/voxel, the corner of a 3-D spectrum

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from diffatlas_pipeline.contracts import TripleMm
+from diffatlas_pipeline.volumes.grids import TripleMm
 
 GRID = 24  # samples per axis
 LARGEST_SELF_ASYMMETRY = 0.05  # |a|^2 / |v|^2 of a single case; 0.05 is a Dice of 0.9 with its own mirror image

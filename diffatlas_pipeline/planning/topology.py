@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diffatlas_pipeline.contracts import Budget, NetworkPlan, Triple, TripleMm
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.planning.plan import Budget
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 TrainingBytes = Callable[[NetworkPlan, int, Triple, int], int]
 

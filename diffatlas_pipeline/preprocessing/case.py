@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import LabelVolume, Plan, SpatialRecord, Triple, TripleMm, Volume
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, encode_labels
 from diffatlas_pipeline.preprocessing.normalisation import normalise
+from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.crop import content_box, crop, uncrop
+from diffatlas_pipeline.volumes.grids import LabelVolume, Triple, TripleMm, Volume
 from diffatlas_pipeline.volumes.orientation import from_canonical, to_canonical
 from diffatlas_pipeline.volumes.resample import resample, resampled_shape
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import MODALITIES, ChannelPlan
+from diffatlas_pipeline.datasets.description import MODALITIES
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.planning.plan import ChannelPlan
 
 DEFAULT_PERCENTILES = (0.5, 99.5)
 _SAMPLED_VOXELS = 1 << 22  # percentiles of so many evenly spread voxels are exact enough, and quick on a large scan

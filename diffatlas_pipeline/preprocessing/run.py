@@ -8,9 +8,11 @@ import json
 from functools import partial
 from pathlib import Path
 
-from diffatlas_pipeline.contracts import CaseFiles, Plan, RawDataset
+from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
+from diffatlas_pipeline.datasets.sizes import memory_note
 from diffatlas_pipeline.errors import DatasetError, UserError
-from diffatlas_pipeline.planning.parallel import memory_note, run_cases
+from diffatlas_pipeline.parallel import run_cases
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.planning.record import file_states
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
@@ -26,7 +28,7 @@ def preprocess_dataset(dataset: RawDataset, plan: Plan, folder: Path, workers: i
     A case that is already there is kept if its checksum is right and it was made from the same files with the same
     plan-relevant settings, unless ``overwrite``. ``workers`` <= 1 works in this process. A case that cannot be used does not
     stop the others: one DatasetError at the end lists all of them. Raises DatasetError naming the case when a worker is
-    killed, or a case does not end (:func:`~diffatlas_pipeline.planning.parallel.run_cases`).
+    killed, or a case does not end (:func:`~diffatlas_pipeline.parallel.run_cases`).
     """
     cases = [*dataset.training, *dataset.unlabelled]
     names = [files.case for files in cases]

@@ -18,8 +18,10 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from diffatlas_pipeline.contracts import SpatialRecord, Triple, from_json, write_text_atomically
 from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.files import from_json, write_text_atomically
+from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.volumes.grids import Triple
 
 STORE_VERSION = 1
 CHUNK = 64  # voxels per axis: a patch touches few chunks, and little is unpacked in vain

@@ -16,11 +16,11 @@ import jinja2
 from markupsafe import Markup, escape
 
 import diffatlas_pipeline
-from diffatlas_pipeline.contracts import write_text_atomically
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE
 from diffatlas_pipeline.evaluation.overlays import label_colours
-from diffatlas_pipeline.planning.parallel import run_cases
+from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.report import pictures, plots, tables, viewer
 from diffatlas_pipeline.report.pictures import Picture
 from diffatlas_pipeline.report.sources import CaseSource, Cell, Source

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from tqdm import tqdm
 
-from diffatlas_pipeline.contracts import LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.evaluation.overlays import overlay_png
 from diffatlas_pipeline.report.sources import CaseSource, Cell

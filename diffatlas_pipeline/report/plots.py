@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
-from diffatlas_pipeline.contracts import LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.report.sources import Cell
 
 COLOURS = ("#3a7fc1", "#d9762b", "#45976a", "#a8559b", "#8f8b2c", "#c4524e", "#4aa3a8", "#8a6d5a")

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from diffatlas_pipeline.contracts import LabelClass
+from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.evaluation.evaluate import METRICS, CasePair, Evaluation
 from diffatlas_pipeline.evaluation.overlays import find_images
 from diffatlas_pipeline.inference.export import RECORD, UNCERTAINTY, read_record
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, list_cases, read_labels
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_labels
 
 BENCHMARK = "benchmark.json"
 VERSION = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.tables import results_rows

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 
-from diffatlas_pipeline.contracts import Grid, LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.report.sources import CaseSource
 from diffatlas_pipeline.volumes.crop import mask_box
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
 from diffatlas_pipeline.volumes.resample import resample

@@ -6,18 +6,14 @@ The file's metadata carry the progress as JSON and a checksum of the tensors, so
 from __future__ import annotations
 
 import json
-import os
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from diffatlas_pipeline.contracts import write_text_atomically
+from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 
 LATEST = "checkpoint_latest.safetensors"
 PREVIOUS = "checkpoint_previous.safetensors"
@@ -73,33 +69,3 @@ def write_final(folder: Path, weights: dict[str, Tensor], metadata: dict[str, An
     temporary.replace(folder / FINAL)
     for name in (LATEST, PREVIOUS):
         (folder / name).unlink(missing_ok=True)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Tensors and text, with a checksum, through to the disk."""
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(stored, path, {**metadata, "checksum": _checksum(stored)})
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The inverse of :func:`write_tensors`. Raises ValueError if the file is truncated, changed or not ours."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"not a readable safetensors file: {error}") from error
-    if metadata.get("checksum") != _checksum(tensors):
-        raise ValueError("its checksum does not match its content")
-    return tensors, metadata
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    value = 0
-    for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        data = tensors[name].contiguous()
-        value = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"", value)
-    return f"{value:08x}"

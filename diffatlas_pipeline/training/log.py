@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from diffatlas_pipeline.contracts import write_text_atomically
+from diffatlas_pipeline.files import write_text_atomically
 
 SECONDS_BETWEEN_PICTURES = 20
 

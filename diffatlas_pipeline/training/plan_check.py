@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from diffatlas_pipeline.contracts import NetworkPlan, Plan, Recipe
 from diffatlas_pipeline.diffusion.guidance import GUIDANCE_NOISES
 from diffatlas_pipeline.diffusion.levels import INPUT_SCALINGS, MASK_LEVELS, SCHEDULES
 from diffatlas_pipeline.diffusion.parametrisation import PREDICTIONS
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.diffatlas import IMAGE_LEVELS
+from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.planning.plan import Plan, Recipe
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 
 NAMED = {

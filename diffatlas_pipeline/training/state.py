@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from diffatlas_pipeline.contracts import TrainingPlan
+from diffatlas_pipeline.planning.plan import TrainingPlan
 from diffatlas_pipeline.training.schedule import ema_decay
 
 

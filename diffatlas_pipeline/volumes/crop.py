@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import Triple
+from diffatlas_pipeline.volumes.grids import Triple
 
 
 def content_box(array: np.ndarray) -> tuple[Triple, Triple]:

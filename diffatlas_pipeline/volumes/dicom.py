@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from diffatlas_pipeline.contracts import Grid
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.itk import LPS_TO_RAS, execute, header_grid, open_header
 
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines

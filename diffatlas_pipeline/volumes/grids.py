@@ -1,12 +1,66 @@
-"""Comparison of sampling grids, in millimetres."""
+"""Sampling grids in space, the volumes on them, and what tells two grids apart, in millimetres.
+
+Spatial axes are always (X, Y, Z) in the canonical orientation RAS+ unless a name says otherwise; lengths are in mm. A
+two-dimensional image is a volume with Z = 1.
+"""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import Grid
+Triple = tuple[int, int, int]
+TripleMm = tuple[float, float, float]
+Affine = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sampling grid in space.
+
+    ``shape`` is (X, Y, Z); ``affine`` the 4x4 voxel-to-world matrix in mm (RAS+ world, as NIfTI); ``dimensions`` is 2 when
+    the file held a two-dimensional image (then Z = 1), else 3.
+    """
+
+    shape: Triple
+    affine: Affine
+    dimensions: int = 3
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The affine as a (4, 4) float64 array."""
+        return np.asarray(self.affine, dtype=np.float64)
+
+    @property
+    def spacing_mm(self) -> TripleMm:
+        """Voxel edge lengths in mm: the norms of the affine's columns."""
+        columns = np.linalg.norm(self.matrix[:3, :3], axis=0)
+        return float(columns[0]), float(columns[1]), float(columns[2])
+
+    @staticmethod
+    def of(shape: tuple[int, ...], affine: np.ndarray, dimensions: int = 3) -> Grid:
+        x, y, z = (int(n) for n in shape)
+        return Grid((x, y, z), tuple(tuple(float(v) for v in row) for row in np.asarray(affine)), dimensions)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image: ``array`` (C, X, Y, Z) float32 on ``grid``; ``source`` names the file(s) for messages."""
+
+    array: np.ndarray
+    grid: Grid
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class LabelVolume:
+    """A segmentation: ``array`` (X, Y, Z) integers, in the data set's own label values, on ``grid``."""
+
+    array: np.ndarray
+    grid: Grid
+    source: str = ""
 
 
 def default_tolerance_mm(grid: Grid) -> float:

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from diffatlas_pipeline.contracts import Grid, LabelVolume, Volume
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes import dicom, itk, nifti
-from diffatlas_pipeline.volumes.cases import FILE_ENDINGS, list_cases
-from diffatlas_pipeline.volumes.grids import grid_difference
+from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
 
-__all__ = ["FILE_ENDINGS", "list_cases", "read_grid", "read_labels", "read_volume", "write_labels", "write_scalars"]
+FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
 
 _LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32)  # the first that holds all values is taken
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from diffatlas_pipeline.contracts import Grid
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.grids import Grid
 
 ENDINGS = (".nrrd", ".mha", ".mhd")
 

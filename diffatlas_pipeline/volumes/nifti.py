@@ -14,8 +14,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 
-from diffatlas_pipeline.contracts import Grid
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.grids import Grid
 
 ENDINGS = (".nii.gz", ".nii")
 

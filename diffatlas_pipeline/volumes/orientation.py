@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from nibabel.orientations import inv_ornt_aff, io_orientation
 
-from diffatlas_pipeline.contracts import Grid
+from diffatlas_pipeline.volumes.grids import Grid
 
 _TILE = 32  # voxels; a tile's rows and columns both fit the processor's cache
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from diffatlas_pipeline.contracts import Triple
+from diffatlas_pipeline.volumes.grids import Triple
 
 _BLOCK = 64  # output samples per matrix product
 _REACH = 24  # samples after which the cubic spline's prefilter has decayed below single precision (0.268 ** 24 = 2e-14)

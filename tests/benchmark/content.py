@@ -8,7 +8,7 @@ from typing import Any
 
 from diffatlas_pipeline.benchmark.cells import Cell, Conditions
 from diffatlas_pipeline.benchmark.settings import Pool, TestSet
-from diffatlas_pipeline.contracts import CaseFiles, DatasetDescription, LabelClass, RawDataset
+from diffatlas_pipeline.datasets.description import CaseFiles, DatasetDescription, LabelClass, RawDataset
 
 METHODS = ("icf", "icf:other", "icmd", "rba", "rba:staple", "mean", "diffatlas", "diffatlas:paper")
 RECIPES = {name: f"plan with {name}" for name in METHODS}

@@ -16,7 +16,8 @@ from diffatlas_pipeline.benchmark.progress import duration, seconds_left
 from diffatlas_pipeline.benchmark.run import Runner, reason
 from diffatlas_pipeline.benchmark.settings import Pool, TestSet
 from diffatlas_pipeline.benchmark.test_sets import link_test_set
-from diffatlas_pipeline.contracts import CaseFiles, to_json
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.files import to_json
 from diffatlas_pipeline.planning.recipes import default_recipes
 from tests.benchmark.content import CONDITIONS, case_files, make_cell
 from tests.factories import make_plan

@@ -16,9 +16,9 @@ from diffatlas_pipeline.benchmark.settings import (
     modality_of,
     prepare_settings,
 )
-from diffatlas_pipeline.contracts import RawDataset
+from diffatlas_pipeline.datasets.description import RawDataset
+from diffatlas_pipeline.datasets.splits import Split, make_splits
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.planning.splits import Split, make_splits
 from tests.benchmark.content import case_files, raw_dataset
 
 

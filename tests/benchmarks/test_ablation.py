@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from benchmarks import ablation
-from diffatlas_pipeline.contracts import NetworkPlan, to_json, write_text_atomically
+from diffatlas_pipeline.datasets.splits import Split, write_splits
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.planning.splits import Split, write_splits
+from diffatlas_pipeline.files import to_json, write_text_atomically
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from tests.factories import make_plan, make_recipe, store_cases
 
 NETWORK = NetworkPlan((8, 8), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)

@@ -12,10 +12,10 @@ import pytest
 from benchmarks import hippocampus
 from benchmarks.hippocampus import Places
 from benchmarks.record import append_row
-from diffatlas_pipeline.contracts import to_json
+from diffatlas_pipeline.datasets.splits import load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
-from diffatlas_pipeline.planning.splits import load_splits
+from diffatlas_pipeline.files import to_json
 from tests.benchmarks.small_task import write_task
 from tests.factories import make_plan
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import tables, unlabelled
-from diffatlas_pipeline.planning.dataset import read_dataset
+from diffatlas_pipeline.datasets.raw import read_dataset
 from tests.benchmarks.small_task import write_task
 from tests.planning.raw_data import write_dataset
 

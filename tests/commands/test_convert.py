@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffatlas_pipeline.commands.convert import CONVERTERS, main
-from diffatlas_pipeline.planning.dataset import read_dataset
+from diffatlas_pipeline.datasets.raw import read_dataset
 
 
 def _phantom(workspace: Path, *more: str) -> None:

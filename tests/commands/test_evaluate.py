@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.commands.evaluate import main
-from diffatlas_pipeline.contracts import Grid
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels, write_scalars
 
 GRID = Grid.of((16, 14, 12), np.diag([1.0, 1.0, 2.0, 1.0]))

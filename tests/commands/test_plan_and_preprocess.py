@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.commands.plan_and_preprocess import main
-from diffatlas_pipeline.contracts import DatasetDescription, Fingerprint, Plan, from_json
-from diffatlas_pipeline.planning.splits import load_splits
+from diffatlas_pipeline.datasets.description import DatasetDescription
+from diffatlas_pipeline.datasets.splits import load_splits
+from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.planning.fingerprint import Fingerprint
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from tests.planning.raw_data import ball_case, write_dataset, write_nifti
 

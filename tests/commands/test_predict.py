@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from diffatlas_pipeline.commands.predict import main
-from diffatlas_pipeline.contracts import Grid
-from diffatlas_pipeline.inference.model_folder import ModelFolder
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, write_scalars
-from diffatlas_pipeline.workspace import Workspace
-from tests.inference.model_files import add_fold, plan, recipe
+from tests.model_files import add_fold, plan, recipe
 
 GRID = Grid.of((18, 14, 20), np.array([[0, -1.5, 0, 3], [1.0, 0, 0, 4], [0, 0, 0.9, 5], [0, 0, 0, 1.0]]))
 

@@ -16,7 +16,8 @@ import torch
 
 from diffatlas_pipeline.commands import plan_and_preprocess, predict, train
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.training.checkpoints import FINAL, LATEST, read_tensors
+from diffatlas_pipeline.models.tensors import read_tensors
+from diffatlas_pipeline.training.checkpoints import FINAL, LATEST
 from tests.planning.raw_data import change_description, write_dataset
 
 NAME = "Dataset007_Balls"

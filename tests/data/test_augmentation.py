@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffatlas_pipeline.contracts import AugmentationPlan, LabelClass, Triple, TripleMm
 from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
+from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.planning.plan import AugmentationPlan
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, encode_labels
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 PLAN = AugmentationPlan(rotation_degrees=(20.0, 20.0, 30.0), zoom=(0.7, 1.4), mirror_axes=(0, 2), intensity=True)
 PATCH = (24, 28, 20)

@@ -20,8 +20,8 @@ from dataset_conversion.heart import (
     write_case,
     write_few_shot_splits,
 )
-from diffatlas_pipeline.contracts import Grid
 from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.volumes.grids import Grid
 from tests.dataset_conversion.heart_sources import load, save
 
 NAMES = [f"case_{number:03d}" for number in range(20)]

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffatlas_pipeline.contracts import Grid, LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, find_labels, read_labels_json
 from diffatlas_pipeline.evaluation.tables import results_table
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels
 
 SHAPE = (12, 10, 8)

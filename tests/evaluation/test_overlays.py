@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_fill_holes, find_objects, label
 
-from diffatlas_pipeline.contracts import Grid, LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.evaluation.overlays import find_images, overlay_png, write_overlays
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels, write_scalars
 
 LABELS = (LabelClass("left", 1), LabelClass("right", 2))

@@ -10,19 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.contracts import CaseFiles, Grid, Plan, Recipe, Volume
+from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, SHARES
+from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
-from diffatlas_pipeline.inference.mixture import NETWORK_SHARE, SHARES
-from diffatlas_pipeline.inference.model_folder import TrainedFold
 from diffatlas_pipeline.inference.predictor import Predictor, segment_padded, settings_for
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
 from diffatlas_pipeline.methods.registry import METHODS, create_method
+from diffatlas_pipeline.models.folder import TrainedFold
+from diffatlas_pipeline.planning.plan import Plan, Recipe
 from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.volumes.grids import Grid, Volume
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume, write_scalars
-
-from .model_files import plan, recipe
+from tests.model_files import plan, recipe
 
 CPU = torch.device("cpu")
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from diffatlas_pipeline.contracts import DIFFUSING, NetworkPlan, Recipe
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.icf import FeedForward
@@ -14,6 +13,8 @@ from diffatlas_pipeline.methods.icmd import MaskDiffusion
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
 from diffatlas_pipeline.methods.registry import METHODS, create_method
 from diffatlas_pipeline.methods.segmentation_loss import margins
+from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.planning.plan import DIFFUSING, Recipe
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_case, make_plan, make_recipe

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffatlas_pipeline.contracts import Recipe
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import WindowFunction
 from diffatlas_pipeline.methods.rba import VARIANTS, AtlasBank, RegistrationAtlas, unpadded_box
 from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.planning.plan import Recipe
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_plan

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from diffatlas_pipeline.contracts import NetworkPlan, Triple
 from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.volumes.grids import Triple
 
 TINY = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, True), 16)
 PATCHED = NetworkPlan((8, 16), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 2), (False, False), 16)

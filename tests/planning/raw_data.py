@@ -10,19 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from diffatlas_pipeline.contracts import (
-    CaseShape,
-    DatasetDescription,
-    Fingerprint,
-    IntensityStatistics,
-    LabelClass,
-    LabelStatistics,
-    NetworkPlan,
-    PowerSpectrum,
-    Triple,
-    TripleMm,
-)
+from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.planning.fingerprint import CaseShape, Fingerprint, IntensityStatistics, LabelStatistics, PowerSpectrum
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:

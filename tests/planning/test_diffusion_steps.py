@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffatlas_pipeline.contracts import PowerSpectrum
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar, sampling_levels
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.planning.diffusion_steps import choose_diffusion_steps, sampled_variance, variance_loss
+from diffatlas_pipeline.planning.fingerprint import PowerSpectrum
 from tests.planning.raw_data import power_law
 
 

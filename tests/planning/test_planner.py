@@ -5,11 +5,13 @@ import math
 
 import pytest
 
-from diffatlas_pipeline.contracts import Budget, Fingerprint, Plan, from_json, to_json
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import from_json, to_json
 from diffatlas_pipeline.networks.memory import training_bytes
 from diffatlas_pipeline.planning.describe import plan_table
+from diffatlas_pipeline.planning.fingerprint import Fingerprint
+from diffatlas_pipeline.planning.plan import Budget, Plan
 from diffatlas_pipeline.planning.planner import make_plan
 from diffatlas_pipeline.planning.topology import PRESETS
 from tests.planning.raw_data import make_fingerprint, simple_bytes

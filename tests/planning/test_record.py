@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffatlas_pipeline.contracts import CaseFiles, LabelClass, RawDataset
+from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass, RawDataset
 from diffatlas_pipeline.errors import DatasetError
 from diffatlas_pipeline.planning.record import file_states, source_digest
 from tests.factories import make_plan

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffatlas_pipeline.contracts import Budget
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.planning.plan import Budget
 from diffatlas_pipeline.planning.topology import PRESETS, allowed_bytes, network_for, plan_batch_size, plan_topology, preset_for
 from tests.planning.raw_data import parameters, simple_bytes
 

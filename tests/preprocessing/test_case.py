@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from diffatlas_pipeline.contracts import (
-    DatasetDescription,
-    DistancePlan,
-    Grid,
-    LabelClass,
-    LabelVolume,
-    SpatialRecord,
-    TripleMm,
-    Volume,
-)
+from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.planning.plan import DistancePlan
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels, restore_distances, restore_labels
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels
+from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, TripleMm, Volume
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 from tests.factories import dice, make_case, make_grid, make_plan
 

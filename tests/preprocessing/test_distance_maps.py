@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from diffatlas_pipeline.contracts import LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.preprocessing import distance_maps
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels, encode_labels
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffatlas_pipeline.contracts import ChannelPlan
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.planning.plan import ChannelPlan
 from diffatlas_pipeline.preprocessing.normalisation import is_foreign, normalise
 
 CT = ChannelPlan("CT", "ct", -200.0, 300.0)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.contracts import CaseFiles, ChannelPlan, RawDataset
+from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.planning.plan import ChannelPlan
 from diffatlas_pipeline.preprocessing.case import prepare_image
 from diffatlas_pipeline.preprocessing.run import preprocess_dataset
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case

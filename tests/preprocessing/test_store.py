@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.contracts import SpatialRecord
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
+from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.preprocessing.store import CHUNK, FOREGROUND_POINTS, list_stored, open_case, write_case
 from tests.factories import make_case, make_plan
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from diffatlas_pipeline.atlases.appearance import appearance
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.registration import register
 from diffatlas_pipeline.registration.affine import RegistrationFailed, align, centre_matrix
-from diffatlas_pipeline.registration.appearance import appearance
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
 from diffatlas_pipeline.registration.frame import by_way_of, in_common_frame

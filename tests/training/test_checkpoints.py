@@ -3,16 +3,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 from diffatlas_pipeline.training.checkpoints import (
     FINAL,
     LATEST,
     PREVIOUS,
     Progress,
     load_checkpoint,
-    read_tensors,
     save_checkpoint,
     write_final,
-    write_tensors,
 )
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
-from diffatlas_pipeline.contracts import NetworkPlan
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.training.checkpoints import LATEST
 from diffatlas_pipeline.training.loop import Run, train
 from diffatlas_pipeline.training.schedule import Duration

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from diffatlas_pipeline.contracts import Plan
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.planning.recipes import default_recipes
 from diffatlas_pipeline.training.plan_check import FRACTIONS, LEAST, NAMED, check_plan
 from tests.factories import make_plan

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from diffatlas_pipeline.datasets.cases import list_cases
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.volumes.io import list_cases, read_grid, read_labels, read_volume, write_labels
+from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume, write_labels
 
 ORIENTATION = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])  # columns: row, column and slice direction
 

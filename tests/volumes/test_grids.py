@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.contracts import Grid
-from diffatlas_pipeline.volumes.grids import default_tolerance_mm, grid_difference
+from diffatlas_pipeline.volumes.grids import Grid, default_tolerance_mm, grid_difference
 
 
 def grid(shape=(40, 50, 60), spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0)) -> Grid:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from diffatlas_pipeline.contracts import Grid
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_grid, read_labels, read_volume, write_labels, write_scalars
 
 RNG = np.random.default_rng(0)

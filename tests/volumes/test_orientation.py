@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.contracts import Grid
+from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.orientation import canonical_grid, from_canonical, to_canonical
 
 SHAPE = (3, 4, 5)

@@ -1,0 +1,79 @@
+"""Find the cases of a folder of images."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes import dicom
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def list_cases(folder: Path, file_ending: str | None, channels: int) -> list[CaseFiles]:
+    """The cases in ``folder``, sorted by name, without labels.
+
+    A case is ``case_0000.ext``, ``case_0001.ext``, ... (one file per channel), or just ``case.ext`` when ``channels`` is 1; a
+    sub-folder with a DICOM series counts as a file ``case`` or ``case_0000``. A ``folder`` that itself is one series, or is
+    one file, is one case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS` and DICOM. Raises ImageError if there is
+    no case, or lists all cases whose channels are missing, too many or doubled.
+    """
+    if not folder.exists():
+        raise ImageError(f"{folder}: no such folder. Give a folder of images.")
+    endings = FILE_ENDINGS if file_ending is None else (file_ending,)
+    candidates = sorted(folder.iterdir()) if folder.is_dir() else [folder]
+    stems = {path: stem for path in candidates if (stem := _stem(path, endings, series=file_ending is None)) is not None}
+    if not stems and file_ending is None and folder.is_dir() and dicom.has_series(folder):
+        stems = {folder: folder.resolve().name}
+    found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path, stem in stems.items():
+        name, channel = _split(stem, channels, set(stems.values()))
+        found[name][channel].append(path)
+    if not found:
+        raise ImageError(
+            f"{folder}: holds no images. Allowed are files ending in {', '.join(endings)} and sub-folders with a DICOM series."
+        )
+    problems = [problem for name, paths in found.items() for problem in _problems(name, paths, channels)]
+    if problems:
+        raise ImageError(f"{folder}: {len(problems)} problem(s) with its files:\n  " + "\n  ".join(problems))
+    return [CaseFiles(name, tuple(found[name][c][0] for c in range(channels)), None) for name in sorted(found)]
+
+
+def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:
+    """The name without its ending, or None for what is no image."""
+    if path.name.startswith("."):
+        return None
+    if path.is_dir():
+        return path.name if series and dicom.has_series(path) else None
+    return next((path.name[: -len(ending)] for ending in endings if path.name.endswith(ending)), None)
+
+
+def _split(stem: str, channels: int, stems: set[str]) -> tuple[str, int]:
+    """Case name and channel: ``case_0001`` is channel 1 of ``case``; a name without a number is channel 0.
+
+    Where one channel is needed, ``case_0001`` alone is a case of that name, but beside a ``case_0000`` it is a second channel.
+    """
+    match = _CHANNEL.fullmatch(stem)
+    if match and (channels > 1 or f"{match.group(1)}_0000" in stems):
+        return match.group(1), int(match.group(2))
+    return stem, 0
+
+
+def _problems(name: str, paths: dict[int, list[Path]], channels: int) -> list[str]:
+    problems = []
+    missing = [f"_{channel:04d}" for channel in range(channels) if channel not in paths]
+    if missing:
+        present = ", ".join(path.name for files in paths.values() for path in files)
+        problems.append(f"{name}: channel {', '.join(missing)} missing (found {present}; {channels} channel(s) needed)")
+    for channel, files in paths.items():
+        names = " and ".join(path.name for path in files)
+        if channel >= channels:
+            wanted = "_0000 only" if channels == 1 else f"_0000 to _{channels - 1:04d}"
+            problems.append(f"{name}: {names} is one channel too many ({wanted}); if it is a case of its own, rename it")
+        if len(files) > 1:
+            problems.append(f"{name}: {names} are the same channel; keep one")
+    return problems

@@ -1,0 +1,183 @@
+"""Find and list a raw data set in the nnU-Net v2 layout, without opening any image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles, DatasetDescription, LabelClass, RawDataset
+from diffatlas_pipeline.errors import DatasetError, ImageError
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS
+
+MAX_LISTED = 20  # problems written out in one message; the rest are counted
+
+
+def read_dataset(folder: Path) -> RawDataset:
+    """List the raw data set in ``folder`` (``dataset.json``, ``imagesTr``, ``labelsTr``, optional ``imagesTs``, ``imagesUn``).
+
+    Raises DatasetError for a missing or wrong ``dataset.json``, a missing folder, and for files that are missing: one message
+    lists every case concerned.
+    """
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file. A raw data set holds dataset.json, imagesTr and labelsTr.")
+    raw = _parse(path)
+    description = read_description(raw, path)
+    channels = len(description.channels)
+    if "dataset" in raw:
+        training = _listed_cases(folder, raw["dataset"], channels, path)
+    else:
+        images = _list(folder / "imagesTr", description.file_ending, channels, needed=True)
+        training = _attach_labels(images, folder / "labelsTr", description.file_ending)
+    expected = raw.get("numTraining")
+    if isinstance(expected, int) and expected != len(training):
+        raise DatasetError(
+            f"{path}: numTraining is {expected}, but {folder} holds {len(training)} training cases. "
+            "Add the missing files or correct numTraining."
+        )
+    test = _list(folder / "imagesTs", description.file_ending, channels)
+    modality = _unlabelled_modality(raw, path)
+    unlabelled = [replace(files, modality=modality) for files in _list(folder / "imagesUn", description.file_ending, channels)]
+    return RawDataset(folder, description, tuple(training), tuple(test), tuple(unlabelled))
+
+
+def read_description(raw: Mapping[str, Any], path: Path) -> DatasetDescription:
+    """The description in a parsed ``dataset.json``; DatasetError says which entry is wrong and how to write it."""
+    if "channel_names" not in raw and "modality" in raw:
+        raise DatasetError(
+            f"{path}: this is the older layout with 'modality'; 'channel_names' and 'file_ending' are needed. "
+            "Convert a Medical Segmentation Decathlon task with DiffAtlas_convert msd."
+        )
+    missing = [key for key in ("channel_names", "labels", "file_ending") if key not in raw]
+    if missing:
+        raise DatasetError(
+            f"{path}: no entry {', '.join(repr(key) for key in missing)}. Needed are "
+            '"channel_names": {"0": "MRI"}, "labels": {"background": 0, "name": 1}, "file_ending": ".nii.gz".'
+        )
+    ending = raw["file_ending"]
+    if ending not in FILE_ENDINGS:
+        raise DatasetError(f"{path}: file_ending is {ending!r}; allowed are {', '.join(FILE_ENDINGS)}.")
+    return DatasetDescription(path.parent.name, _channels(raw["channel_names"], path), _labels(raw["labels"], path), ending)
+
+
+def _parse(path: Path) -> Mapping[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: not valid JSON ({error}). Correct it.") from error
+    if not isinstance(raw, Mapping):
+        raise DatasetError(f"{path}: holds a {type(raw).__name__}, an object with 'channel_names' and 'labels' is needed.")
+    return raw
+
+
+def _channels(raw: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(raw, Mapping) or not raw or set(raw) != {str(i) for i in range(len(raw))}:
+        raise DatasetError(f'{path}: channel_names is {raw!r}; write one name per channel as {{"0": "MRI", "1": "CT"}}.')
+    return tuple(str(raw[str(i)]) for i in range(len(raw)))
+
+
+def _unlabelled_modality(raw: Mapping[str, Any], path: Path) -> str | None:
+    """What the scans of ``imagesUn`` are, if ``dataset.json`` says so."""
+    value = raw.get("unlabelled_modality")
+    if value is None:
+        return None
+    if not isinstance(value, str) or value.upper() not in MODALITIES:
+        raise DatasetError(
+            f"{path}: unlabelled_modality is {value!r}; allowed are {', '.join(MODALITIES)}. Leave it out if the scans of "
+            "imagesUn are like those of imagesTr."
+        )
+    return value.upper()
+
+
+def _labels(raw: Any, path: Path) -> tuple[LabelClass, ...]:
+    example = '{"background": 0, "liver": 1, "spleen": 2}'
+    if not isinstance(raw, Mapping):
+        raise DatasetError(f"{path}: labels is {raw!r}; write it as {example}.")
+    if raw and all(str(key).lstrip("-").isdigit() for key in raw):
+        raise DatasetError(f"{path}: labels maps numbers to names; write names to numbers, as {example}.")
+    for name, value in raw.items():
+        if isinstance(value, (list, tuple)):
+            raise DatasetError(
+                f"{path}: label '{name}' is a region {value}; regions are not supported. Give each label one integer."
+            )
+        if name.lower() == "ignore":
+            raise DatasetError(
+                f"{path}: an 'ignore' label is not supported. Leave it out and annotate its voxels or drop these cases."
+            )
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise DatasetError(f"{path}: label '{name}' is {value!r}; a whole number is needed.")
+    if raw.get("background") != 0:
+        raise DatasetError(f'{path}: labels must hold "background": 0, found {raw.get("background")!r}.')
+    labels = tuple(LabelClass(name, value) for name, value in raw.items() if name != "background")
+    values = [0, *(label.value for label in labels)]
+    if not labels or len(set(values)) != len(values):
+        raise DatasetError(
+            f"{path}: labels is {dict(raw)}; at least one foreground label is needed, each with its own integer."
+        )
+    return labels
+
+
+def _list(folder: Path, ending: str, channels: int, needed: bool = False) -> list[CaseFiles]:
+    """The cases in ``folder``; none when an optional folder is missing or empty."""
+    if not needed and (not folder.is_dir() or not any(folder.iterdir())):
+        return []
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder. Put the training images there, named case_0000.nii.gz and so on.")
+    try:
+        return sorted(list_cases(folder, ending, channels), key=lambda files: files.case)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+
+
+def _attach_labels(images: Sequence[CaseFiles], folder: Path, ending: str) -> list[CaseFiles]:
+    """Give each case its label file; DatasetError lists every image without label and every label without image."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: no such folder. Put one label file per training case there.")
+    training: list[CaseFiles] = []
+    problems: list[str] = []
+    for files in images:
+        path = folder / f"{files.case}{ending}"
+        label = path if path.is_file() else None
+        if label is None:
+            problems.append(f"{files.case}: no label file {path}")
+        training.append(CaseFiles(files.case, files.images, label))
+    known = {files.case for files in images}
+    for path in sorted(folder.glob(f"*{ending}")):
+        case = path.name[: -len(ending)]
+        if case not in known and not path.name.startswith("."):
+            problems.append(f"{case}: label {path} has no image")
+    if problems:
+        raise DatasetError(problem_list(folder.parent, problems, "Add the missing files or remove their partners."))
+    return training
+
+
+def _listed_cases(folder: Path, raw: Any, channels: int, path: Path) -> list[CaseFiles]:
+    """Training cases written out in ``dataset.json`` ("dataset": {case: {"images": [...], "label": ...}})."""
+    training: list[CaseFiles] = []
+    problems: list[str] = []
+    if not isinstance(raw, Mapping) or not raw:
+        raise DatasetError(f"{path}: 'dataset' must map each case to its images and label.")
+    for case, entry in sorted(raw.items()):
+        if not isinstance(entry, Mapping) or "images" not in entry or "label" not in entry:
+            raise DatasetError(f'{path}: case \'{case}\' needs {{"images": [...], "label": "..."}}, found {entry!r}.')
+        images = tuple((folder / image).resolve() for image in entry["images"])
+        label = (folder / entry["label"]).resolve()
+        if len(images) != channels:
+            problems.append(f"{case}: {len(images)} images for {channels} channels")
+        problems += [f"{case}: no file {p}" for p in (*images, label) if not p.exists()]
+        training.append(CaseFiles(case, images, label))
+    if problems:
+        raise DatasetError(problem_list(folder, problems, "Correct 'dataset' in dataset.json or add the files."))
+    return training
+
+
+def problem_list(folder: Path, problems: Sequence[str], remedy: str) -> str:
+    """One message for all ``problems`` found in ``folder``."""
+    lines = [f"  {problem}" for problem in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        lines.append(f"  and {len(problems) - MAX_LISTED} more")
+    return "\n".join([f"{folder}: {len(problems)} problem(s). {remedy}", *lines])

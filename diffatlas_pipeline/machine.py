@@ -1,0 +1,78 @@
+"""What this computer has to spare: cores and memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+MOST_WORKERS = 8  # beyond it the disk is what all wait for
+WORKER_BYTES = 2 * 10**9  # a CT of 512 x 512 x 150 voxels with a few labels
+# File names of limit, use and the line of memory.stat with cached files, which the system gives back: versions 2 and 1.
+_VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def default_workers() -> int:
+    """As many processes as cores this process may use and as the free memory has room for: at least one, at most eight."""
+    memory = available_bytes()
+    room = MOST_WORKERS if memory is None else memory // WORKER_BYTES
+    return max(1, min(MOST_WORKERS, usable_cores(), room))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
+    """Memory that can still be taken without swapping, within the limits of containers and job schedulers (control groups).
+
+    Where the system does not tell what is free (macOS) all memory counts; None where it tells nothing.
+    """
+    found = [_meminfo(proc / "meminfo"), *_left_in_groups(proc / "self" / "cgroup", cgroup)]
+    known = [value for value in found if value is not None]
+    return max(0, min(known)) if known else _physical()
+
+
+def _meminfo(path: Path) -> int | None:
+    for line in _text(path).splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _left_in_groups(membership: Path, mounted: Path) -> Iterator[int | None]:
+    """What each control group with a limit has left, from this process's own up to the outermost."""
+    for line in _text(membership).splitlines():
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root, names = (mounted / "memory", _VERSION_1) if kinds else (mounted, _VERSION_2)
+        folder = root / group.lstrip("/")
+        for each in [folder, *folder.parents]:
+            if each.is_relative_to(root):
+                yield _left(each, *names)
+
+
+def _left(folder: Path, limit_name: str, use_name: str, cached_name: str) -> int | None:
+    limit, use = _text(folder / limit_name).strip(), _text(folder / use_name).strip()
+    if not limit.isdigit() or not use.isdigit():  # "max": no limit
+        return None
+    cached = [line.split()[1] for line in _text(folder / "memory.stat").splitlines() if line.startswith(f"{cached_name} ")]
+    return int(limit) - int(use) + int(cached[0] if cached else 0)
+
+
+def _physical() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

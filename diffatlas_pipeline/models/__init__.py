@@ -1,0 +1,1 @@
+"""The model folder: its only reader and writer."""

@@ -1,0 +1,112 @@
+"""What registered training cases say of a scan, and how that is kept."""
+
+from __future__ import annotations
+
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.atlases import answer as atlases
+from diffatlas_pipeline.atlases.answer import ask_atlases
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.registration.atlas import Atlas
+from tests.factories import make_plan, store_cases
+
+PLAN = make_plan()
+
+
+def known(tmp_path: Path) -> tuple[np.ndarray, list[Atlas]]:
+    """A scan and two atlases on the planned grid."""
+    from diffatlas_pipeline.preprocessing.store import open_case
+
+    first, *others = (open_case(tmp_path, name) for name in store_cases(tmp_path, PLAN, [(20, 24, 18)] * 3))
+    made = [Atlas(one.case, np.asarray(one.image[:]), np.asarray(one.distances[:])) for one in others]  # type: ignore[index]
+    return np.asarray(first.image[:], np.float32), made
+
+
+def test_what_was_registered_once_is_not_registered_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, two = known(tmp_path / "cases")
+    kept = tmp_path / "kept"
+    plain, first = ask_atlases(image, two, PLAN), ask_atlases(image, two, PLAN, kept)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("registered again")
+
+    monkeypatch.setattr(atlases, "register_atlases", refuse)
+    again = ask_atlases(image, two, PLAN, kept)
+    for one in (first, again):
+        for name in ("appearance", "distances", "spread"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(plain, name))
+    assert plain.earlier_s == first.earlier_s == 0 < again.earlier_s
+    others = [
+        (image + np.float32(1e-6), two, PLAN),
+        (image, two[:1], PLAN),
+        (image, [replace(two[0], distances=-two[0].distances), two[1]], PLAN),
+        (image, [replace(two[0], frame=np.eye(3, 4)), two[1]], PLAN),
+        (image, two, replace(PLAN, spacing_mm=(1.0, 1.0, 1.1))),
+    ]
+    for other in others:
+        with pytest.raises(AssertionError, match="registered again"):
+            ask_atlases(*other, kept)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_what_another_is_registering_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, two = known(tmp_path / "cases")
+    begun, go_on, calls = Event(), Event(), []
+    register = atlases.register_atlases
+
+    def slow(*arguments: Any) -> Any:
+        calls.append(1)
+        begun.set()
+        assert go_on.wait(60)
+        return register(*arguments)
+
+    def timed() -> tuple[atlases.AtlasAnswer, float]:
+        start = time.perf_counter()
+        answer = ask_atlases(image, two, PLAN, tmp_path / "kept")
+        return answer, time.perf_counter() - start
+
+    monkeypatch.setattr(atlases, "register_atlases", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask_atlases, image, two, PLAN, tmp_path / "kept")
+        assert begun.wait(60)
+        second = pool.submit(timed)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        go_on.set()
+        answer, waited_s = second.result(60)
+        np.testing.assert_array_equal(first.result(60).distances, answer.distances)
+    registered_s = ask_atlases(image, two, PLAN, tmp_path / "kept").earlier_s
+    assert len(calls) == 1 and waited_s + answer.earlier_s == pytest.approx(registered_s, abs=0.4), "the wait counts once"
+
+
+def test_a_damaged_file_is_made_anew(tmp_path: Path) -> None:
+    image, two = known(tmp_path / "cases")
+    first = ask_atlases(image, two, PLAN, tmp_path / "kept")
+    (file,) = (tmp_path / "kept").iterdir()
+    for content in (b"", b"no archive", file.read_bytes()[:1000]):
+        file.write_bytes(content)
+        again = ask_atlases(image, two, PLAN, tmp_path / "kept")
+        assert again.earlier_s == 0
+        np.testing.assert_array_equal(again.distances, first.distances)
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    image, two = known(tmp_path / "cases")
+    (tmp_path / "file").touch()
+    assert ask_atlases(image, two, PLAN, tmp_path / "file").distances.shape == (2, *image.shape[1:])
+
+
+def test_a_scan_that_nothing_can_be_registered_to_is_told(tmp_path: Path) -> None:
+    _, two = known(tmp_path / "cases")
+    with pytest.raises(UserError, match="none of 2"):
+        ask_atlases(np.full((1, 20, 24, 18), -1, np.float32), two, PLAN, tmp_path / "kept")
+    assert not any((tmp_path / "kept").iterdir())

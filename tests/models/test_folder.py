@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.models.folder import WEIGHTS, ModelFolder
+from tests.model_files import add_fold, plan
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace.resolve(tmp_path)
+
+
+def make(
+    workspace: Workspace, dataset: str, method: str = "diffatlas", recipe: str = "default", folds: tuple = ("fold0",)
+) -> Path:
+    path = ModelFolder.location(workspace, dataset, method, recipe)
+    ModelFolder.create(path, plan())
+    for fold in folds:
+        add_fold(path, fold, method, recipe)
+    return path
+
+
+def test_the_only_model_needs_no_flags_and_loads(workspace: Workspace) -> None:
+    path = make(workspace, "Dataset001_A")
+    model = ModelFolder.find(workspace)
+    assert (model.path, model.dataset, model.method, model.recipe) == (path, "Dataset001_A", "diffatlas", "default")
+    trained = model.load("0")
+    assert trained.plan == plan()
+    assert torch.equal(trained.state["weight"], torch.arange(6.0).reshape(2, 3))
+    assert (trained.method, trained.recipe, trained.fold) == ("diffatlas", "default", "fold0")
+
+
+def test_folder_describes_itself(workspace: Workspace) -> None:
+    path = make(workspace, "Dataset001_A")
+    dataset = json.loads((path / "dataset.json").read_text())
+    assert dataset["labels"] == {"background": 0, "small": 2, "large": 7}
+    assert dataset["channel_names"] == {"0": "MRI"}
+    assert json.loads((path / "versions.json").read_text())["torch"].startswith("2.")
+
+
+def test_several_models_are_listed_with_their_flags_and_each_flag_chooses(workspace: Workspace) -> None:
+    make(workspace, "Dataset001_A")
+    make(workspace, "Dataset001_A", recipe="paper")
+    make(workspace, "Dataset002_B", method="icf")
+    with pytest.raises(ModelError) as error:
+        ModelFolder.find(workspace)
+    for line in ("-d Dataset001_A --method diffatlas --recipe paper", "-d Dataset002_B --method icf --recipe default"):
+        assert line in str(error.value)
+    assert ModelFolder.find(workspace, dataset="2").dataset == "Dataset002_B"
+    assert ModelFolder.find(workspace, dataset="Dataset002_B").dataset == "Dataset002_B"
+    assert ModelFolder.find(workspace, recipe="paper").recipe == "paper"
+    assert ModelFolder.find(workspace, method="icf").method == "icf"
+    with pytest.raises(ModelError, match="--recipe default"):
+        ModelFolder.find(workspace, dataset="001")
+
+
+def test_untrained_models_do_not_count(workspace: Workspace) -> None:
+    make(workspace, "Dataset001_A")
+    make(workspace, "Dataset002_B", folds=())
+    assert ModelFolder.find(workspace).dataset == "Dataset001_A"
+    with pytest.raises(ModelError, match="no trained fold"):
+        ModelFolder.find(workspace, dataset="2")
+
+
+def test_no_model_says_what_to_do(workspace: Workspace) -> None:
+    with pytest.raises(ModelError, match="DiffAtlas_train"):
+        ModelFolder.find(workspace)
+    make(workspace, "Dataset001_A")
+    with pytest.raises(ModelError, match=r"No trained model for -d 5(.|\n)*Dataset001_A"):
+        ModelFolder.find(workspace, dataset="5")
+
+
+def test_explicit_path(workspace: Workspace, tmp_path: Path) -> None:
+    path = make(workspace, "Dataset001_A")
+    moved = path.rename(tmp_path / "shared_model")
+    assert ModelFolder.find(workspace, path=moved).method == "diffatlas"
+    with pytest.raises(ModelError, match="one fold of a model"):
+        ModelFolder.find(workspace, path=moved / "fold0")
+    with pytest.raises(ModelError, match="not a model folder"):
+        ModelFolder.find(workspace, path=tmp_path)
+
+
+def test_choice_of_folds(workspace: Workspace) -> None:
+    model = ModelFolder(make(workspace, "Dataset001_A", folds=("fold0", "fold2")))
+    assert model.choose_folds() == ("fold0", "fold2")
+    assert model.choose_folds(["2", "fold2", "0"]) == ("fold2", "fold0")
+    with pytest.raises(ModelError, match=r"fold1: not trained .*trained: fold0, fold2"):
+        model.choose_folds(["0", "1"])
+    add_fold(model.path, "2-shot")
+    with pytest.raises(ModelError, match="-f"):
+        model.choose_folds()
+    assert model.choose_folds(["2-shot"]) == ("2-shot",)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-4] + b"bits",
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"no weights at all",
+    ],
+)
+def test_damaged_weights_are_said(workspace: Workspace, damage: object) -> None:
+    path = make(workspace, "Dataset001_A") / "fold0" / WEIGHTS
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(ModelError, match=r"checkpoint_final\.safetensors: damaged"):
+        ModelFolder.find(workspace).load("fold0")
+
+
+def test_damaged_metadata_is_said(workspace: Workspace) -> None:
+    path = make(workspace, "Dataset001_A") / "fold0" / "checkpoint_final.json"
+    path.write_text("{")
+    with pytest.raises(ModelError, match=r"checkpoint_final\.json"):
+        ModelFolder.find(workspace).load("fold0")
+
+
+def test_trained_folds_are_not_given_another_plan(workspace: Workspace) -> None:
+    path = make(workspace, "Dataset001_A")
+    ModelFolder.create(path, plan())
+    with pytest.raises(ModelError, match="another plan"):
+        ModelFolder.create(path, plan(patch=(32, 16, 16)))
+    with pytest.raises(ModelError, match="another plan"):
+        ModelFolder.create(path, plan(patch=(32, 16, 16)), replacing="fold1")
+    ModelFolder.create(path, plan(patch=(32, 16, 16)), replacing="fold0")
+
+
+def test_the_recipes_of_others_do_not_make_it_another_plan(workspace: Workspace) -> None:
+    path = make(workspace, "Dataset001_A")
+    own, *others = plan().recipes
+    ModelFolder.create(path, replace(plan(), recipes=(own, *(replace(other, steps=7) for other in others))))
+    with pytest.raises(ModelError, match="another plan"):
+        ModelFolder.create(path, replace(plan(), recipes=(replace(own, segmentation_loss=0.123), *others)))

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffatlas_pipeline import machine as _machine
+from diffatlas_pipeline.machine import available_bytes
+
+GB = 10**9
+
+
+def system(folder: Path, available_kb: int | None, group: str = "") -> tuple[Path, Path]:
+    """A /proc with so much memory available and membership in a control group, and a /sys/fs/cgroup without groups."""
+    (folder / "proc/self").mkdir(parents=True)
+    if available_kb is not None:
+        (folder / "proc/meminfo").write_text(f"MemTotal: 99999999 kB\nMemFree: 1 kB\nMemAvailable: {available_kb} kB\n")
+    (folder / "proc/self/cgroup").write_text(group)
+    return folder / "proc", folder / "cgroup"
+
+
+def limit(group: Path, most: str, use: int, cached: int, names: tuple[str, str, str] = _machine._VERSION_2) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(names, (f"{most}\n", f"{use}\n"), strict=False):
+        (group / name).write_text(text)
+    (group / "memory.stat").write_text(f"anon 5\n{names[2]} {cached}\nactive_file 7\n")
+
+
+def test_memory_without_a_limit_is_what_the_system_says(tmp_path: Path) -> None:
+    proc, cgroup = system(tmp_path, 4_000_000, "0::/user.slice\n")
+    limit(cgroup / "user.slice", "max", 3 * GB, 0)
+    assert available_bytes(proc, cgroup) == 4_000_000 * 1024
+
+
+@pytest.mark.parametrize("where", [".", "job", "job/step"])
+def test_the_narrowest_group_counts_and_cached_files_are_free(tmp_path: Path, where: str) -> None:
+    proc, cgroup = system(tmp_path, 64_000_000, "0::/job/step\n")
+    limit(cgroup, "max", 0, 0)
+    limit(cgroup / where, str(10 * GB), 7 * GB, 2 * GB)
+    limit(cgroup / "another job", str(GB), GB, 0)
+    assert available_bytes(proc, cgroup) == 5 * GB
+
+
+def test_groups_of_the_first_version(tmp_path: Path) -> None:
+    proc, cgroup = system(tmp_path, 64_000_000, "5:cpu,cpuacct:/\n3:memory:/docker/7\n0::/\n")
+    limit(cgroup / "memory", str(6 * GB), 2 * GB, 0, _machine._VERSION_1)  # a container sees its own group as the outermost
+    assert available_bytes(proc, cgroup) == 4 * GB
+
+
+def test_a_group_beyond_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    proc, cgroup = system(tmp_path, 64_000_000, "0::/\n")
+    limit(cgroup, str(GB), 2 * GB, 0)
+    assert available_bytes(proc, cgroup) == 0
+
+
+def test_a_system_that_does_not_tell_what_is_free(tmp_path: Path) -> None:
+    assert (available_bytes(*system(tmp_path, None)) or GB) >= GB  # all of its memory, or unknown
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "workers"),
+    [(16, 64 * GB, 8), (4, 64 * GB, 4), (16, 7 * GB, 3), (16, GB, 1), (16, 0, 1), (3, None, 3), (16, None, 8)],
+)
+def test_workers_follow_from_cores_and_memory(
+    monkeypatch: pytest.MonkeyPatch, cores: int, memory: int | None, workers: int
+) -> None:
+    monkeypatch.setattr(_machine, "usable_cores", lambda: cores)
+    monkeypatch.setattr(_machine, "available_bytes", lambda: memory)
+    assert _machine.default_workers() == workers
+
+
+def test_this_computer() -> None:
+    memory = available_bytes()
+    assert memory is None or memory > 0
+    assert 1 <= _machine.default_workers() <= _machine.usable_cores()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.datasets.sizes import SMALL_BYTES, memory_note, useful_workers
+from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.parallel import run_cases
+from diffatlas_pipeline.volumes.io import write_scalars
+from tests.factories import make_grid
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def die_at_two(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def stall_at_one(number: int) -> int:
+    time.sleep(60 if number == 1 else 0.02)
+    return number
+
+
+def threads(_: int) -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")
+
+
+def fail(number: int) -> int:
+    raise ZeroDivisionError("a bug of ours")
+
+
+NAMES = ["a", "b", "dies", "d"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_keep_the_order(workers: int) -> None:
+    assert run_cases(square, [3, 1, 2, 0], NAMES, workers, "Test") == [9, 1, 4, 0]
+
+
+def test_a_killed_worker_is_named_with_its_case_and_no_other() -> None:
+    with pytest.raises(
+        DatasetError, match=r"^dies: .*killed.* It needs 2 GB\. All but 2 is kept\. .*fewer --workers"
+    ) as caught:
+        run_cases(die_at_two, [0, 1, 2, 3], NAMES, 2, "Test", memory=lambda n: f"It needs {n} GB.", kept="All but 2 is kept.")
+    assert not {"a:", "b:", "d:"} & set(str(caught.value).split())
+    assert not multiprocessing.active_children()
+
+
+def test_a_stalled_worker_is_named_and_ended_although_others_go_on() -> None:
+    started = time.monotonic()
+    with pytest.raises(DatasetError, match=r"^b: not finished after 6 s.* Open the file .*fewer --workers.* again\.$"):
+        run_cases(stall_at_one, [0, 1, *[0] * 1000], [*NAMES[:2], *["a"] * 1000], 2, "Test", timeout_s=6)
+    assert time.monotonic() - started < 40
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bugs_keep_their_type(workers: int) -> None:
+    with pytest.raises(ZeroDivisionError, match="a bug of ours"):
+        run_cases(fail, [0, 1], NAMES[:2], workers, "Test")
+
+
+def test_workers_have_one_thread_and_this_process_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert run_cases(threads, [0, 1], NAMES[:2], 2, "Test") == ["1", "1"]
+    assert os.environ["OMP_NUM_THREADS"] == "7" and "MKL_NUM_THREADS" not in os.environ
+
+
+def test_memory_note_counts_the_larger_grid(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii.gz"
+    write_scalars(path, np.zeros((100, 100, 50), np.float32), make_grid((100, 100, 50), (1.0, 1.0, 2.0)))
+    files = CaseFiles("a", (path,), None)
+    assert memory_note(files, 1000) == "It needs about 0.7 GB (100 x 100 x 50 voxels)."
+    assert memory_note(files, 1000, (1.0, 1.0, 1.0)) == "It needs about 1.2 GB (100 x 100 x 50 voxels)."
+    assert memory_note(files, 1000, (2.0, 2.0, 2.0)) == memory_note(files, 1000)
+    path.write_bytes(b"damaged")
+    assert memory_note(files, 1000) == ""
+
+
+@pytest.mark.parametrize("module", ["planning.checks", "planning.fingerprint", "preprocessing.run"])
+def test_what_workers_import_is_light(module: str) -> None:
+    """Spawned workers import it before their first case: torch (which acvl_utils imports too) alone takes seconds."""
+    line = f"import sys, diffatlas_pipeline.{module}; print({{'torch', 'pandas', 'acvl_utils'}} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_small_data_start_no_processes(tmp_path: Path) -> None:
+    (tmp_path / "small.nii").write_bytes(b"x")
+    with (tmp_path / "large.nii").open("wb") as file:
+        file.truncate(SMALL_BYTES + 1)
+    small, large = (CaseFiles(name, (tmp_path / f"{name}.nii",), None) for name in ("small", "large"))
+    assert useful_workers([small], 4) == 1
+    assert useful_workers([small, large], 4) == 4
