@@ -11,7 +11,7 @@ from diffatlas_pipeline.datasets.description import CaseFiles, DatasetDescriptio
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.files import to_json
-from diffatlas_pipeline.planning import fingerprint as module
+from diffatlas_pipeline.planning import measure as module
 from diffatlas_pipeline.planning.diffusion_steps import choose_diffusion_steps, variance_loss
 from diffatlas_pipeline.planning.measure import compute_fingerprint
 from tests.planning.raw_data import write_dataset, write_nifti
