@@ -28,8 +28,10 @@ from diffatlas_pipeline.planning.topology import PRESETS
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "documentation").rglob("*.md")])
 RECORDS = ROOT / "documentation" / "results"  # written by benchmarks
+WRITTEN = [page for page in PAGES if not page.is_relative_to(RECORDS) and page.name != "benchmarks.md"]
 PLAN_PAGE = ROOT / "documentation" / "reference" / "plan.md"
 COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
+CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
 COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
 VARIABLES = {"DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"}
 OTHERS_OPTIONS = {"--time", "--gres", "--array"}  # of other programs that pages mention by name
@@ -42,6 +44,29 @@ def page_id(path: Path) -> str:
 def prose_of(text: str) -> str:
     """A page without its fenced blocks."""
     return re.sub(r"^( *)```.*?^\1```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+# ------------------------------------------------------------------------------------------------------------- sizes
+def too_wide(text: str) -> list[str]:
+    """The lines of prose of a page over 120 characters. Fenced blocks, tables, pictures and generated parts may be wider."""
+    prose = re.sub(r"<!-- (\w+):begin -->.*?<!-- \1:end -->", "", prose_of(text), flags=re.DOTALL)
+    return [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "!["))]
+
+
+def test_too_wide_lines_are_found() -> None:
+    long = "word " * 25
+    assert too_wide(f"{long}\n```text\n{long}\n```\n| {long} |\n<!-- a:begin -->\n{long}\n<!-- a:end -->\n") == [long]
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=page_id)
+def test_lines_of_prose_have_at_most_120_characters(page: Path) -> None:
+    assert not too_wide(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=page_id)
+def test_pages_are_short(page: Path) -> None:
+    allowed = {"README.md": 110, "CONTRIBUTING.md": 130}.get(page_id(page), 250)
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= allowed
 
 
 # ------------------------------------------------------------------------------------------------------------- links
@@ -159,11 +184,9 @@ def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
 
 
 def documented_options(command: str, converter: str | None) -> set[str]:
-    """The options in the tables of a command's section of the reference."""
-    text = COMMANDS_PAGE.read_text(encoding="utf-8")
-    section = text.split(f"\n## {command}\n")[1].split("\n## ")[0]
-    if converter:
-        section = section.split(f"\n### {converter}\n")[1].split("\n### ")[0]
+    """The options in the tables of the reference's section of a command or converter."""
+    page = CONVERT_PAGE if converter else COMMANDS_PAGE
+    section = page.read_text(encoding="utf-8").split(f"\n## {converter or command}\n")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`-[^|]*) \|", section, flags=re.MULTILINE)
     return {option for cell in cells for option in re.findall(r"`(-[^`]+)`", cell)}
 
