@@ -180,7 +180,7 @@ def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
             found |= options_of(action.choices[words[0]], words[1:])
         else:
             found |= set(action.option_strings)
-    return found - {"-h", "--help"}
+    return found - {"-h", "--help", "--version"}
 
 
 def documented_options(command: str, converter: str | None) -> set[str]:
@@ -205,7 +205,7 @@ def test_every_converter_has_its_section() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_options_named_in_the_text_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
-    known = OTHERS_OPTIONS | {option for script in scripts for option in re.findall(r'"(--[a-z-]+)"', script)}
+    known = OTHERS_OPTIONS | {"--version"} | {option for script in scripts for option in re.findall(r'"(--[a-z-]+)"', script)}
     for command, variants in MINIMAL.items():
         for words in variants:
             known |= options_of(parser_of(command, words, monkeypatch), words)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from diffatlas_pipeline import __version__
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.machine import default_workers
@@ -27,10 +28,12 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
 
 
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:
-    """An argument parser whose help ends with an example."""
-    return argparse.ArgumentParser(
+    """An argument parser that knows --version, and whose help ends with an example."""
+    parser = argparse.ArgumentParser(
         description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"DiffAtlas pipeline {__version__}", help="print the version")
+    return parser
 
 
 def add_workspace(parser: argparse.ArgumentParser) -> None:
