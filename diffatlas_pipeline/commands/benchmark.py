@@ -19,8 +19,8 @@ from diffatlas_pipeline.machine import default_workers, usable_cores
 
 if TYPE_CHECKING:
     from diffatlas_pipeline.benchmark.cells import Cell, Conditions, Status
+    from diffatlas_pipeline.benchmark.children import Children
     from diffatlas_pipeline.benchmark.settings import MethodChoice, PreparedSetting, Setting
-    from diffatlas_pipeline.commands._child import Children
     from diffatlas_pipeline.datasets.description import RawDataset
 
 METHODS = ("diffatlas", "icf", "icmd", "rba")
@@ -85,8 +85,8 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         seconds_of(arguments.max_time)
 
     from diffatlas_pipeline.benchmark.cells import Status
+    from diffatlas_pipeline.benchmark.children import Children
     from diffatlas_pipeline.benchmark.settings import check_settings
-    from diffatlas_pipeline.commands._child import Children
     from diffatlas_pipeline.datasets.raw import read_dataset
     from diffatlas_pipeline.networks.execution import resolve_device
 
@@ -296,14 +296,14 @@ def _run_cells(
     """Run what is not done, cells of one model together; print a line for each."""
     from concurrent.futures import ThreadPoolExecutor, as_completed
 
-    from diffatlas_pipeline.benchmark.progress import Progress
+    from diffatlas_pipeline.benchmark.children import Stopped
+    from diffatlas_pipeline.benchmark.paper_table import write_tables
     from diffatlas_pipeline.benchmark.run import Runner
-    from diffatlas_pipeline.benchmark.table import write_tables
     from diffatlas_pipeline.benchmark.test_sets import link_test_set
-    from diffatlas_pipeline.commands._child import Stopped
+    from diffatlas_pipeline.benchmark.time_left import TimeLeft
 
     todo = [cell for cell in cells if not status.is_done(cell)]
-    progress = Progress(cells, todo, status, arguments.jobs)
+    progress = TimeLeft(cells, todo, status, arguments.jobs)
     progress.announce(prepared)
     if not todo:
         return
@@ -335,7 +335,7 @@ def _run_cells(
 def _finish(status: Status, cells: list[Cell]) -> None:
     """Write and show the table; exits with 1 if a cell failed."""
     from diffatlas_pipeline.benchmark.cells import FAILED
-    from diffatlas_pipeline.benchmark.table import cells_frame, plain, summarise, write_tables
+    from diffatlas_pipeline.benchmark.paper_table import cells_frame, plain, summarise, write_tables
 
     paths = write_tables(status.folder, status.content)
     print("\n" + plain(summarise(cells_frame(status.folder, status.content), status.content), status.content))

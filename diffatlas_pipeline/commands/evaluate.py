@@ -52,7 +52,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, read_labels_json
     from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
-    from diffatlas_pipeline.evaluation.tables import results_table
+    from diffatlas_pipeline.evaluation.summary_table import results_table
 
     labels = read_labels_json(arguments.labels) if arguments.labels else None
     evaluation = evaluate_folders(

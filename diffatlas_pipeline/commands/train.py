@@ -290,7 +290,7 @@ def _segment_validation(
     from diffatlas_pipeline.datasets.raw import read_dataset
     from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
     from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
-    from diffatlas_pipeline.evaluation.tables import results_table
+    from diffatlas_pipeline.evaluation.summary_table import results_table
     from diffatlas_pipeline.inference.batch import Wanted, predict_cases
     from diffatlas_pipeline.inference.predictor import Predictor
 

@@ -21,10 +21,10 @@ from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE
 from diffatlas_pipeline.evaluation.overlays import label_colours
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.parallel import run_cases
-from diffatlas_pipeline.report import pictures, plots, tables, viewer
+from diffatlas_pipeline.report import panels, pictures, plots, viewer
+from diffatlas_pipeline.report.panels import Table
 from diffatlas_pipeline.report.pictures import Picture
 from diffatlas_pipeline.report.sources import CaseSource, Cell, Source
-from diffatlas_pipeline.report.tables import Table
 from diffatlas_pipeline.report.viewer import EmbeddedCase
 
 Result = TypeVar("Result")
@@ -70,17 +70,17 @@ def _described(source: Source, workers: int) -> Content:
     content, cell = Content(), source.cells[0]
     cases = {case.case: case for case in source.cases}
     if cell.evaluation:
-        content.results.append(tables.summary_table(cell.evaluation))
-        content.details.append(("All cases", tables.case_table(cell.evaluation)))
+        content.results.append(panels.summary_table(cell.evaluation))
+        content.details.append(("All cases", panels.case_table(cell.evaluation)))
         content.plots.append(("Scores per label", plots.score_plot([cell], source.labels, "scores")))
         content.rules += _score_rules(cell)
         chosen = pictures.remarkable_by_score(cell)
     else:
-        measured = _run(partial(tables.measure_volumes, labels=source.labels), source.cases, workers, "Measuring volumes")
+        measured = _run(partial(panels.measure_volumes, labels=source.labels), source.cases, workers, "Measuring volumes")
         content.notes += [found for found in measured if isinstance(found, str)]
         volumes = {case: found for case, found in zip(cases, measured, strict=True) if not isinstance(found, str)}
         if volumes:
-            summary, each = tables.volume_tables(volumes, source.labels)
+            summary, each = panels.volume_tables(volumes, source.labels)
             content.results.append(summary)
             content.details.append(("All cases", each))
             values = {label.name: [found[label.name] for found in volumes.values()] for label in source.labels}
@@ -97,10 +97,10 @@ def _described(source: Source, workers: int) -> Content:
 def _compared(source: Source) -> Content:
     """The content for a benchmark."""
     assert source.benchmark is not None
-    content = Content(results=tables.paper_tables(source.benchmark))
+    content = Content(results=panels.paper_tables(source.benchmark))
     if not content.results:
         content.notes.append(f"{source.benchmark / 'table.md'} is not there, so its table is missing here.")
-    content.details.append(("All cells", tables.cell_table(source.cells)))
+    content.details.append(("All cells", panels.cell_table(source.cells)))
     failed = [cell for cell in source.cells if cell.status == "failed"]
     waiting = sum(cell.status == "waiting" for cell in source.cells)
     content.notes += [f"{cell.title} failed: {cell.message or 'no reason was recorded'}" for cell in failed]

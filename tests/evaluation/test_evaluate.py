@@ -11,7 +11,7 @@ import pytest
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, find_labels, read_labels_json
-from diffatlas_pipeline.evaluation.tables import results_table
+from diffatlas_pipeline.evaluation.summary_table import results_table
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels
 

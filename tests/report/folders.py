@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffatlas_pipeline.benchmark.table import write_tables
+from diffatlas_pipeline.benchmark.paper_table import write_tables
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.evaluation.overlays import write_overlays
 from diffatlas_pipeline.volumes.io import write_labels, write_scalars

@@ -11,7 +11,7 @@ from diffatlas_pipeline.benchmark.cells import DONE, Cell, Status
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 
 
-class Progress:
+class TimeLeft:
     """One line per cell, with the time left."""
 
     def __init__(self, cells: list[Cell], todo: list[Cell], status: Status, jobs: int) -> None:
@@ -99,4 +99,4 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _average_dice(evaluation: Path) -> str:
     value = json.loads((evaluation / "summary.json").read_text(encoding="utf-8"))["mean"]["dice"]
-    return "undefined" if value is None else f"{100 * value:.2f}"
+    return "undefined" if value is None else f"{value:.3f}"

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from diffatlas_pipeline.benchmark.cells import DONE, FAILED
-from diffatlas_pipeline.benchmark.table import cells_frame, markdown, plain, summarise, write_tables
+from diffatlas_pipeline.benchmark.paper_table import cells_frame, markdown, plain, summarise, write_tables
 from tests.benchmark.content import make_cell, write_scores
 
 
@@ -77,10 +77,10 @@ def test_markdown_is_the_papers_table(tmp_path: Path, content: dict[str, Any]) -
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
     assert header[:6] == ["setting", "method", "Dice front", "Dice back", "Dice average", "NSD front"]
     row = next(line for line in lines if "| icf |" in line)
-    assert "| 85.00 ± 7.07 | **60.00 ± 0.00** | 72.50 ± 3.54 | **90.00 ± 0.00** |" in row
+    assert "| 0.850 ± 0.071 | **0.600 ± 0.000** | 0.725 ± 0.035 | **0.900 ± 0.000** |" in row
     assert "| 10 min | 950 | 0.50 | 2 | failed with seed 2: no \\| memory left |" in row
     sanity = next(line for line in lines if "| mean |" in line)
-    assert "| **86.00** |  | **86.00** | 10.00 |  | 10.00 | 0 s |  | 0.50 |" in sanity
+    assert "| **0.860** |  | **0.860** | 0.100 |  | 0.100 | 0 s |  | 0.50 |" in sanity
     assert len(lines) == 2 + 4
     assert "tolerance 2 mm" in text and "given 10 min" in text and "- 2-shot: trained on two cases." in text
     assert "Zero-shot" not in text
@@ -91,7 +91,7 @@ def test_the_files_agree(tmp_path: Path, content: dict[str, Any]) -> None:
     read = pd.read_csv(io.StringIO(csv.read_text())).fillna({"remarks": ""})
     pd.testing.assert_frame_equal(read, summarise(cells_frame(tmp_path, content), content), check_dtype=False)
     text = page.read_text()
-    assert "85.00 ± 7.07" in text and "<b>60.00 ± 0.00</b>" in text and "&lt;broken&gt;" in text
+    assert "0.850 ± 0.071" in text and "<b>0.600 ± 0.000</b>" in text and "&lt;broken&gt;" in text
     assert "<script" not in text and "http" not in text
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", text.split("<tbody>")[1], re.DOTALL)
     assert [len(re.findall(r"<t[dh][ >]", row)) for row in rows] == [13, 12, 12, 13]  # the setting spans its rows
@@ -100,7 +100,7 @@ def test_the_files_agree(tmp_path: Path, content: dict[str, Any]) -> None:
 def test_the_terminal_shows_averages(tmp_path: Path, content: dict[str, Any]) -> None:
     text = plain(summarise(cells_frame(tmp_path, content), content), content)
     row = next(line for line in text.splitlines() if "icf" in line)
-    assert row.split("  ")[0] == "2-shot" and "72.50 ± 3.54" in row and "82.50 ± 3.54" in row and "85.00" not in row
+    assert row.split("  ")[0] == "2-shot" and "0.725 ± 0.035" in row and "0.825 ± 0.035" in row and "0.850" not in row
 
 
 def test_nothing_done_yet_is_a_table_too(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
-from diffatlas_pipeline.evaluation.tables import results_rows
+from diffatlas_pipeline.evaluation.summary_table import results_rows
 from diffatlas_pipeline.report.sources import DONE, CaseSource, Cell
 from diffatlas_pipeline.volumes.io import read_labels
 

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from diffatlas_pipeline.benchmark.cells import DONE, FAILED, METADATA
-from diffatlas_pipeline.benchmark.progress import duration
 from diffatlas_pipeline.benchmark.settings import MethodChoice
-from diffatlas_pipeline.evaluation.tables import format_table
+from diffatlas_pipeline.benchmark.time_left import duration
+from diffatlas_pipeline.evaluation.summary_table import format_table
 from diffatlas_pipeline.files import write_text_atomically
 
 METRICS = {"dice": "Dice", "nsd": "NSD"}
@@ -99,7 +99,7 @@ def plain(frame: pd.DataFrame, content: Mapping[str, Any]) -> str:
     chosen = [0, 1, 2 + count, 3 + 2 * count, *range(first, first + len(COST_TITLES))]
     rows = [[cells[index] for index in chosen] for cells, _ in _body(frame, content)]
     labels = [f"{setting}  {method}" for setting, method, *_ in rows]
-    header = ["setting  method", "Dice [%]", f"NSD [%] ({content['tolerance_mm']:g} mm)", *COST_TITLES]
+    header = ["setting  method", "Dice", f"NSD ({content['tolerance_mm']:g} mm)", *COST_TITLES]
     return format_table(header, [[label, *row[2:]] for label, row in zip(labels, rows, strict=True)])
 
 
@@ -146,7 +146,7 @@ _STYLE = (
 def notes_of(content: Mapping[str, Any]) -> list[str]:
     """What a reader must know of the numbers."""
     notes = [
-        f"Dice and NSD (tolerance {content['tolerance_mm']:g} mm) in percent: mean over test cases, then mean over seeds ± "
+        f"Dice and NSD (tolerance {content['tolerance_mm']:g} mm): mean over test cases, then mean over seeds ± "
         "sample standard deviation over seeds, where there are several. Bold: best of its setting."
     ]
     limit = content["max_time_s"]
@@ -171,7 +171,7 @@ def _body(frame: pd.DataFrame, content: Mapping[str, Any]) -> list[tuple[list[st
             if compared and not math.isnan(row[name]) and row[name] == same[name].max()
         }
         cells = [str(row["setting"]), MethodChoice(str(row["method"]), str(row["recipe"])).text]
-        cells += [_percent(row[name], row[f"{name}_std"]) for name in columns]
+        cells += [_score(row[name], row[f"{name}_std"]) for name in columns]
         training = row["train_seconds"]
         cells += ["" if math.isnan(training) else duration(training), _whole(row["iterations"])]
         cells.append(_seconds(row["seconds_per_case"]))
@@ -196,10 +196,10 @@ def _title(column: str) -> str:
     return f"{METRICS[metric]} {name}"
 
 
-def _percent(mean: float, std: float) -> str:
+def _score(mean: float, std: float) -> str:
     if math.isnan(mean):
         return ""
-    return f"{100 * mean:.2f}" + ("" if math.isnan(std) else f" ± {100 * std:.2f}")
+    return f"{mean:.3f}" + ("" if math.isnan(std) else f" ± {std:.3f}")
 
 
 def _whole(value: float) -> str:

@@ -1,4 +1,4 @@
-"""``python -m diffatlas_pipeline.commands._child COMMAND ARGUMENTS``: a command that does not outlive who started it.
+"""``python -m diffatlas_pipeline.benchmark.children COMMAND ARGUMENTS``: a command that does not outlive who started it.
 
 It ends when its standard input does, which whoever started it holds open. So a benchmark that is killed leaves no training
 behind that would write to the same files as the next one.
@@ -33,7 +33,7 @@ class Children:
 
     def do(self, command: str, words: Sequence[str], log: Path | None) -> int:
         """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. Stopped if told to stop."""
-        line = [sys.executable, "-m", "diffatlas_pipeline.commands._child", command, *words]
+        line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
         file = None if log is None else log.open("ab")
         try:
             if file is not None:
