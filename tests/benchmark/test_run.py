@@ -1,0 +1,246 @@
+"""How a cell is run: which commands with which arguments, what a failure says, how long the rest takes, links to test cases."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status
+from diffatlas_pipeline.benchmark.run import Runner, reason
+from diffatlas_pipeline.benchmark.settings import Pool, TestSet
+from diffatlas_pipeline.benchmark.test_sets import link_test_set
+from diffatlas_pipeline.benchmark.time_left import duration, seconds_left
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.files import to_json
+from diffatlas_pipeline.planning.recipes import default_recipes
+from tests.benchmark.content import CONDITIONS, case_files, make_cell
+from tests.factories import make_plan
+
+
+class Commands:
+    """Stands for the commands: leaves the files that they leave, or fails where it is told to."""
+
+    def __init__(self, folder: Path, failing: str = "") -> None:
+        self.folder, self.failing, self.calls = folder, failing, []  # type: ignore[var-annotated]
+
+    def __call__(self, command: str, words: Sequence[str], log: Path) -> int:
+        self.calls.append((command, list(words)))
+        if command == self.failing:
+            log.write_text("50%\rError: no such thing.\n  case1: it is gone\nWritten: nothing\n")
+            return 2
+        options = dict(itertools.pairwise(words))
+        if command == "train":
+            fold = words[1] + (f"_seed{options['--seed']}" if options["--seed"] != "0" else "")
+            folder = self.folder / "models" / words[0] / f"{options['--method']}__{options['--recipe']}" / fold
+            folder.mkdir(parents=True)
+            (folder / WEIGHTS).touch()
+            (folder.parent / "plans.json").write_text(to_json(make_plan(recipes=default_recipes())))
+            (folder / "checkpoint_final.json").write_text('{"seconds": 12.5}')
+        if command == "predict":
+            Path(options["-o"]).mkdir(parents=True, exist_ok=True)
+            cases = {name: {"seconds": {"read": 0.25, "sample": 0.5}} for name in ("t1", "t2")}
+            (Path(options["-o"]) / "prediction.json").write_text(json.dumps({"cases": cases}))
+        if command == "evaluate":
+            Path(options["-o"]).mkdir(parents=True, exist_ok=True)
+            (Path(options["-o"]) / "summary.json").touch()
+        return 0
+
+
+def runner(folder: Path, commands: Commands, *cells: Cell) -> Runner:
+    status = Status(folder)
+    header = {"dataset": "Dataset001_A", "labels": ["front"], "methods": ["icf"], "settings": ["2-shot"], "seeds": [0]}
+    status.begin(header, cells)
+    sets = {"Dataset001_A": folder / "one", "Dataset002_B": folder / "two"}
+    return Runner(status, commands, sets, "10m", "cpu", Path("dataset.json"), 1, lambda cell: None)
+
+
+def zero_shot(cell: Cell) -> Cell:
+    test = TestSet("Dataset002_B", Path("dataset.json"), case_files("t1", "t2"), "imagesTs", "MRI")
+    return replace(cell, setting="zero-shot:Dataset002_B@2-shot", test=test)
+
+
+def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
+    cell, beside = make_cell(), make_cell(recipe="default+atlases")
+    commands = Commands(tmp_path)
+    made = runner(tmp_path, commands, cell, beside)
+    made.run([cell, beside])
+    assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
+    plain, fused = (words for name, words in commands.calls if name == "predict")
+    assert "--no-with-atlases" in plain and "--with-atlases" in fused
+    assert plain[-2:] == fused[-2:] == ["--registrations", str(tmp_path / "registrations")]
+    assert plain[plain.index("-o") + 1] != fused[fused.index("-o") + 1]
+    assert cell.training_options() == beside.training_options() and cell.options() != beside.options()
+
+
+ONE_ATLAS = Pool("own", ("c1",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"method": "icmd"}, True),  # five draws
+        ({"method": "rba"}, True),
+        ({"method": "rba", "recipe": "staple"}, True),
+        ({"recipe": "default+atlases"}, True),
+        ({"recipe": "default+atlases", "pool": ONE_ATLAS}, True),  # the network and the atlas
+        ({"method": "rba", "pool": ONE_ATLAS}, False),
+        ({"method": "icf"}, False),
+        ({"method": "diffatlas"}, False),  # one draw
+        ({"method": "diffatlas", "recipe": "paper"}, False),
+        ({"method": "mean", "learned": False}, False),
+    ],
+)
+def test_uncertainty_is_asked_for_where_several_answers_are_averaged(
+    tmp_path: Path, changes: dict[str, Any], asked: bool
+) -> None:
+    cell = make_cell(**changes)
+    commands = Commands(tmp_path)
+    runner(tmp_path, commands, cell).run([cell])
+    assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate"]
+    assert ("--save-uncertainty" in commands.calls[1][1]) == asked
+
+
+def test_uncertainty_follows_the_draws_of_the_plan(tmp_path: Path) -> None:
+    cell = make_cell(method="diffatlas")
+    commands = Commands(tmp_path)
+    made = runner(tmp_path, commands, cell)
+    made.run([cell])
+    recipes = tuple(replace(recipe, draws=3) for recipe in default_recipes())
+    (tmp_path / cell.model).parent.joinpath("plans.json").write_text(to_json(make_plan(recipes=recipes)))
+    made.run([cell])
+    assert ["--save-uncertainty" in words for name, words in commands.calls if name == "predict"] == [False, True]
+
+
+def test_cells_finished_before_uncertainty_was_asked_for_stay(tmp_path: Path) -> None:
+    """The options of a cell as benchmark.json of an earlier release holds them."""
+    training = {
+        "split": "2-shot",
+        "training_cases": ["c1", "c2"],
+        "seed": 0,
+        "max_time_s": 600.0,
+        "plan": "0123456789ab",
+        "recipe": "plan with icmd",
+        "device": "cpu",
+    }
+    predicted = {"training": training, "test_dataset": "Dataset001_A", "modality": None, "adapted": True}
+    options = {**predicted, "test_cases": ["t1", "t2"], "tolerance_mm": 1.0}
+    cell = make_cell(method="icmd")
+    made = runner(tmp_path, Commands(tmp_path), cell)
+    made.run([cell])
+    made.status.update(cell, options=options, predicted=predicted)
+    again = Status(tmp_path)
+    assert again.is_done(cell) and again.is_trained(cell)
+
+
+def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) -> None:
+    cell = make_cell(seed=2)
+    commands = Commands(tmp_path)
+    made = runner(tmp_path, commands, cell, zero_shot(cell))
+    made.run([cell, zero_shot(cell)])
+    assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
+    train, predict, evaluate, other, _ = (words for _, words in commands.calls)
+    assert train[:2] == ["Dataset001_A", "2-shot"] and train[-2:] == ["--max-time", "10m"] and "--no-validation" in train
+    assert predict[predict.index("-f") + 1] == "2-shot_seed2" and "--modality" not in predict
+    assert other[other.index("-i") + 1] == str(tmp_path / "two" / "imagesTs") and other[other.index("--modality") + 1] == "MRI"
+    assert evaluate[evaluate.index("-r") + 1] == str(tmp_path / "one" / "labelsTs")
+    entry = made.status.entry(cell) or {}
+    assert entry["status"] == DONE and entry["train_seconds"] == 12.5 and entry["seconds_per_case"] == 0.75
+    assert made.status.is_done(cell) and made.status.is_done(zero_shot(cell))
+
+
+def test_own_splits_are_handed_on(tmp_path: Path) -> None:
+    cell = make_cell()
+    cell = replace(cell, pool=replace(cell.pool, splits_file=Path("own.json")))
+    commands = Commands(tmp_path)
+    runner(tmp_path, commands, cell).run([cell])
+    assert commands.calls[0][1][-2:] == ["--splits-file", "own.json"]
+
+
+@pytest.mark.parametrize("failing", ["train", "predict", "evaluate"])
+def test_a_failure_says_why_and_is_tried_again(tmp_path: Path, failing: str) -> None:
+    cell, beside = make_cell(), make_cell(seed=1)
+    commands = Commands(tmp_path, failing)
+    made = runner(tmp_path, commands, cell, zero_shot(cell), beside)
+    made.run([cell, zero_shot(cell)])
+    entry = made.status.entry(cell) or {}
+    assert entry["status"] == FAILED
+    assert entry["message"] == f"DiffAtlas_{failing}: no such thing. case1: it is gone"
+    assert [name for name, _ in commands.calls].count("train") == 1  # not once more for the other test set
+    again = Commands(tmp_path)
+    made = runner(tmp_path, again, cell, zero_shot(cell), beside)
+    made.run([cell, zero_shot(cell)])
+    assert made.status.is_done(cell) and made.status.is_done(zero_shot(cell))
+    assert ("train" in [name for name, _ in again.calls]) == (failing == "train")
+
+
+def test_predictions_of_another_modality_are_not_kept(tmp_path: Path) -> None:
+    cell = make_cell()
+    commands = Commands(tmp_path)
+    runner(tmp_path, commands, cell).run([cell])
+    old = tmp_path / cell.entry()["predictions"] / "t1.nii.gz"
+    old.touch()
+    scored = replace(cell, conditions=replace(CONDITIONS, tolerance_mm=3.0))
+    runner(tmp_path, commands, scored).run([scored])
+    assert old.exists()  # another tolerance needs no other prediction
+    other = replace(cell, test=replace(cell.test, modality="MRI", adapted=False))
+    runner(tmp_path, commands, other).run([other])
+    assert not old.exists()
+
+
+def test_reasons(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    assert "signal 9" in reason(log, -9) and reason(log, 7) == "exit code 7"
+    log.write_text("Traceback (most recent call last):\n  File x\nValueError: wrong\n\n")
+    assert reason(log, 1) == "ValueError: wrong"
+    log.write_text("Error: " + "long " * 1000)
+    assert len(reason(log, 1)) < 420
+
+
+def test_time_left() -> None:
+    cell, other = make_cell(), make_cell(seed=1)
+    mean = make_cell(method="mean", learned=False)
+    done: dict[str, Any] = {"method": "icf", "status": DONE, "test_cases": ["t1", "t2", "t3", "t4"]}
+    done["wall_seconds"] = {"train": 605.0, "predict": 6.0, "evaluate": 2.0}
+    assert seconds_left([cell, other, mean], [], []) == 1200  # the budget, nothing known of testing
+    assert seconds_left([cell, zero_shot(cell), other], [], [done]) == 2 * 605 + 3 * 2 * 2
+    assert seconds_left([cell, mean], [cell.model], [done]) == 2 * 2 + 2 * 2
+    unlimited = make_cell(conditions=replace(CONDITIONS, max_time_s=None))
+    assert seconds_left([unlimited], [], []) is None
+    assert seconds_left([unlimited], [], [done]) == 605 + 2 * 2
+    assert [duration(s) for s in (5, 89, 91, 3600, 5400, 12000)] == [
+        "5 s",
+        "89 s",
+        "2 min",
+        "60 min",
+        "1 h 30 min",
+        "3 h 20 min",
+    ]
+
+
+def test_links_show_exactly_the_chosen_cases(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("dataset.json", "a.nii.gz", "a_seg.nii.gz", "b.mhd", "b.raw", "b_seg.nii.gz"):
+        (source / name).write_text(name)
+    cases = (
+        CaseFiles("a", (source / "a.nii.gz",), source / "a_seg.nii.gz"),
+        CaseFiles("b", (source / "b.mhd",), source / "b_seg.nii.gz"),
+    )
+    test = TestSet("Dataset001_A", source / "dataset.json", cases, "imagesTs")
+
+    def listed() -> set[str]:
+        return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
+
+    place = link_test_set(test, tmp_path / "links")
+    images = {"imagesTs/a_0000.nii.gz", "imagesTs/b_0000.mhd", "imagesTs/b.raw"}
+    assert listed() == {"dataset.json", "labelsTs/a.nii.gz", "labelsTs/b.nii.gz", *images}
+    assert (place / "labelsTs" / "a.nii.gz").read_text() == "a_seg.nii.gz"
+    assert link_test_set(replace(test, cases=cases[:1]), tmp_path / "links") == place
+    assert listed() == {"dataset.json", "labelsTs/a.nii.gz", "imagesTs/a_0000.nii.gz"}
+    assert (source / "b.raw").read_text() == "b.raw"  # links were removed, not what they point to
