@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +20,8 @@ from torch import nn
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.commands.train import seconds_of
-from diffatlas_pipeline.data.loader import Unlabelled, training_batches
-from diffatlas_pipeline.datasets.splits import load_splits
+from diffatlas_pipeline.data.loader import training_batches
+from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.files import from_json
@@ -32,7 +33,7 @@ from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.planning.plan import AugmentationPlan, DistancePlan, Plan, Recipe, TrainingPlan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
-from diffatlas_pipeline.training.loop import Run, train
+from diffatlas_pipeline.training.loop import Run, Trained, train
 from diffatlas_pipeline.training.schedule import Duration
 
 Options = TypeVar("Options", Recipe, NetworkPlan, DistancePlan, TrainingPlan, AugmentationPlan)
@@ -63,7 +64,6 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--sample", action="append", metavar="OPTION=VALUE,...", help="options of the recipe, for sampling")
     made.add_argument("--split", default="fold0", help="(default: %(default)s)")
-    made.add_argument("--unlabelled-from", metavar="SPLIT", help="learn the images of this split's training cases, too")
     made.add_argument("--splits-file", type=Path, metavar="FILE", help="(default: the data set's)")
     made.add_argument("--max-time", metavar="TIME", help="time for training")
     made.add_argument("--iterations", type=int, metavar="N", help="iterations instead of a time")
@@ -80,61 +80,59 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, then score each way of sampling and add its row."""
+    """Train, then score each way of sampling and add its row. UserError for what the user has to mend."""
     source = arguments.preprocessed
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
     plan = replanned(plan, arguments.plan)
     recipe = changed(plan.recipe(arguments.recipe, arguments.method), arguments.set)
-    splits = load_splits(arguments.splits_file or source / "splits.json", list_stored(source))
-    if arguments.split not in splits:
-        raise UserError(f"--split {arguments.split}: there are {', '.join(splits)}.")
-    training, validation = splits[arguments.split].train, splits[arguments.split].validation[: arguments.cases]
-    images = splits[arguments.unlabelled_from].train if arguments.unlabelled_from else ()
-    held_out = {*training, *splits[arguments.split].validation}
-    unlabelled = Unlabelled(tuple(case for case in images if case not in held_out), recipe.unlabelled_fraction)
+    split = split_of(arguments.splits_file or source / "splits.json", source, arguments.split)
     method = create_method(arguments.method, plan, recipe)
     if not isinstance(method, LearnedMethod):
         raise UserError(f"--method {arguments.method} is not trained: it has no option to compare.")
-    limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
-    iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = {"set": arguments.set, "split": arguments.split, "seed": arguments.seed, "method": arguments.method}
-        trained = train(
-            method,
-            Run(arguments.keep or Path(scratch), Duration(iterations, limit_s), arguments.seed, torch.device("cpu"), settings),
-            lambda first: training_batches(source, training, plan, arguments.seed, first, iterations, 1, unlabelled),
-            None,
-        )
+    trained = trained_on(arguments, method, plan, split.train)
     network = method.restore(trained.weights).eval()
-    tests = [(source, validation)]
+    tests = [(source, split.validation[: arguments.cases])]
     if arguments.also:
-        others = load_splits(arguments.also / "splits.json", list_stored(arguments.also))
-        tests.append((arguments.also, others["fold0"].validation[: arguments.cases]))
+        other = split_of(arguments.also / "splits.json", arguments.also, "fold0")
+        tests.append((arguments.also, other.validation[: arguments.cases]))
+    about = {
+        "data": source.name,
+        "name": arguments.name,
+        "method": arguments.method,
+        "split": arguments.split,
+        "training_cases": len(split.train),
+        "options": " ".join([*arguments.set, *arguments.plan]),
+        "seed": arguments.seed,
+        "train_seconds": round(trained.seconds),
+        "iterations": trained.iterations,
+    }
     for sampling in arguments.sample or [""]:
+        settings = changed(recipe, sampling.split(",") if sampling else [])
         for folder, cases in tests:
-            start = time.perf_counter()
-            scores = score(method, network, plan, changed(recipe, sampling.split(",") if sampling else []), folder, cases)
-            row: dict[str, Any] = {
-                **machine(),
-                "data": source.name,
-                "name": arguments.name,
-                "method": arguments.method,
-                "split": arguments.split,
-                "training_cases": len(training),
-                "unlabelled_cases": len(unlabelled.cases) if unlabelled else 0,
-                "options": " ".join([*arguments.set, *arguments.plan]),
-                "sampling": sampling,
-                "seed": arguments.seed,
-                "train_seconds": round(trained.seconds),
-                "iterations": trained.iterations,
-                "scored_on": folder.name,
-                "cases": len(cases),
-                **{f"dice_{label}": round(value, 4) for label, value in scores.items()},
-                "dice_mean": round(float(np.mean(list(scores.values()))), 4),
-                "seconds_per_case": round((time.perf_counter() - start) / len(cases), 3),
-            }
+            row = machine() | about | {"sampling": sampling, "scored_on": folder.name}
+            row |= score(method, network, plan, settings, folder, cases)
             append_row(arguments.results, row)
             print(f"{arguments.name} {sampling} on {folder.name}: mean Dice {row['dice_mean']}", flush=True)
+
+
+def split_of(file: Path, preprocessed: Path, name: str) -> Split:
+    """The split ``name`` of ``file``, of the cases stored in ``preprocessed``. UserError if it is not there."""
+    splits = load_splits(file, list_stored(preprocessed))
+    if name not in splits:
+        raise UserError(f"--split {name}: there are {', '.join(splits)}.")
+    return splits[name]
+
+
+def trained_on(arguments: argparse.Namespace, method: LearnedMethod, plan: Plan, cases: Sequence[str]) -> Trained:
+    """Train ``method`` on the stored ``cases``, for a time or for a number of iterations, without validation."""
+    limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
+    iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
+    told = {"set": arguments.set, "split": arguments.split, "seed": arguments.seed, "method": arguments.method}
+    source, seed = arguments.preprocessed, arguments.seed
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        run = Run(folder, Duration(iterations, limit_s), seed, torch.device("cpu"), told)
+        return train(method, run, lambda first: training_batches(source, cases, plan, seed, first, iterations, 1), None)
 
 
 def replanned(plan: Plan, options: list[str]) -> Plan:
@@ -164,23 +162,26 @@ def changed(recipe: Options, options: list[str]) -> Options:
 
 
 def score(
-    method: LearnedMethod, network: nn.Module, plan: Plan, settings: Recipe, source: Path, cases: tuple[str, ...]
+    method: LearnedMethod, network: nn.Module, plan: Plan, settings: Recipe, source: Path, cases: Sequence[str]
 ) -> dict[str, float]:
-    """Mean Dice per label over ``cases``, on the planned grid."""
+    """Dice per label and mean over ``cases``, on the planned grid; seconds per case and the number of cases."""
     stitch = Stitcher(plan.patch_size)
-    labels = list(range(1, len(plan.dataset.labels) + 1))
-    found: dict[str, list[float]] = {label.name: [] for label in plan.dataset.labels}
+    values = list(range(1, len(plan.dataset.labels) + 1))
+    found = []
+    start = time.perf_counter()
     with torch.inference_mode():
         for case in cases:
             stored = open_case(source, case)
             assert stored.distances is not None
             image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32))
             predicted = segment_padded(method, network, image, plan.patch_size, stitch, settings, 0, case)
-            ours = decode_labels(predicted.distances.numpy(), labels)
-            truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), labels)
-            for label, value in zip(plan.dataset.labels, labels, strict=True):
-                found[label.name].append(dice(ours == value, truth == value))
-    return {name: float(np.nanmean(values)) for name, values in found.items()}
+            ours = decode_labels(predicted.distances.numpy(), values)
+            truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), values)
+            found.append([dice(ours == value, truth == value) for value in values])
+    seconds = (time.perf_counter() - start) / len(cases)
+    means = np.nanmean(found, axis=0)  # of each label; NaN where neither holds it
+    scores = {f"dice_{label.name}": round(float(mean), 4) for label, mean in zip(plan.dataset.labels, means, strict=True)}
+    return scores | {"dice_mean": round(float(means.mean()), 4), "seconds_per_case": round(seconds, 3), "cases": len(cases)}
 
 
 if __name__ == "__main__":

@@ -1,29 +1,26 @@
 """The four methods and the mean atlas on a fixed protocol, through the public commands: one table of the paper's kind.
 
-hippocampus: real MRI; the protocol's lists say what trains in each setting and what tests. heart-ct, heart-mri: generated
-hearts, trained on one modality and also tested on the other. Without --settings, --methods and --seeds it makes the cells of
-documentation/benchmarks.md. It goes on after an interruption, and other methods, settings and seeds are added to the table.
+Without --settings, --methods and --seeds it makes the cells of documentation/benchmarks.md. It goes on after an interruption;
+other methods, settings and seeds are added to the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks.commands import add_places, do, main_of
-from benchmarks.hippocampus import DATASET_ID, NAME, SETTINGS, few_shot_split, read_protocol
-from benchmarks.record import RESULTS, machine
-from diffatlas_pipeline.errors import UserError
+from benchmarks.protocols import HEARTS, HIPPOCAMPUS, PROTOCOLS, Prepared, prepare
+from benchmarks.record import RESULTS, machine, read_rows
 from diffatlas_pipeline.files import write_text_atomically
 
-METHODS = ("diffatlas", "diffatlas+atlases", "icf", "icf+atlases", "icmd", "rba")
 ALONE = ("diffatlas", "icf", "icmd", "rba")
-HEARTS = {"heart-ct": ("CT", 11), "heart-mri": ("MRI", 12)}
-HEART_CASES, HEART_TEST_CASES, HEART_SIZE = 40, 12, 48
+METHODS = ("diffatlas", "diffatlas+atlases", "icf", "icf+atlases", "icmd", "rba")
+KEYS = ["setting", "method", "recipe"]  # of a row
+MADE = ["date", "cpu", "cores", "torch", "commit"]  # what a row says of how it was made
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def _hearts(other: int) -> tuple[Cells, ...]:
 
 
 TABLES = {
-    "hippocampus": (Cells(("2-shot", "4-shot"), METHODS, (0, 1, 2)), Cells(("8-shot", "16-shot", "full"), ALONE)),
+    HIPPOCAMPUS: (Cells(("2-shot", "4-shot"), METHODS, (0, 1, 2)), Cells(("8-shot", "16-shot", "full"), ALONE)),
     "heart-ct": (Cells(("2-shot", "4-shot")), *_hearts(HEARTS["heart-mri"][1])),
     "heart-mri": _hearts(HEARTS["heart-ct"][1]),
 }
@@ -60,11 +57,9 @@ def parser() -> argparse.ArgumentParser:
         "  python -m benchmarks.comparison hippocampus --settings 2-shot --seeds 0 1 2 --methods diffatlas icf",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("protocol", choices=("hippocampus", *HEARTS))
+    made.add_argument("protocol", choices=PROTOCOLS)
     made.add_argument("--methods", nargs="+", metavar="M", help=f"(default: {' '.join(METHODS)})")
-    made.add_argument(
-        "--settings", nargs="+", metavar="S", help="as DiffAtlas_benchmark takes them (default: all of the table)"
-    )
+    made.add_argument("--settings", nargs="+", metavar="S", help="as DiffAtlas_benchmark takes them (default: the table's)")
     made.add_argument("--seeds", nargs="+", type=int, metavar="S", help="(default: 0)")
     made.add_argument("--max-time", default="10m", metavar="TIME", help="training time of each cell (default: %(default)s)")
     made.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at the same time (default: 1)")
@@ -74,22 +69,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make and plan the data, run the cells, copy the table. UserError for a user's mistake, Stopped if a command fails."""
-    shared = ["--workspace", str(arguments.workspace)]
+    """Make and plan the data, run the cells, keep the table. UserError for a user's mistake, Stopped if a command fails."""
     wanted = wanted_cells(arguments)
-    if arguments.protocol == "hippocampus":
-        dataset, options = prepare_hippocampus(arguments, sorted({seed for cells in wanted for seed in cells.seeds}), shared)
-    else:
-        dataset, options = prepare_hearts(arguments.protocol, shared)
+    seeds = sorted({seed for cells in wanted for seed in cells.seeds})
+    prepared = prepare(arguments.protocol, arguments.data, arguments.workspace, seeds)
     place = arguments.workspace / "benchmarks" / f"{arguments.protocol}_{arguments.max_time}"
-    last = ["--max-time", arguments.max_time, "--jobs", str(arguments.jobs), "-o", str(place), *options, *shared]
+    kept = arguments.results / f"comparison_{arguments.protocol}.csv"
     try:
         for cells in wanted:
-            which = ["--methods", *cells.methods, "--settings", *cells.settings, "--seeds", *map(str, cells.seeds)]
-            do("benchmark", ["-d", str(dataset), *which, *last])
+            do("benchmark", benchmark_words(arguments, prepared, cells, place))
     finally:
-        if (place / "table.md").is_file():
-            keep(arguments, place)
+        if (place / "table.csv").is_file():
+            keep(place / "table.csv", kept)
+            print(f"Kept: {kept}")
 
 
 def wanted_cells(arguments: argparse.Namespace) -> tuple[Cells, ...]:
@@ -101,44 +93,29 @@ def wanted_cells(arguments: argparse.Namespace) -> tuple[Cells, ...]:
     return (Cells(tuple(arguments.settings or settings), tuple(arguments.methods or METHODS), tuple(arguments.seeds or (0,))),)
 
 
-def prepare_hippocampus(arguments: argparse.Namespace, seeds: Sequence[int], shared: list[str]) -> tuple[int, list[str]]:
-    """Number of the data set, and the options that name the protocol's splits."""
-    if arguments.data is None or not (arguments.data / "protocol.json").is_file():
-        raise UserError(
-            f"--data {arguments.data}: no protocol.json there. Give the folder Task04_Hippocampus, or DIFFATLAS_TEST_DATA."
-        )
-    path = arguments.data / "protocol.json"
-    cases = ["--cases-from-json", f"{path}:full", "--test-from-json", f"{path}:test"]
-    do("convert", ["msd", "-i", str(arguments.data), "-d", str(DATASET_ID), "--name", NAME, *cases, *shared])
-    do("plan_and_preprocess", ["-d", str(DATASET_ID), *shared])
-    protocol = read_protocol(arguments.data)
-    splits = {setting: few_shot_split(protocol, setting) for setting in SETTINGS if setting != "full"}
-    # Every seed trains on the protocol's cases: without this, others would be drawn for seeds above 0.
-    splits |= {f"{name}-seed{seed}": split for name, split in splits.items() for seed in seeds if seed}
-    file = arguments.workspace / "benchmark_splits" / "comparison.json"
-    write_text_atomically(file, json.dumps(splits, indent=2) + "\n")
-    return DATASET_ID, ["--splits-file", str(file)]
+def benchmark_words(arguments: argparse.Namespace, prepared: Prepared, cells: Cells, place: Path) -> list[str]:
+    """The arguments of DiffAtlas_benchmark that make ``cells``."""
+    which = ["--methods", *cells.methods, "--settings", *cells.settings, "--seeds", *map(str, cells.seeds)]
+    how = ["--max-time", arguments.max_time, "--jobs", str(arguments.jobs), "-o", str(place), *prepared.options]
+    return ["-d", str(prepared.number), *which, *how, "--workspace", str(arguments.workspace)]
 
 
-def prepare_hearts(protocol: str, shared: list[str]) -> tuple[int, list[str]]:
-    """Number of the data set, and no option; both modalities are made and planned."""
-    for modality, number in HEARTS.values():
-        size = ["--cases", str(HEART_CASES), "--test-cases", str(HEART_TEST_CASES), "--size", str(HEART_SIZE)]
-        do("convert", ["phantom", "-d", str(number), "--modality", modality, *size, *shared])
-        do("plan_and_preprocess", ["-d", str(number), *shared])
-    return HEARTS[protocol][1], []
-
-
-def keep(arguments: argparse.Namespace, place: Path) -> None:
-    """Copy the table into the results, with what it was made on."""
-    name = f"comparison_{arguments.protocol}"
-    made = machine()
-    command = f"python -m benchmarks.comparison {arguments.protocol} --max-time {arguments.max_time}"
-    said = f"{made['date']}, {made['cpu']}, {made['cores']} cores, torch {made['torch']}, commit {made['commit']}"
-    text = (place / "table.md").read_text(encoding="utf-8")
-    write_text_atomically(arguments.results / f"{name}.md", f"{text}- Last made: {said}; `{command}`.\n")
-    shutil.copyfile(place / "table.csv", arguments.results / f"{name}.csv")
-    print(f"Copied to {arguments.results / name}.md and .csv")
+def keep(table: Path, kept: Path) -> None:
+    """Put the rows of ``table`` into ``kept``, each with what it was made on; a row that has not changed keeps what it said."""
+    rows = pd.read_csv(table)
+    rows = rows[rows["seeds"] > 0].round({name: 6 if name.startswith(("dice", "nsd")) else 3 for name in rows})
+    rows = rows.assign(**{name: value for name, value in machine().items() if name in MADE})
+    if kept.is_file():
+        before = read_rows(kept)
+        measured = ["seeds", "dice_average", "nsd_average", "seconds_per_case"]
+        known = {tuple(row[KEYS]): row for _, row in before.iterrows()}
+        for index, row in rows.iterrows():
+            old = known.pop(tuple(row[KEYS]), None)
+            if old is not None and old[measured].tolist() == row[measured].tolist():
+                rows.loc[index, MADE] = old[MADE]
+        others = before[[tuple(row[KEYS]) in known for _, row in before.iterrows()]]
+        rows = pd.concat([rows, others], ignore_index=True) if len(others) else rows
+    write_text_atomically(kept, rows.to_csv(index=False, lineterminator="\n"))
 
 
 if __name__ == "__main__":

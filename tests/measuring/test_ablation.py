@@ -40,33 +40,24 @@ def test_parts_of_the_plan_are_changed_but_not_what_cases_were_stored_with() -> 
 def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
     names = store_cases(tmp_path, PLAN, [(18, 20, 16)] * 4)
     write_text_atomically(tmp_path / "plans.json", to_json(PLAN))
-    write_splits(tmp_path / "splits.json", {"fold0": Split(tuple(names[:2]), (names[2],)), "more": Split(tuple(names), ())})
-    words = [
-        "--preprocessed",
-        str(tmp_path),
-        "--iterations",
-        "2",
-        "--results",
-        str(tmp_path / "r.csv"),
-        "--also",
-        str(tmp_path),
-    ]
-    words += [
-        "--unlabelled-from",
-        "more",
-        "--plan",
-        "augmentation.elastic=0.5",
-        "--set",
-        "unlabelled_fraction=0.5",
-        "input_scaling=signal",
-    ]
+    write_splits(tmp_path / "splits.json", {"fold0": Split(tuple(names[:2]), (names[2],))})
+    results = tmp_path / "r.csv"
+    words = ["--preprocessed", str(tmp_path), "--also", str(tmp_path), "--iterations", "2", "--results", str(results)]
+    words += ["--plan", "augmentation.elastic=0.5", "--set", "input_scaling=signal"]
     ablation.main([*words, "--sample", "steps=1", "--sample", "steps=2,draws=2"])
-    rows = pd.read_csv(tmp_path / "r.csv")
+    rows = pd.read_csv(results)
     assert rows["sampling"].tolist() == ["steps=1"] * 2 + ["steps=2,draws=2"] * 2
-    assert (
-        set(rows["cases"]) == {1}
-        and set(rows["iterations"]) == {2}
-        and rows["options"].str.endswith("augmentation.elastic=0.5").all()
-    )
-    assert set(rows["unlabelled_cases"]) == {1}, "of the four cases two train and one validates"
-    assert rows["dice_mean"].between(0, 1).all()
+    assert set(rows["cases"]) == {1} and set(rows["iterations"]) == {2} and set(rows["training_cases"]) == {2}
+    assert set(rows["options"]) == {"input_scaling=signal augmentation.elastic=0.5"}
+    assert rows["dice_mean"].between(0, 1).all() and rows["dice_mean"].iloc[0] == rows["dice_mean"].iloc[1]
+    named = rows[[f"dice_{label.name}" for label in PLAN.dataset.labels]].mean(axis=1)
+    assert (named - rows["dice_mean"]).abs().max() < 1e-3
+
+
+def test_a_split_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = store_cases(tmp_path, PLAN, [(18, 20, 16)] * 2)
+    write_text_atomically(tmp_path / "plans.json", to_json(PLAN))
+    write_splits(tmp_path / "splits.json", {"fold0": Split((names[0],), (names[1],))})
+    with pytest.raises(SystemExit):
+        ablation.main(["--preprocessed", str(tmp_path), "--split", "fold7"])
+    assert "there are fold0" in capsys.readouterr().err

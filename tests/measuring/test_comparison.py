@@ -1,0 +1,77 @@
+"""The comparison: it makes exactly the cells that the page shows, and keeps what they were made on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks import comparison
+from benchmarks.protocols import HEARTS, PROTOCOLS, Prepared
+from benchmarks.record import RESULTS, read_rows
+from tests.measuring.small_task import write_task
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_command_makes_each_table_of_the_documentation(protocol: str) -> None:
+    asked = {
+        (setting, method, len(cells.seeds) if not method.startswith("rba") else 1)
+        for cells in comparison.TABLES[protocol]
+        for setting in cells.settings
+        for method in cells.methods
+    }
+    numbers = {f"Dataset{number:03d}_HeartPhantom{modality}": str(number) for modality, number in HEARTS.values()}
+    kept = set()
+    for row in read_rows(RESULTS / f"comparison_{protocol}.csv").itertuples():
+        kind, colon, dataset = row.setting.partition(":")
+        method = row.method + "+atlases" * row.recipe.endswith("+atlases")
+        if method != "mean":  # every benchmark adds it
+            kept.add((kind + colon + numbers.get(dataset, dataset), method, row.seeds))
+    assert kept == asked
+
+
+def test_what_is_named_alone_is_run_with_the_rest_of_the_defaults(tmp_path: Path) -> None:
+    arguments = comparison.parser().parse_args(["heart-ct", "--methods", "icf", "--jobs", "3", "--workspace", str(tmp_path)])
+    (cells,) = comparison.wanted_cells(arguments)
+    assert cells.methods == ("icf",) and cells.seeds == (0,)
+    assert cells.settings == ("2-shot", "4-shot", "full", "zero-shot:12", "zero-shot-unadapted:12")
+    words = comparison.benchmark_words(arguments, Prepared(11, ("--splits-file", "s.json")), cells, tmp_path / "place")
+    assert words[:4] == ["-d", "11", "--methods", "icf"] and words[words.index("--jobs") + 1] == "3"
+    assert words[words.index("--splits-file") + 1] == "s.json" and words[words.index("--max-time") + 1] == "10m"
+
+
+def table(path: Path, *rows: tuple[str, float, int]) -> Path:
+    columns = ["method", "dice_average", "seeds"]
+    frame = pd.DataFrame(rows, columns=columns).assign(setting="full", recipe="default", nsd_average=0.5, seconds_per_case=1.0)
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_a_row_says_what_it_was_made_on_and_rows_of_other_runs_stay(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.csv"
+    comparison.keep(table(tmp_path / "table.csv", ("icf", 0.51234567, 1), ("rba", 0.5, 1), ("icmd", 0.4, 0)), kept)
+    first = read_rows(kept)
+    assert first["method"].tolist() == ["icf", "rba"], "what has not been run is no row"
+    assert first["cpu"].all() and first["date"].str.match(r"\d{4}-\d\d-\d\d").all()
+    first.assign(date="2020-01-01").to_csv(kept, index=False)
+    comparison.keep(table(tmp_path / "table.csv", ("icf", 0.51234567, 1), ("diffatlas", 0.6, 1)), kept)
+    dates = read_rows(kept).set_index("method")["date"]
+    assert dates["icf"] == dates["rba"] == "2020-01-01" < dates["diffatlas"] and len(dates) == 3
+
+
+@pytest.mark.slow
+def test_every_seed_trains_on_the_protocol_s_cases(tmp_path: Path) -> None:
+    data = write_task(tmp_path / "Task04_Hippocampus")
+    options = ["--workspace", str(tmp_path / "w"), "--results", str(tmp_path / "r"), "--data", str(data), "--max-time", "1s"]
+    (tmp_path / "r").mkdir()
+    comparison.main(["hippocampus", "--settings", "2-shot", "--seeds", "0", "1", "--methods", "icf", *options])
+    rows = read_rows(tmp_path / "r" / "comparison_hippocampus.csv").set_index("method")
+    assert rows.loc["icf", "seeds"] == 2 and 0 <= rows.loc["icf", "dice_average"] <= 1
+    assert rows.loc["mean", "seeds"] == 1, "both seeds have the same training cases"
+
+
+def test_data_without_a_protocol_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        comparison.main(["hippocampus", "--data", str(tmp_path)])
+    assert "no protocol.json there" in capsys.readouterr().err

@@ -1,0 +1,77 @@
+"""The tables of the page and the README are those of the results files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks import tables
+from benchmarks.record import RESULTS, append_row, read_rows
+
+
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_pages_show_what_was_measured(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == tables.with_tables(page), "run: python -m benchmarks.tables --write"
+
+
+def test_every_results_file_is_shown_and_says_how_it_was_made() -> None:
+    assert {file for files, _ in tables.TABLES.values() for file in files} == {path.name for path in RESULTS.iterdir()}
+    for path in RESULTS.iterdir():
+        assert {"date", "cpu", "cores", "torch", "commit"} <= {*read_rows(path)}
+
+
+def test_every_measured_cell_of_the_comparisons_is_on_the_page() -> None:
+    for protocol, columns in (
+        ("hippocampus", tables.HIPPOCAMPUS),
+        ("heart-ct", tables.HEARTS_CT),
+        ("heart-mri", tables.HEARTS_MRI),
+    ):
+        table = read_rows(RESULTS / f"comparison_{protocol}.csv")
+        assert {*table["setting"]} == {*columns}
+        assert {*zip(table["method"], table["recipe"], strict=True)} <= {*tables.METHODS}
+
+
+def test_comparison_marks_the_best_and_leaves_open_what_was_not_run(tmp_path: Path) -> None:
+    rows = [
+        {"setting": "full", "method": "icf", "recipe": "default", "dice_average": 0.851, "dice_average_std": 0.0021,
+         "nsd_average": 0.94},
+        {"setting": "full", "method": "rba", "recipe": "default", "dice_average": 0.8612, "nsd_average": 0.93},
+        {"setting": f"zero-shot:{tables.CT}", "method": "icf", "recipe": "default", "dice_average": 0.7, "nsd_average": 0.6},
+        {"setting": f"zero-shot-unadapted:{tables.CT}", "method": "icf", "recipe": "default", "dice_average": 0.4,
+         "nsd_average": 0.2},
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "comparison_heart-mri.csv", index=False)
+    header, _, *lines = tables.table_of("heart-mri", tmp_path).splitlines()
+    assert header == "| method | 40 labels | CT, adapted | CT, as it is |"
+    assert lines == [
+        "| `rba` | **0.861 (0.930)** |  |  |",
+        "| `icf` | 0.851 ± 0.002 (0.940) | **0.700 (0.600)** | **0.400 (0.200)** |",
+    ]
+
+
+def test_steps_are_the_ablation_s_rows_of_that_name(tmp_path: Path) -> None:
+    rows = [("steps", "steps=1", 0.9), ("other", "steps=2", 0.7), ("steps", "steps=0", 0.8)]
+    pd.DataFrame(rows, columns=["name", "sampling", "dice_mean"]).to_csv(tmp_path / "ablation.csv", index=False)
+    assert tables.table_of("steps", tmp_path).splitlines()[::2] == ["| sampling steps | 1 | all |", "| Dice | 0.900 | 0.800 |"]
+
+
+def test_tables_are_put_between_their_markers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = "before\n<!-- table steps -->\nold\n<!-- end steps -->\nafter\n"
+    assert tables.put(page, "steps", r"\1 new") == page.replace("old", r"\1 new")
+    with pytest.raises(SystemExit, match="no markers"):
+        tables.put(page, "speed", "")
+    assert tables.table_of("speed", tmp_path) == tables.NOTHING
+    with pytest.raises(SystemExit):
+        tables.main(["nothing"])
+    assert "unknown table nothing" in capsys.readouterr().err
+
+
+def test_rows_are_added_and_earlier_ones_kept_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "rows.csv"
+    append_row(path, {"setting": "full", "dice": 0.10, "seed": 0, "commit": "47e8853"})
+    path.write_text(path.read_text().replace("0.1", "0.100"))
+    append_row(path, {"setting": "2-shot", "dice": None, "seed": 1, "note": "a, b"})
+    assert path.read_text() == 'setting,dice,seed,commit,note\nfull,0.100,0,47e8853,\n2-shot,,1,,"a, b"\n'
+    assert read_rows(path)["commit"].tolist()[0] == "47e8853", "a commit is no number"
