@@ -6,7 +6,6 @@ tested on another.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -54,16 +53,22 @@ class HeartCase:
 
 @dataclass(frozen=True)
 class HeartOptions:
-    """What a user can choose; see :func:`add_heart_arguments`. ``test`` None means: drawn."""
+    """What a user can choose. Raises UserError for numbers that cannot be."""
 
-    test_fraction: float = TEST_FRACTION
-    test: Sequence[str] | None = None
-    seed: int = 0
-    exclude: Sequence[str] = ()
-    crop_margin_mm: float | None = None
-    copy: bool = False
+    test_fraction: float = TEST_FRACTION  # of the cases, 0 to below 1
+    test_cases: Sequence[str] | None = None  # None: drawn
+    seed: int = 0  # of the test cases and the few-shot splits
+    exclude: Sequence[str] = ()  # cases that are left out
+    crop_margin_mm: float | None = None  # around the labels' box; None: whole scans
+    copy: bool = False  # else hard links, where the file system allows
     workers: int = 1
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_fraction < 1:
+            raise UserError(f"--test-fraction {self.test_fraction:g}: give a number from 0 to below 1.")
+        if self.crop_margin_mm is not None and not 0 <= self.crop_margin_mm < np.inf:
+            raise UserError(f"--crop-margin-mm {self.crop_margin_mm:g}: give 0 or more millimetres.")
 
 
 # ------------------------------------------------------------------------------------------------------ choice of cases
@@ -73,21 +78,21 @@ def shuffled(cases: Sequence[str], key: str) -> list[str]:
 
 
 def choose_test(cases: Sequence[str], options: HeartOptions, folder: Path) -> list[str]:
-    """The test cases: those of ``options.test``, else a fraction of ``cases`` drawn with the seed.
+    """The test cases: those of ``options.test_cases``, else a fraction of ``cases`` drawn with the seed.
 
     At least one case is left for training. Raises DatasetError for a named case that ``folder`` does not hold.
     """
-    if options.test is None:
+    if options.test_cases is None:
         count = min(round(options.test_fraction * len(cases)), len(cases) - 1)
         return sorted(shuffled(cases, f"test:{options.seed}")[:count])
-    unknown = [case for case in options.test if case not in cases]
+    unknown = [case for case in options.test_cases if case not in cases]
     if unknown:
         raise DatasetError(
             f"{folder}: {len(unknown)} test case(s) are not among its {len(cases)} cases: {some(unknown)}. Correct the list."
         )
-    if len(set(options.test)) == len(cases):
+    if len(set(options.test_cases)) == len(cases):
         raise DatasetError(f"{folder}: all {len(cases)} cases are test cases. Leave at least one for training.")
-    return sorted(set(options.test))
+    return sorted(set(options.test_cases))
 
 
 def check_excluded(exclude: Sequence[str], cases: Collection[str], folder: Path) -> None:
@@ -285,58 +290,8 @@ def _forget_other_conversion(path: Path, notes: Mapping[str, Any]) -> None:
         path.unlink()
 
 
-# ------------------------------------------------------------------------------------------------------------- command
-def add_heart_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """Options that the heart converters share."""
-    parser.add_argument(
-        "-d", "--dataset-id", type=int, required=True, metavar="ID", help="number of the new data set, 1 to 999"
-    )
-    parser.add_argument("--name", help=f"its name (default: {name})")
-    parser.add_argument(
-        "--test-fraction",
-        type=float,
-        default=TEST_FRACTION,
-        metavar="F",
-        help="share of the cases that become test cases, 0 for none (default: %(default)s, as in the paper)",
-    )
-    parser.add_argument(
-        "--test-from-json",
-        metavar="FILE:KEY",
-        help="test on the cases that this JSON file lists under KEY instead of drawn ones",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the test cases and the few-shot splits (default: %(default)s)"
-    )
-    parser.add_argument("--exclude", nargs="+", default=[], metavar="CASE", help="cases to leave out, for example damaged ones")
-    parser.add_argument(
-        "--crop-margin-mm",
-        type=float,
-        metavar="MM",
-        help="crop each scan to the box of its labels with this margin (default: whole scans)",
-    )
-    parser.add_argument("--copy", action="store_true", help="copy images; default are hard links, where the file system allows")
-
-
-def heart_options(arguments: argparse.Namespace, test: Sequence[str] | None) -> HeartOptions:
-    """The shared options. Raises UserError for values that cannot be."""
-    if not 0 <= arguments.test_fraction < 1:
-        raise UserError(f"--test-fraction {arguments.test_fraction:g}: give a number from 0 to below 1.")
-    if arguments.crop_margin_mm is not None and not 0 <= arguments.crop_margin_mm < np.inf:
-        raise UserError(f"--crop-margin-mm {arguments.crop_margin_mm:g}: give 0 or more millimetres.")
-    return HeartOptions(
-        test_fraction=arguments.test_fraction,
-        test=test,
-        seed=arguments.seed,
-        exclude=tuple(arguments.exclude),
-        crop_margin_mm=arguments.crop_margin_mm,
-        copy=arguments.copy,
-        workers=arguments.workers,
-        overwrite=arguments.overwrite,
-    )
-
-
 def conversion_notes(options: HeartOptions, **settings: Any) -> dict[str, Any]:
     """The settings that decide what a data set holds, for its ``dataset.json``."""
-    drawn = {"test_fraction": options.test_fraction} if options.test is None else {"test": sorted(options.test)}
+    drawn = {"test_fraction": options.test_fraction} if options.test_cases is None else {"test": sorted(options.test_cases)}
     own = {"seed": options.seed, "excluded": sorted(options.exclude), "crop_margin_mm": options.crop_margin_mm}
     return {"version": _VERSION, **settings, **drawn, **own}

@@ -6,7 +6,6 @@ or all in one folder. CT and MRI become two data sets with the same labels. Imag
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
@@ -16,17 +15,14 @@ from dataset_conversion.heart import (
     LABELS,
     HeartCase,
     HeartOptions,
-    add_heart_arguments,
     check_excluded,
     choose_test,
     conversion_notes,
     ending_of,
-    heart_options,
     write_heart_dataset,
 )
-from dataset_conversion.msd import cases_from_json
 from dataset_conversion.raw_layout import dataset_folder
-from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.volumes.grids import Grid, grid_difference
 from diffatlas_pipeline.volumes.io import read_labels
 
@@ -113,13 +109,22 @@ def renumbered(labels: np.ndarray, path: Path) -> np.ndarray:
 
 
 def convert_mmwhs(
-    source: Path, raw_folder: Path, dataset_id: int, modality: str, name: str | None = None, options: HeartOptions | None = None
+    source: Path,
+    raw_folder: Path,
+    dataset_id: int,
+    *,
+    modality: str,
+    name: str | None = None,
+    options: HeartOptions | None = None,
 ) -> Path:
     """Convert the scans of one modality, CT or MRI; returns the raw data set's folder.
 
-    Raises DatasetError; one that lists every case that is incomplete, damaged, on two grids or has an unknown label value.
+    ``options`` None: the defaults. Raises DatasetError; one that lists every case that is incomplete, damaged, on two
+    grids or has an unknown label value.
     """
     options = options or HeartOptions()
+    if modality not in PREFIXES:
+        raise UserError(f"--modality {modality}: must be one of {', '.join(PREFIXES)}.")
     cases, bad = find_cases(source, modality)
     check_excluded(options.exclude, {*cases, *bad}, source)
     cases = {case: files for case, files in cases.items() if case not in options.exclude}
@@ -131,22 +136,3 @@ def convert_mmwhs(
     notes = {**NOTES, "conversion": conversion_notes(options, source="MM-WHS", modality=modality)}
     write_heart_dataset(folder, f"MM-WHS {modality}", cases, test, modality, read_case_labels, options, notes, bad)
     return folder
-
-
-# ------------------------------------------------------------------------------------------------------------- command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``DiffAtlas_convert mmwhs``."""
-    parser.add_argument(
-        "-i", "--input", type=Path, required=True, metavar="FOLDER", help="unpacked folder with ct_train and mr_train files"
-    )
-    parser.add_argument(
-        "--modality", choices=tuple(PREFIXES), required=True, help="which scans; each modality becomes a data set of its own"
-    )
-    add_heart_arguments(parser, "MMWHSCT or MMWHSMRI")
-
-
-def convert(arguments: argparse.Namespace, raw_folder: Path) -> Path:
-    """``DiffAtlas_convert mmwhs``. Raises UserError for arguments that do not fit the source."""
-    options = heart_options(arguments, cases_from_json(arguments.test_from_json, "--test-from-json"))
-    source = arguments.input.expanduser().resolve()
-    return convert_mmwhs(source, raw_folder, arguments.dataset_id, arguments.modality, arguments.name, options)

@@ -6,7 +6,6 @@ channel. Labels are linked unchanged.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -110,7 +109,8 @@ def _unique(items: Any, path: Path) -> dict[str, Any]:
 def convert_msd(
     source_folder: Path,
     raw_folder: Path,
-    dataset_id: int,
+    dataset_id: int | None = None,
+    *,
     name: str | None = None,
     training_cases: Sequence[str] | None = None,
     test_cases: Sequence[str] | None = None,
@@ -120,13 +120,15 @@ def convert_msd(
 ) -> Path:
     """Convert a Decathlon task; returns the raw data set's folder.
 
-    ``training_cases`` defaults to all labelled cases that are not test cases. ``test_cases`` defaults to the source's own test
-    images; cases named here may come from the labelled ones, and then their labels go to ``labelsTs``. Raises DatasetError that
-    lists every case that is missing, damaged or of the wrong shape.
+    ``dataset_id`` None: the number in the name of ``source_folder``, TaskNN_Name. ``training_cases`` None: all labelled
+    cases that are not test cases. ``test_cases`` None: the source's own test images. Cases named here may come from the
+    labelled ones, and then their labels go to ``labelsTs``. Raises DatasetError that lists every case that is missing,
+    damaged or of the wrong shape.
     """
+    number = _task_number(source_folder) if dataset_id is None else dataset_id
     source = read_source(source_folder)
     training, test = _choose(source, training_cases, test_cases)
-    folder = dataset_folder(raw_folder, dataset_id, name or re.sub(r"[^A-Za-z0-9_-]+", "_", source.name).strip("_-"))
+    folder = dataset_folder(raw_folder, number, name or re.sub(r"[^A-Za-z0-9_-]+", "_", source.name).strip("_-"))
     ending, channels = source.file_ending, len(source.channels)
 
     jobs: list[tuple[Any, ...]] = []
@@ -144,6 +146,13 @@ def convert_msd(
         folder, source.name, len(training), LayoutDescription(source.channels, source.labels, ending, source.notes)
     )
     return folder
+
+
+def _task_number(folder: Path) -> int:
+    match = re.match(r"Task(\d+)_", folder.name)
+    if not match:
+        raise UserError(f"{folder.name} does not begin with TaskNN_. Give the data set a number with -d.")
+    return int(match.group(1))
 
 
 def _choose(source: Source, training: Sequence[str] | None, test: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -216,66 +225,3 @@ def _channel(scan: nib.Nifti1Image, channel: int) -> nib.Nifti1Image:
     header.set_data_dtype(data.dtype)
     header.set_slope_inter(1, 0)
     return nib.Nifti1Image(data, scan.affine, header)
-
-
-# ------------------------------------------------------------------------------------------------------------- command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``DiffAtlas_convert msd``."""
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="TASK", help="unpacked folder TaskNN_Name")
-    parser.add_argument(
-        "-d", "--dataset-id", type=int, metavar="ID", help="number of the new data set, 1 to 999 (default: the task's)"
-    )
-    parser.add_argument("--name", help="its name (default: the task's)")
-    parser.add_argument(
-        "--cases-from-json",
-        metavar="FILE:KEY",
-        help="train on the cases that this JSON file lists under KEY (default: all but the test's)",
-    )
-    parser.add_argument(
-        "--test-from-json",
-        metavar="FILE:KEY",
-        help="test on the cases listed under KEY, labels in labelsTs/ (default: the task's own test images)",
-    )
-    parser.add_argument("--copy", action="store_true", help="copy files; default are hard links, where the file system allows")
-
-
-def convert(arguments: argparse.Namespace, raw_folder: Path) -> Path:
-    """``DiffAtlas_convert msd``. Raises UserError for arguments that do not fit the task."""
-    task = arguments.input.expanduser().resolve()
-    number = arguments.dataset_id
-    if number is None:
-        match = re.match(r"Task(\d+)_", task.name)
-        if not match:
-            raise UserError(f"{task.name} does not begin with TaskNN_. Give the data set a number with -d.")
-        number = int(match.group(1))
-    return convert_msd(
-        task,
-        raw_folder,
-        number,
-        arguments.name,
-        cases_from_json(arguments.cases_from_json, "--cases-from-json"),
-        cases_from_json(arguments.test_from_json, "--test-from-json"),
-        arguments.copy,
-        arguments.workers,
-        arguments.overwrite,
-    )
-
-
-def cases_from_json(text: str | None, option: str) -> list[str] | None:
-    """The list of case names under KEY of a JSON file, from 'FILE:KEY'; None for None. Raises UserError that lists the keys."""
-    if text is None:
-        return None
-    file, separator, key = text.rpartition(":")
-    if not separator or not file or not key:
-        raise UserError(f"{option} {text}: give FILE:KEY, a JSON file and the name of a list in it.")
-    try:
-        content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{option}: {file} cannot be read as JSON ({error}).") from error
-    if not isinstance(content, dict) or key not in content:
-        keys = ", ".join(content) if isinstance(content, dict) else "none"
-        raise UserError(f"{option}: {file} has no list '{key}' (found: {keys}).")
-    cases = content[key]
-    if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
-        raise UserError(f"{option}: '{key}' in {file} is not a list of case names.")
-    return cases

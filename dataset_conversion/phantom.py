@@ -6,9 +6,9 @@ can grow without its test cases changing; the same seed and number give the same
 
 from __future__ import annotations
 
-import argparse
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,22 +88,30 @@ def _largest_components(labels: np.ndarray) -> np.ndarray:
 def write_phantom_dataset(
     raw_folder: Path,
     dataset_id: int,
-    name: str,
-    training_cases: int,
-    test_cases: int,
-    size: Triple,
-    modality: str,
-    seed: int,
-    workers: int,
+    *,
+    name: str | None = None,
+    training_cases: int = 24,
+    test_cases: int = 6,
+    size: Sequence[int] = (48,),
+    modality: str = "CT",
+    seed: int = 0,
+    workers: int = 1,
     overwrite: bool = False,
 ) -> Path:
     """Write a phantom data set in the raw layout, test labels in ``labelsTs``; returns its folder.
 
-    Cases that an earlier run with the same settings wrote are kept. Raises DatasetError if the folder holds another data set or
-    more cases than asked for, unless ``overwrite``.
+    ``name`` None: HeartPhantomCT or HeartPhantomMRI. ``size`` in voxels: one number or three, of the same field of view.
+    Cases that an earlier run with the same settings wrote are kept. Raises UserError for numbers that cannot be, and
+    DatasetError if the folder holds another data set or more cases than asked for, unless ``overwrite``.
     """
+    if len(size) not in (1, 3) or min(size) < SMALLEST_SIZE:
+        raise UserError(f"--size {' '.join(map(str, size))}: give one number or three, each at least {SMALLEST_SIZE}.")
+    if training_cases < 1 or test_cases < 0 or seed < 0:
+        raise UserError("--cases must be at least 1, --test-cases and --seed at least 0.")
+    x, y, z = size if len(size) == 3 else (size[0],) * 3
+    name = name or f"HeartPhantom{modality}"
     folder = dataset_folder(raw_folder, dataset_id, name)
-    generator = {"kind": "heart phantom", "version": GENERATOR_VERSION, "seed": seed, "size": list(size), "modality": modality}
+    generator = {"kind": "heart phantom", "version": GENERATOR_VERSION, "seed": seed, "size": [x, y, z], "modality": modality}
     keep = _same_generator(folder, generator, overwrite)
     training = [f"heart_{number + 1:04d}" for number in range(training_cases)]
     test = [f"heart_test_{number + 1:04d}" for number in range(test_cases)]
@@ -123,7 +131,7 @@ def write_phantom_dataset(
             image = folder / f"images{part}" / image_name(case, 0, FILE_ENDING)
             label = folder / f"labels{part}" / (case + FILE_ENDING)
             if not (keep and image.is_file() and label.is_file()):
-                jobs.append((case, image, label, seed, first + number, size, modality))
+                jobs.append((case, image, label, seed, first + number, (x, y, z), modality))
     if jobs:
         raise_bad_cases(for_each_case(_write_case, jobs, workers, "Generating hearts"), folder)
     notes = {
@@ -159,46 +167,3 @@ def _write_case(case: str, image_path: Path, label_path: Path, seed: int, index:
         nifti.set_sform(affine, 1)
         nifti.header.set_xyzt_units("mm")
         with_temporary(path, nifti.to_filename)
-
-
-# ------------------------------------------------------------------------------------------------------------- command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``DiffAtlas_convert phantom``."""
-    parser.add_argument(
-        "-d", "--dataset-id", type=int, required=True, metavar="ID", help="number of the new data set, 1 to 999"
-    )
-    parser.add_argument("--name", help="its name (default: HeartPhantomCT or HeartPhantomMRI)")
-    parser.add_argument("--cases", type=int, default=24, metavar="N", help="training cases (default: %(default)s)")
-    parser.add_argument("--test-cases", type=int, default=6, metavar="N", help="test cases (default: %(default)s)")
-    parser.add_argument(
-        "--size",
-        type=int,
-        nargs="+",
-        default=[48],
-        metavar="N",
-        help="voxels, one number or three (default: 48); same field of view",
-    )
-    parser.add_argument("--modality", choices=MODALITIES, default="CT", help="what the images look like (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same hearts, in either modality (default: %(default)s)")
-
-
-def convert(arguments: argparse.Namespace, raw_folder: Path) -> Path:
-    """``DiffAtlas_convert phantom``. Raises UserError for sizes or numbers of cases that cannot be."""
-    sizes = arguments.size * 3 if len(arguments.size) == 1 else arguments.size
-    if len(sizes) != 3 or min(sizes) < SMALLEST_SIZE:
-        given = " ".join(str(n) for n in arguments.size)
-        raise UserError(f"--size {given}: give one number or three, each at least {SMALLEST_SIZE}.")
-    if arguments.cases < 1 or arguments.test_cases < 0 or arguments.seed < 0:
-        raise UserError("--cases must be at least 1, --test-cases and --seed at least 0.")
-    return write_phantom_dataset(
-        raw_folder,
-        arguments.dataset_id,
-        arguments.name or f"HeartPhantom{arguments.modality}",
-        arguments.cases,
-        arguments.test_cases,
-        (sizes[0], sizes[1], sizes[2]),
-        arguments.modality,
-        arguments.seed,
-        arguments.workers,
-        arguments.overwrite,
-    )

@@ -7,7 +7,6 @@ published labels of version 2 hold the heart as one structure; its chambers come
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import re
@@ -21,16 +20,13 @@ from dataset_conversion.heart import (
     LABELS,
     HeartCase,
     HeartOptions,
-    add_heart_arguments,
     check_excluded,
     choose_test,
     conversion_notes,
-    heart_options,
     mark_of,
     some,
     write_heart_dataset,
 )
-from dataset_conversion.msd import cases_from_json
 from dataset_conversion.raw_layout import dataset_folder, for_each_case, make_folders
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.files import write_text_atomically
@@ -179,6 +175,7 @@ def convert_totalsegmentator(
     source: Path,
     raw_folder: Path,
     dataset_id: int,
+    *,
     name: str | None = None,
     masks: str = "segmentations",
     minimum_ml: float = MINIMUM_ML,
@@ -190,6 +187,10 @@ def convert_totalsegmentator(
     Raises DatasetError; one that lists every case that is incomplete, damaged or has a mask on another grid.
     """
     options = options or HeartOptions()
+    if not 0 <= minimum_ml < np.inf:
+        raise UserError(f"--min-volume-ml {minimum_ml:g}: give 0 or more millilitres.")
+    if split_from_meta and options.test_cases is not None:
+        raise UserError("--split-from-meta and --test-from-json both choose the test cases. Give one of them.")
     cases, bad, without = find_cases(source, masks)
     check_excluded(options.exclude, {*cases, *bad, *without}, source)
     cases = {case: files for case, files in cases.items() if case not in options.exclude}
@@ -235,47 +236,3 @@ def _tell_without_masks(known: int, without: Sequence[str], masks: str) -> None:
             "left out. If the masks are still to be made, for example after an interrupted run, make them and run the same "
             "command again with --overwrite."
         )
-
-
-# ------------------------------------------------------------------------------------------------------------- command
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``DiffAtlas_convert totalsegmentator``."""
-    parser.add_argument(
-        "-i", "--input", type=Path, required=True, metavar="FOLDER", help="unpacked folder with s0000, s0001, ... and meta.csv"
-    )
-    parser.add_argument(
-        "--masks",
-        default="segmentations",
-        metavar="NAME",
-        help="folder of each case that holds the heart's masks (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--min-volume-ml",
-        type=float,
-        default=MINIMUM_ML,
-        metavar="ML",
-        help="take a case if each of the five structures has this volume (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--split-from-meta", action="store_true", help="test on the cases that meta.csv calls test cases, not on drawn ones"
-    )
-    add_heart_arguments(parser, "TotalSegmentatorHeart")
-
-
-def convert(arguments: argparse.Namespace, raw_folder: Path) -> Path:
-    """``DiffAtlas_convert totalsegmentator``. Raises UserError for arguments that do not fit the source."""
-    if not 0 <= arguments.min_volume_ml < np.inf:
-        raise UserError(f"--min-volume-ml {arguments.min_volume_ml:g}: give 0 or more millilitres.")
-    if arguments.split_from_meta and arguments.test_from_json:
-        raise UserError("--split-from-meta and --test-from-json both choose the test cases. Give one of them.")
-    options = heart_options(arguments, cases_from_json(arguments.test_from_json, "--test-from-json"))
-    return convert_totalsegmentator(
-        arguments.input.expanduser().resolve(),
-        raw_folder,
-        arguments.dataset_id,
-        arguments.name,
-        arguments.masks,
-        arguments.min_volume_ml,
-        arguments.split_from_meta,
-        options,
-    )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.commands.convert import CONVERTERS
+from diffatlas_pipeline.commands._converters import CONVERTERS
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.planning import plan as plan_module
 from diffatlas_pipeline.planning.diffusion_steps import sampled_variance

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from diffatlas_pipeline.commands.convert import CONVERTERS, main
+from diffatlas_pipeline.commands._converters import CONVERTERS
+from diffatlas_pipeline.commands.convert import main
 from diffatlas_pipeline.datasets.raw import read_dataset
 
 
@@ -69,10 +69,7 @@ def test_the_number_of_a_decathlon_task_is_its_default(tmp_path: Path, capsys: p
     assert "no such file" in capsys.readouterr().err
 
 
-def test_every_converter_keeps_its_contract_and_help_imports_none() -> None:
-    for converter in CONVERTERS.values():
-        module = importlib.import_module(converter.module)
-        assert callable(module.add_arguments) and callable(module.convert)
+def test_help_lists_every_converter_and_imports_none() -> None:
     code = (
         "import sys\nfrom diffatlas_pipeline.commands.convert import main\n"
         "try: main(['-h'])\nexcept SystemExit: pass\n"

@@ -23,7 +23,7 @@ def test_scans_are_linked_and_labels_renumbered(tmp_path: Path, flat: bool) -> N
     mmwhs_source(source, "MRI", cases=2, flat=flat)
     save(source / "ct_test" / "ct_test_2001_image.nii.gz", np.zeros((4, 4, 4), np.int16), np.eye(4))  # published without labels
     (source / "._ct_train_1001_image.nii.gz").write_bytes(b"left by another system")
-    folder = convert_mmwhs(source, tmp_path / "raw", 11, "CT")
+    folder = convert_mmwhs(source, tmp_path / "raw", 11, modality="CT")
     assert folder == tmp_path / "raw/Dataset011_MMWHSCT"
     assert [len(list((folder / part).iterdir())) for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")] == [4, 4, 1, 1]
     for index in range(5):
@@ -47,7 +47,7 @@ def test_scans_are_linked_and_labels_renumbered(tmp_path: Path, flat: bool) -> N
 
 def test_mri_is_a_data_set_of_its_own_with_the_same_labels(tmp_path: Path) -> None:
     source = mmwhs_source(tmp_path / "MM-WHS", "MRI", cases=3)
-    folder = convert_mmwhs(source, tmp_path / "raw", 12, "MRI", options=HeartOptions(test_fraction=0))
+    folder = convert_mmwhs(source, tmp_path / "raw", 12, modality="MRI", options=HeartOptions(test_fraction=0))
     content = json.loads((folder / "dataset.json").read_text())
     assert (folder.name, content["channel_names"], content["numTraining"]) == ("Dataset012_MMWHSMRI", {"0": "MRI"}, 3)
     assert content["labels"] == {"background": 0, **LABELS}
@@ -75,20 +75,20 @@ def test_unknown_values_are_named_in_any_type(dtype: type) -> None:
 
 def test_converting_twice_changes_nothing_and_a_changed_source_is_converted_again(tmp_path: Path) -> None:
     source = mmwhs_source(tmp_path / "MM-WHS", cases=3)
-    folder = convert_mmwhs(source, tmp_path / "raw", 11, "CT")
+    folder = convert_mmwhs(source, tmp_path / "raw", 11, modality="CT")
     before, sources = state(folder), state(source)
-    convert_mmwhs(source, tmp_path / "raw", 11, "CT")
+    convert_mmwhs(source, tmp_path / "raw", 11, modality="CT")
     assert state(folder) == before
     path = source / "ct_train/ct_train_1002_label.nii.gz"
     image = nib.load(path)
     changed = np.where(load(path) == 205, 421, load(path))
     image.__class__(changed, image.affine, image.header).to_filename(path)
     os.utime(path, ns=(0, sources[path][1] - 10**9))  # restored from a backup: older than what was made of it
-    convert_mmwhs(source, tmp_path / "raw", 11, "CT")
+    convert_mmwhs(source, tmp_path / "raw", 11, modality="CT")
     (labels,) = folder.glob("labels*/ct_train_1002.nii.gz")
     assert set(np.unique(load(labels))) == {0, 2, 3, 4, 5}
     assert {file for file, value in state(folder).items() if before.get(file) != value} == {labels}
-    convert_mmwhs(source, tmp_path / "raw", 11, "CT", options=HeartOptions(crop_margin_mm=5))
+    convert_mmwhs(source, tmp_path / "raw", 11, modality="CT", options=HeartOptions(crop_margin_mm=5))
     assert load(min((folder / "imagesTr").iterdir())).shape < heart(0)[0].shape
     after = {file: value for file, value in state(source).items() if file != path}
     assert after == {file: value for file, value in sources.items() if file != path}  # the source is never changed
@@ -108,7 +108,7 @@ def test_all_broken_cases_are_listed_and_the_rest_is_kept(tmp_path: Path) -> Non
     whole = (place / "ct_train_1005_image.nii.gz").read_bytes()
     (place / "ct_train_1005_image.nii.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DatasetError) as raised:
-        convert_mmwhs(source, tmp_path / "raw", 11, "CT")
+        convert_mmwhs(source, tmp_path / "raw", 11, modality="CT")
     message = str(raised.value)
     assert message.startswith("5 case(s)")
     for text in (
@@ -124,7 +124,7 @@ def test_all_broken_cases_are_listed_and_the_rest_is_kept(tmp_path: Path) -> Non
     assert not (folder / "dataset.json").exists()
     assert len(list(folder.glob("images*/*"))) == 2
     broken = tuple(f"ct_train_{number}" for number in range(1001, 1006))
-    convert_mmwhs(source, tmp_path / "raw", 11, "CT", options=HeartOptions(exclude=broken, overwrite=True))
+    convert_mmwhs(source, tmp_path / "raw", 11, modality="CT", options=HeartOptions(exclude=broken, overwrite=True))
     assert json.loads((folder / "dataset.json").read_text())["conversion"]["excluded"] == list(broken)
 
 
@@ -134,13 +134,13 @@ def test_wrong_sources_and_choices_are_named(tmp_path: Path) -> None:
 
     def message(where: Path = source, modality: str = "CT", number: int = 11, **options: object) -> str:
         with pytest.raises(DatasetError) as raised:
-            convert_mmwhs(where, raw, number, modality, options=HeartOptions(**options))  # type: ignore[arg-type]
+            convert_mmwhs(where, raw, number, modality=modality, options=HeartOptions(**options))  # type: ignore[arg-type]
         return str(raised.value)
 
     assert "no such folder" in message(tmp_path / "none")
     assert "holds no mr_train_1001_image.nii.gz or the like (found: 3 cases of the other modality)" in message(modality="MRI")
-    assert "1 test case(s) are not among its 3 cases: ct_train_1" in message(test=["ct_train_1"])
-    assert "all 3 cases are test cases" in message(test=["ct_train_1001", "ct_train_1002", "ct_train_1003"])
+    assert "1 test case(s) are not among its 3 cases: ct_train_1" in message(test_cases=["ct_train_1"])
+    assert "all 3 cases are test cases" in message(test_cases=["ct_train_1001", "ct_train_1002", "ct_train_1003"])
     assert "holds no case ct_train_9" in message(exclude=["ct_train_9"])
     (raw / "Dataset011_Liver").mkdir(parents=True)
     assert "already has Dataset011_Liver" in message()

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dataset_conversion.msd import cases_from_json, convert_msd, read_source
-from diffatlas_pipeline.errors import DatasetError, UserError
+from dataset_conversion.msd import convert_msd, read_source
+from diffatlas_pipeline.errors import DatasetError
 
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 
@@ -188,21 +188,6 @@ def test_damaged_descriptions_are_refused(tmp_path: Path, change: dict[str, Any]
     (source / "dataset.json").write_text("{")
     with pytest.raises(DatasetError, match="not a Decathlon"):
         read_source(source)
-
-
-def test_case_lists_in_json(tmp_path: Path) -> None:
-    path = tmp_path / "protocol.json"
-    path.write_text(json.dumps({"full": ["a", "b"], "number": 3}))
-    assert cases_from_json(f"{path}:full", "--cases-from-json") == ["a", "b"]
-    assert cases_from_json(None, "--cases-from-json") is None
-    for text, message in (
-        (f"{path}:fall", "no list 'fall' .found: full, number"),
-        (f"{path}:number", "not a list"),
-        (str(path), "FILE:KEY"),
-        (f"{tmp_path}/none.json:full", "cannot be read"),
-    ):
-        with pytest.raises(UserError, match=message):
-            cases_from_json(text, "--cases-from-json")
 
 
 @pytest.mark.real_data

@@ -147,7 +147,17 @@ def test_wrong_arguments_are_named() -> None:
 
 def test_data_set_on_disk_equals_the_generator_and_can_grow(tmp_path: Path) -> None:
     def write(training: int, seed: int = 5, overwrite: bool = False) -> Path:
-        return write_phantom_dataset(tmp_path, 1, "Heart", training, 2, (24, 20, 16), "MRI", seed, 1, overwrite)
+        return write_phantom_dataset(
+            tmp_path,
+            1,
+            name="Heart",
+            training_cases=training,
+            test_cases=2,
+            size=(24, 20, 16),
+            modality="MRI",
+            seed=seed,
+            overwrite=overwrite,
+        )
 
     folder = write(2)
     assert folder == tmp_path / "Dataset001_Heart"
@@ -180,11 +190,11 @@ def test_data_set_on_disk_equals_the_generator_and_can_grow(tmp_path: Path) -> N
 
 
 def test_an_interrupted_generation_is_finished(tmp_path: Path) -> None:
-    folder = write_phantom_dataset(tmp_path, 1, "Heart", 2, 0, (16, 16, 16), "CT", 0, 1)
+    folder = write_phantom_dataset(tmp_path, 1, training_cases=2, test_cases=0, size=(16,))
     content = (folder / "imagesTr/heart_0001_0000.nii.gz").read_bytes()
     (folder / "dataset.json").unlink()
     (folder / "imagesTr/heart_0001_0000.nii.gz").write_bytes(b"from another seed")
-    write_phantom_dataset(tmp_path, 1, "Heart", 2, 0, (16, 16, 16), "CT", 0, 1)
+    write_phantom_dataset(tmp_path, 1, training_cases=2, test_cases=0, size=(16,))
     assert (folder / "imagesTr/heart_0001_0000.nii.gz").read_bytes() == content
 
 

@@ -53,10 +53,10 @@ def test_small_hearts_are_left_out_by_volume(tmp_path: Path) -> None:
     save(_mask(source, "s0000", "RA"), keep.astype(np.uint8), affine)
     folder = convert_totalsegmentator(source, tmp_path / "raw", 13)
     assert not list(folder.glob("images*/s0000*"))
-    folder = convert_totalsegmentator(source, tmp_path / "raw", 14, "Small", minimum_ml=0.1)
+    folder = convert_totalsegmentator(source, tmp_path / "raw", 14, name="Small", minimum_ml=0.1)
     assert len(list(folder.glob("images*/s0000*"))) == 1
     with pytest.raises(DatasetError, match=r"none of 4 cases holds all five structures with 1e\+06 ml.*--min-volume-ml"):
-        convert_totalsegmentator(source, tmp_path / "raw", 15, "Huge", minimum_ml=1e6)
+        convert_totalsegmentator(source, tmp_path / "raw", 15, name="Huge", minimum_ml=1e6)
 
 
 def test_crop_holds_the_heart_and_is_redone_when_the_margin_changes(tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""The options of each converter, and the call of its function. A new converter is one entry here and one module there."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dataset_conversion.heart import HeartOptions
+
+
+@dataclass(frozen=True)
+class Converter:
+    """One sub-command. ``convert`` returns the new data set's folder. Both functions import their module when called."""
+
+    summary: str
+    example: str
+    add_arguments: Callable[[ArgumentParser], None]
+    convert: Callable[[Namespace, Path], Path]
+
+
+# ----------------------------------------------------------------------------------------------------------------- msd
+def _msd_arguments(parser: ArgumentParser) -> None:
+    _add_source(parser, "TASK", "unpacked folder TaskNN_Name")
+    _add_dataset(parser, "the task's", needed=False)
+    parser.add_argument(
+        "--cases-from-json",
+        dest="training_cases",
+        metavar="FILE:KEY",
+        help="train on the cases that this JSON file lists under KEY (default: all but the test's)",
+    )
+    parser.add_argument(
+        "--test-from-json",
+        dest="test_cases",
+        metavar="FILE:KEY",
+        help="test on the cases listed under KEY, labels in labelsTs/ (default: the task's own test images)",
+    )
+    parser.add_argument("--copy", action="store_true", help="copy files; default are hard links, where the file system allows")
+
+
+def _convert_msd(arguments: Namespace, raw_folder: Path) -> Path:
+    from dataset_conversion.case_lists import cases_from_json
+    from dataset_conversion.msd import convert_msd
+
+    return convert_msd(
+        _source(arguments),
+        raw_folder,
+        arguments.dataset_id,
+        name=arguments.name,
+        training_cases=cases_from_json(arguments.training_cases, "--cases-from-json"),
+        test_cases=cases_from_json(arguments.test_cases, "--test-from-json"),
+        copy=arguments.copy,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- hearts
+def _heart_arguments(parser: ArgumentParser) -> None:
+    """What the converters of heart data sets share."""
+    from dataset_conversion.heart import TEST_FRACTION
+
+    parser.add_argument(
+        "--test-fraction",
+        type=float,
+        default=TEST_FRACTION,
+        metavar="F",
+        help="share of the cases that become test cases, 0 for none (default: %(default)s, as in the paper)",
+    )
+    parser.add_argument(
+        "--test-from-json",
+        dest="test_cases",
+        metavar="FILE:KEY",
+        help="test on the cases that this JSON file lists under KEY instead of drawn ones",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the test cases and the few-shot splits (default: %(default)s)"
+    )
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="CASE", help="cases to leave out, for example damaged ones")
+    parser.add_argument(
+        "--crop-margin-mm",
+        type=float,
+        metavar="MM",
+        help="crop each scan to the box of its labels with this margin (default: whole scans)",
+    )
+    parser.add_argument("--copy", action="store_true", help="copy images; default are hard links, where the file system allows")
+
+
+def _heart_options(arguments: Namespace) -> HeartOptions:
+    from dataset_conversion.case_lists import cases_from_json
+    from dataset_conversion.heart import HeartOptions
+
+    return HeartOptions(
+        test_fraction=arguments.test_fraction,
+        test_cases=cases_from_json(arguments.test_cases, "--test-from-json"),
+        seed=arguments.seed,
+        exclude=tuple(arguments.exclude),
+        crop_margin_mm=arguments.crop_margin_mm,
+        copy=arguments.copy,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _mmwhs_arguments(parser: ArgumentParser) -> None:
+    from dataset_conversion.mmwhs import PREFIXES
+
+    _add_source(parser, "FOLDER", "unpacked folder with ct_train and mr_train files")
+    parser.add_argument(
+        "--modality", choices=tuple(PREFIXES), required=True, help="which scans; each modality becomes a data set of its own"
+    )
+    _add_dataset(parser, "MMWHSCT or MMWHSMRI")
+    _heart_arguments(parser)
+
+
+def _convert_mmwhs(arguments: Namespace, raw_folder: Path) -> Path:
+    from dataset_conversion.mmwhs import convert_mmwhs
+
+    return convert_mmwhs(
+        _source(arguments),
+        raw_folder,
+        arguments.dataset_id,
+        modality=arguments.modality,
+        name=arguments.name,
+        options=_heart_options(arguments),
+    )
+
+
+def _totalsegmentator_arguments(parser: ArgumentParser) -> None:
+    from dataset_conversion.totalsegmentator import MINIMUM_ML
+
+    _add_source(parser, "FOLDER", "unpacked folder with s0000, s0001, ... and meta.csv")
+    parser.add_argument(
+        "--masks",
+        default="segmentations",
+        metavar="NAME",
+        help="folder of each case that holds the heart's masks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-volume-ml",
+        dest="minimum_ml",
+        type=float,
+        default=MINIMUM_ML,
+        metavar="ML",
+        help="take a case if each of the five structures has this volume (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--split-from-meta", action="store_true", help="test on the cases that meta.csv calls test cases, not on drawn ones"
+    )
+    _add_dataset(parser, "TotalSegmentatorHeart")
+    _heart_arguments(parser)
+
+
+def _convert_totalsegmentator(arguments: Namespace, raw_folder: Path) -> Path:
+    from dataset_conversion.totalsegmentator import convert_totalsegmentator
+
+    return convert_totalsegmentator(
+        _source(arguments),
+        raw_folder,
+        arguments.dataset_id,
+        name=arguments.name,
+        masks=arguments.masks,
+        minimum_ml=arguments.minimum_ml,
+        split_from_meta=arguments.split_from_meta,
+        options=_heart_options(arguments),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- phantom
+def _phantom_arguments(parser: ArgumentParser) -> None:
+    from dataset_conversion.phantom import MODALITIES
+
+    _add_dataset(parser, "HeartPhantomCT or HeartPhantomMRI")
+    parser.add_argument(
+        "--cases", dest="training_cases", type=int, default=24, metavar="N", help="training cases (default: %(default)s)"
+    )
+    parser.add_argument("--test-cases", type=int, default=6, metavar="N", help="test cases (default: %(default)s)")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        default=[48],
+        metavar="N",
+        help="voxels, one number or three (default: 48); same field of view",
+    )
+    parser.add_argument("--modality", choices=MODALITIES, default="CT", help="what the images look like (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same hearts, in either modality (default: %(default)s)")
+
+
+def _convert_phantom(arguments: Namespace, raw_folder: Path) -> Path:
+    from dataset_conversion.phantom import write_phantom_dataset
+
+    return write_phantom_dataset(
+        raw_folder,
+        arguments.dataset_id,
+        name=arguments.name,
+        training_cases=arguments.training_cases,
+        test_cases=arguments.test_cases,
+        size=arguments.size,
+        modality=arguments.modality,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ all
+def _add_source(parser: ArgumentParser, metavar: str, text: str) -> None:
+    parser.add_argument("-i", "--input", dest="source", type=Path, required=True, metavar=metavar, help=text)
+
+
+def _add_dataset(parser: ArgumentParser, default_name: str, needed: bool = True) -> None:
+    default = "" if needed else " (default: the task's)"
+    parser.add_argument(
+        "-d", "--dataset-id", type=int, required=needed, metavar="ID", help=f"number of the new data set, 1 to 999{default}"
+    )
+    parser.add_argument("--name", help=f"its name (default: {default_name})")
+
+
+def _source(arguments: Namespace) -> Path:
+    return Path(arguments.source).expanduser().resolve()
+
+
+CONVERTERS = {
+    "msd": Converter(
+        "a task of the Medical Segmentation Decathlon",
+        "DiffAtlas_convert msd -i Task04_Hippocampus -d 4",
+        _msd_arguments,
+        _convert_msd,
+    ),
+    "mmwhs": Converter(
+        "MM-WHS 2017, whole hearts in CT or MRI",
+        "DiffAtlas_convert mmwhs -i MM-WHS -d 11 --modality CT",
+        _mmwhs_arguments,
+        _convert_mmwhs,
+    ),
+    "totalsegmentator": Converter(
+        "the whole hearts of TotalSegmentator's CT data set",
+        "DiffAtlas_convert totalsegmentator -i Totalsegmentator_dataset -d 13 --crop-margin-mm 20",
+        _totalsegmentator_arguments,
+        _convert_totalsegmentator,
+    ),
+    "phantom": Converter(
+        "generated hearts with five labels, CT-like or MRI-like",
+        "DiffAtlas_convert phantom -d 1 --cases 24 --test-cases 6 --size 48 --modality CT",
+        _phantom_arguments,
+        _convert_phantom,
+    ),
+}
