@@ -25,7 +25,7 @@ from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.inference.predictor import segment_padded
+from diffatlas_pipeline.inference.predictor import case_seed, segment_padded
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.registry import create_method
@@ -107,10 +107,10 @@ def run(arguments: argparse.Namespace) -> None:
         "iterations": trained.iterations,
     }
     for sampling in arguments.sample or [""]:
-        settings = changed(recipe, sampling.split(",") if sampling else [])
+        sampled = type(method)(plan, changed(recipe, sampling.split(",") if sampling else []))
         for folder, cases in tests:
             row = machine() | about | {"sampling": sampling, "scored_on": folder.name}
-            row |= score(method, network, plan, settings, folder, cases)
+            row |= score(sampled, network, plan, folder, cases)
             append_row(arguments.results, row)
             print(f"{arguments.name} {sampling} on {folder.name}: mean Dice {row['dice_mean']}", flush=True)
 
@@ -161,9 +161,7 @@ def changed(recipe: Options, options: list[str]) -> Options:
     return dataclasses.replace(recipe, **values)
 
 
-def score(
-    method: LearnedMethod, network: nn.Module, plan: Plan, settings: Recipe, source: Path, cases: Sequence[str]
-) -> dict[str, float]:
+def score(method: LearnedMethod, network: nn.Module, plan: Plan, source: Path, cases: Sequence[str]) -> dict[str, float]:
     """Dice per label and mean over ``cases``, on the planned grid; seconds per case and the number of cases."""
     stitch = Stitcher(plan.patch_size)
     values = list(range(1, len(plan.dataset.labels) + 1))
@@ -174,7 +172,7 @@ def score(
             stored = open_case(source, case)
             assert stored.distances is not None
             image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32))
-            predicted = segment_padded(method, network, image, plan.patch_size, stitch, settings, 0, case)
+            predicted = segment_padded(method, network, image, plan.patch_size, stitch, case_seed(0, case))
             ours = decode_labels(predicted.distances.numpy(), values)
             truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), values)
             found.append([dice(ours == value, truth == value) for value in values])

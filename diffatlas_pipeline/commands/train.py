@@ -242,19 +242,17 @@ def _validation(
     import torch
 
     from diffatlas_pipeline.evaluation.metrics import dice
-    from diffatlas_pipeline.inference.predictor import segment_padded
+    from diffatlas_pipeline.inference.predictor import case_seed, segment_padded
     from diffatlas_pipeline.inference.stitched import Stitcher
     from diffatlas_pipeline.methods.registry import create_method
     from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
     from diffatlas_pipeline.preprocessing.store import open_case
 
-    method = create_method(arguments.method, plan, recipe)
+    # The log's curve, not the final table: many steps cost hours.
+    steps = min(recipe.steps or plan.diffusion.training_steps, 20)
+    method = create_method(arguments.method, plan, recipe if recipe.steps == steps else _with_fewer_steps(recipe, steps))
     stitch = Stitcher(plan.patch_size, device=device)
     labels = range(1, len(plan.dataset.labels) + 1)
-    steps = min(
-        recipe.steps or plan.diffusion.training_steps, 20
-    )  # the log's curve, not the final table: many steps cost hours
-    settings = recipe if recipe.steps == steps else _with_fewer_steps(recipe, steps)
 
     def validate(network: nn.Module) -> dict[str, float]:
         network.eval()
@@ -264,7 +262,7 @@ def _validation(
                 stored = open_case(source, case)
                 assert stored.distances is not None  # a validation case has labels
                 image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
-                predicted = segment_padded(method, network, image, plan.patch_size, stitch, settings, arguments.seed, case)
+                predicted = segment_padded(method, network, image, plan.patch_size, stitch, case_seed(arguments.seed, case))
                 found = decode_labels(predicted.distances.numpy(), list(labels))
                 truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), list(labels))
                 for value, label in zip(labels, plan.dataset.labels, strict=True):

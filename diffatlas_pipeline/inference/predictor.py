@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -269,7 +270,7 @@ class Predictor:
         return Result(labels, maps, spread, tuple(warnings))
 
     def _segment(self, network: nn.Module, image: Tensor, case: str, progress: Progress | None) -> Segmentation:
-        arguments = (self.settings, self.seed, case, progress)
+        arguments = (case_seed(self.seed, case), progress)
         with torch.inference_mode():
             if self.device.type != "cpu":
                 try:
@@ -283,15 +284,18 @@ class Predictor:
             return segment_padded(self.method, network, image, self.plan.patch_size, self.stitch, *arguments)
 
 
+def case_seed(seed: int, case: str) -> int:
+    """The seed of one scan's noise, from the user's ``seed`` and the name of the case."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{case}".encode()).digest()[:4], "little")
+
+
 def segment_padded(
     method: Method,
     network: nn.Module,
     image: Tensor,
     patch: Triple,
     stitch: Stitch,
-    settings: Recipe,
     seed: int,
-    case: str,
     progress: Progress | None = None,
 ) -> Segmentation:
     """``method.segment`` of ``image`` (C, X, Y, Z), which is first padded to at least ``patch`` with the image's minimum.
@@ -299,7 +303,7 @@ def segment_padded(
     Training pads small volumes in the same way, so the noise and the padding that the network sees are those it knows.
     """
     padded, inside = pad_nd_image(image, patch, "constant", {"value": IMAGE_PADDING}, return_slicer=True)
-    found = method.segment(network, padded, stitch, settings, seed, case, progress)
+    found = method.segment(network, padded, stitch, seed, progress)
     inside = (slice(None), *inside[1:])  # as many labels as there are, whatever the number of channels
     return Segmentation(
         found.distances[inside].float().cpu(), None if found.spread is None else found.spread[inside].float().cpu()

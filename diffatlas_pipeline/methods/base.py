@@ -67,16 +67,9 @@ class Method(ABC):
 
     @abstractmethod
     def segment(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        stitch: Stitch,
-        settings: Recipe,
-        seed: int,
-        case: str,
-        progress: Progress | None = None,
+        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
-        """Segment ``image`` (C, X, Y, Z). The result depends on (image, settings, seed, case) alone."""
+        """Segment ``image`` (C, X, Y, Z). The result depends on (recipe, image, seed) alone; ``seed`` belongs to the scan."""
 
 
 class LearnedMethod(Method):
@@ -113,7 +106,7 @@ class MemorisedMethod(Method):
         """What the checkpoint holds of whole training cases; :meth:`restore` makes it usable."""
 
 
-def case_generator(seed: int, case: str, draw: int) -> torch.Generator:
-    """A CPU generator of noise that belongs to one draw of one case, whatever is computed before or beside it."""
-    digest = hashlib.sha256(f"{seed}:{case}:{draw}".encode()).digest()
+def case_generator(seed: int, draw: int) -> torch.Generator:
+    """A CPU generator of noise for one draw of the scan that ``seed`` belongs to, whatever is computed before or beside it."""
+    digest = hashlib.sha256(f"{seed}:{draw}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -15,7 +15,6 @@ from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress,
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
-from diffatlas_pipeline.planning.plan import Recipe
 
 IMAGE_LEVELS = ("equal", "mixed")
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
@@ -71,34 +70,25 @@ class DiffAtlas(LearnedMethod):
         return LossReport(total, parts)
 
     def segment(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        stitch: Stitch,
-        settings: Recipe,
-        seed: int,
-        case: str,
-        progress: Progress | None = None,
+        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
-        scale = self.plan.distance.scale
+        recipe, scale = self.recipe, self.plan.distance.scale
         channels = image.shape[0]
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
         diffusion = self.plan.diffusion
-        levels = sampling_levels(diffusion.schedule, diffusion.training_steps, settings.steps)
+        levels = sampling_levels(diffusion.schedule, diffusion.training_steps, recipe.steps)
 
         def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
             return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn(shape, generator=generator).to(image)
-            denoiser = guided(
-                denoise, image, settings.guidance_level, settings.guidance_noise, settings.guidance_interval, generator
-            )
-            solver = SOLVERS[settings.solver]
-            clean = sample(denoiser, start, levels, solver, settings.eta, generator, settings.resampling, report)
+            denoiser = guided(denoise, image, recipe.guidance_level, recipe.guidance_noise, recipe.guidance_interval, generator)
+            solver = SOLVERS[recipe.solver]
+            clean = sample(denoiser, start, levels, solver, recipe.eta, generator, recipe.resampling, report)
             return clean[channels:] / scale
 
-        return averaged(draw, settings.draws, seed, case, progress)
+        return averaged(draw, recipe.draws, seed, progress)
 
     def denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
         """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""

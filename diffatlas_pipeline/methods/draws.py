@@ -13,11 +13,11 @@ Draw = Callable[[torch.Generator, Progress | None], Tensor]
 """A generator of its own noise, and whom to tell of the steps -> signed distances (K, X, Y, Z) in units of tau."""
 
 
-def averaged(draw: Draw, draws: int, seed: int, case: str, progress: Progress | None) -> Segmentation:
+def averaged(draw: Draw, draws: int, seed: int, progress: Progress | None) -> Segmentation:
     """Mean and standard deviation over ``draws`` of the distances, clipped to [-1, 1] each; no spread for one draw."""
     total, squares = torch.zeros(()), torch.zeros(())
     for index in range(draws):
-        distances = draw(case_generator(seed, case, index), _part_of(progress, index, draws)).clamp(-1, 1).float().cpu()
+        distances = draw(case_generator(seed, index), _part_of(progress, index, draws)).clamp(-1, 1).float().cpu()
         total = total + distances
         if draws > 1:
             squares = squares + distances.square()

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
-from diffatlas_pipeline.planning.plan import Recipe
 
 
 class FeedForward(LearnedMethod):
@@ -26,14 +25,7 @@ class FeedForward(LearnedMethod):
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})
 
     def segment(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        stitch: Stitch,
-        settings: Recipe,
-        seed: int,
-        case: str,
-        progress: Progress | None = None,
+        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
         def logits(windows: Tensor) -> Tensor:
             return network(windows.contiguous(memory_format=torch.channels_last_3d)).to(windows.dtype)

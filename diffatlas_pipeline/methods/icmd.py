@@ -12,7 +12,6 @@ from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress,
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
-from diffatlas_pipeline.planning.plan import Recipe
 
 
 class MaskDiffusion(LearnedMethod):
@@ -50,17 +49,10 @@ class MaskDiffusion(LearnedMethod):
         return LossReport(loss, parts)
 
     def segment(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        stitch: Stitch,
-        settings: Recipe,
-        seed: int,
-        case: str,
-        progress: Progress | None = None,
+        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
-        channels, diffusion = image.shape[0], self.plan.diffusion
-        levels = sampling_levels(diffusion.schedule, diffusion.training_steps, settings.steps)
+        recipe, channels, diffusion = self.recipe, image.shape[0], self.plan.diffusion
+        levels = sampling_levels(diffusion.schedule, diffusion.training_steps, recipe.steps)
 
         def denoise_windows(windows: Tensor, level: float) -> Tensor:
             given, noisy = windows[:, :channels], windows[:, channels:]
@@ -73,11 +65,11 @@ class MaskDiffusion(LearnedMethod):
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn((len(self.plan.dataset.labels), *image.shape[1:]), generator=generator).to(image)
-            solver = SOLVERS[settings.solver]
-            clean = sample(denoise, start, levels, solver, settings.eta, generator, settings.resampling, report)
+            solver = SOLVERS[recipe.solver]
+            clean = sample(denoise, start, levels, solver, recipe.eta, generator, recipe.resampling, report)
             return clean / self.plan.distance.scale
 
-        return averaged(draw, settings.draws, seed, case, progress)
+        return averaged(draw, recipe.draws, seed, progress)
 
     def _run(self, network: nn.Module, image: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The network on image (B, C, X, Y, Z) at level 0 and mask (B, K, X, Y, Z) at ``level`` (B,)."""

@@ -10,7 +10,6 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor, nn
 
 from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
-from diffatlas_pipeline.planning.plan import Recipe
 from diffatlas_pipeline.registration.atlas import Atlas
 
 
@@ -34,14 +33,7 @@ class MeanAtlas(MemorisedMethod):
         return _Atlas(mean)
 
     def segment(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        stitch: Stitch,
-        settings: Recipe,
-        seed: int,
-        case: str,
-        progress: Progress | None = None,
+        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
         x, y, z = image.shape[1:]
         if progress is not None:

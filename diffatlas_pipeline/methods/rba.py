@@ -61,19 +61,12 @@ class RegistrationAtlas(MemorisedMethod):
         return AtlasBank(atlases)
 
     def segment(
-        self,
-        network: nn.Module,
-        image: Tensor,
-        stitch: Stitch,
-        settings: Recipe,
-        seed: int,
-        case: str,
-        progress: Progress | None = None,
+        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
         if not isinstance(network, AtlasBank):
             raise TypeError(f"expected the atlases that restore() gave, received {type(network).__name__}")
-        if settings.name not in VARIANTS:
-            raise UserError(f"Unknown recipe '{settings.name}' of rba: known are {', '.join(VARIANTS)}.")
+        if self.recipe.name not in VARIANTS:
+            raise UserError(f"Unknown recipe '{self.recipe.name}' of rba: known are {', '.join(VARIANTS)}.")
         target = image.detach().float().cpu().numpy()
         inside = unpadded_box(target, self.plan.patch_size)
         fused = segment_by_atlases(
@@ -81,9 +74,8 @@ class RegistrationAtlas(MemorisedMethod):
             network.atlases(),
             self.plan.spacing_mm,
             self.plan.distance.tau_mm,
-            VARIANTS[settings.name],
+            VARIANTS[self.recipe.name],
             seed,
-            case,
             progress=progress,
         )
         shape = (len(self.plan.dataset.labels), *target.shape[1:])

@@ -51,14 +51,12 @@ class Brightness(LearnedMethod):
         network: nn.Module,
         image: Tensor,
         stitch: Stitch,
-        settings: Recipe,
         seed: int,
-        case: str,
         progress: object = None,
     ) -> Segmentation:
-        noise = torch.randn(settings.draws, generator=case_generator(seed, case, 0)) * 1e-3
+        noise = torch.randn(self.recipe.draws, generator=case_generator(seed, 0)) * 1e-3
         distances = stitch(lambda windows: network(windows, torch.zeros(len(windows)), torch.zeros(len(windows))), image)
-        spread = torch.full_like(distances, float(noise.std())) if settings.draws > 1 else None
+        spread = torch.full_like(distances, float(noise.std())) if self.recipe.draws > 1 else None
         return Segmentation(distances + noise.mean(), spread)
 
 
@@ -171,9 +169,7 @@ def test_small_scans_are_padded_as_in_training() -> None:
         image,
         (8, 8, 8),
         lambda run, v: run(v[None])[0],
-        recipe(),
         0,
-        "a",
     )
     assert found.distances.shape == (2, 4, 16, 5)
     assert seen[0].shape == (1, 1, 8, 16, 8)

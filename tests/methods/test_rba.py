@@ -47,7 +47,7 @@ def test_memorise_write_restore_segment(tmp_path: Path) -> None:
     image, truth = scan(bend(size=2.0, seed=7))
     margin = [(0, 0), *((((30 - n) // 2), 30 - n - (30 - n) // 2) for n in SHAPE)]
     padded = torch.from_numpy(np.pad(image, margin, constant_values=-1))
-    found = method.segment(network.eval(), padded, never, RECIPE, seed=0, case="a")
+    found = method.segment(network.eval(), padded, never, seed=0)
     assert found.distances.shape == (2, 30, 30, 30) and found.distances.abs().max() <= 1
     assert found.spread is not None and found.spread.shape == found.distances.shape and found.spread.max() > 0
     inside = tuple(slice(before, 30 - after) for before, after in margin[1:])
@@ -60,7 +60,7 @@ def test_memorise_write_restore_segment(tmp_path: Path) -> None:
 def test_one_atlas_has_no_spread() -> None:
     case, labels = training_case(3)
     method = RegistrationAtlas(PLAN, RECIPE)
-    found = method.segment(method.restore(method.memorise([case])), torch.from_numpy(case.image), never, RECIPE, 0, "a")
+    found = method.segment(method.restore(method.memorise([case])), torch.from_numpy(case.image), never, 0)
     assert found.spread is None
     assert mean_dice(decode_labels(found.distances.numpy(), (1, 2)), labels) > 0.97
 
@@ -70,7 +70,7 @@ def test_the_result_does_not_depend_on_the_order_of_training_cases() -> None:
     method = RegistrationAtlas(PLAN, replace(RECIPE, name="affine"))
     one, two = (method.restore(method.memorise(order)) for order in (cases, cases[::-1]))
     target = torch.from_numpy(scan(bend(size=2.0, seed=7))[0])
-    first, second = (method.segment(network, target, never, method.recipe, 0, "a") for network in (one, two))
+    first, second = (method.segment(network, target, never, 0) for network in (one, two))
     assert torch.equal(first.distances, second.distances)
 
 
@@ -94,11 +94,11 @@ def test_without_ants_syn_is_refused_before_any_scan() -> None:
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    method = RegistrationAtlas(PLAN, RECIPE)
+    method = RegistrationAtlas(PLAN, replace(RECIPE, name="magic"))
     network = method.restore(method.memorise([training_case(1)[0]]))
     assert set(VARIANTS) == {"default", "affine", "majority", "staple", "syn"}
     with pytest.raises(UserError, match="Unknown recipe 'magic' of rba: known are default"):
-        method.segment(network, torch.zeros(1, *SHAPE), never, replace(RECIPE, name="magic"), 0, "a")
+        method.segment(network, torch.zeros(1, *SHAPE), never, 0)
 
 
 def test_padding_is_taken_off_and_nothing_else() -> None:
