@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from diffatlas_pipeline.commands import _common
-from diffatlas_pipeline.errors import UserError
+
+TOLERANCE_MM = 1.0
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +23,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, help="folder for the results (default: PREDICTIONS/evaluation)")
     parser.add_argument(
-        "--tolerance-mm", type=float, default=1.0, metavar="MM", help="tolerance of the surface distance (default: %(default)s)"
+        "--tolerance-mm",
+        type=float,
+        default=TOLERANCE_MM,
+        metavar="MM",
+        help="tolerance of the surface distance (default: %(default)s)",
     )
     parser.add_argument(
         "--images",
@@ -46,27 +52,34 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    for path in (arguments.predictions, arguments.references, arguments.images):
-        if path is not None and not path.exists():
-            raise UserError(f"{path}: no such file or folder.")
-
-    from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, read_labels_json
-    from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
+    from diffatlas_pipeline.evaluation.folders import score_and_write
     from diffatlas_pipeline.evaluation.summary_table import results_table
 
-    labels = read_labels_json(arguments.labels) if arguments.labels else None
-    evaluation = evaluate_folders(
-        arguments.predictions, arguments.references, labels, arguments.tolerance_mm, arguments.workers, arguments.missing
+    scored = score_and_write(
+        arguments.predictions,
+        arguments.references,
+        arguments.output,
+        labels=arguments.labels,
+        images=arguments.images,
+        tolerance_mm=arguments.tolerance_mm,
+        missing=arguments.missing,
+        workers=arguments.workers,
     )
-    folder = arguments.predictions if arguments.predictions.is_dir() else arguments.predictions.parent
-    output = arguments.output or folder / "evaluation"
-    written = [*evaluation.write(output)]
-    pictures, remarks = write_overlays(evaluation, output, arguments.images or find_images(arguments.references))
-    print(results_table(evaluation))
-    if evaluation.missing:
-        meaning = "scored as empty" if evaluation.missing_rule == "empty" else "left out"
-        print(f"{len(evaluation.missing)} references without prediction were {meaning}.")
-    for line in (*evaluation.warnings, *remarks):
-        print(f"Warning: {line}")
-    for path in (*written, *pictures):
+    print(results_table(scored.evaluation))
+    for warning in scored.warnings:
+        print(f"Warning: {warning}")
+    for path in scored.files:
         print(f"Written: {path}")
+    if arguments.predictions.is_dir():
+        print(f"Next: {shlex.join(_report_words(arguments))}")
+
+
+def _report_words(arguments: argparse.Namespace) -> list[str]:
+    """The command that shows these scores as a page. It finds those in their default folder, and scores again elsewhere."""
+    words = ["DiffAtlas_report", "-p", str(arguments.predictions)]
+    if arguments.output:
+        words += ["-r", str(arguments.references)]
+        words += ["--labels", str(arguments.labels)] if arguments.labels else []
+        words += ["--tolerance-mm", f"{arguments.tolerance_mm:g}"] if arguments.tolerance_mm != TOLERANCE_MM else []
+        words += ["--missing", arguments.missing] if arguments.missing != "error" else []
+    return [*words, *(["-i", str(arguments.images)] if arguments.images else [])]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from diffatlas_pipeline.commands import report
 from diffatlas_pipeline.commands.evaluate import main
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels, write_scalars
@@ -46,6 +48,21 @@ def test_table_files_and_pictures(dataset: Path, capsys: pytest.CaptureFixture[s
     for name in names:
         assert str(folder / name) in printed
     assert json.loads((folder / "summary.json").read_text())["mean"]["dice"] == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_command_that_it_ends_with_makes_a_report_of_the_same_scores(
+    dataset: Path, elsewhere: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predictions = dataset / "out"
+    (predictions / "b.nii.gz").unlink()
+    output = ["-o", str(dataset / "my scores")] if elsewhere else []
+    main(["-p", str(predictions), "-r", str(dataset / "labelsTr"), "--tolerance-mm", "2", "--missing", "empty", *output])
+    last = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert last[:2] == ["Next:", "DiffAtlas_report"]
+    report.main([*last[2:], "--workers", "1"])
+    page = (predictions / "report.html").read_text(encoding="utf-8")
+    assert "NSD (2 mm)" in page and "scored as empty" in page
 
 
 def test_missing_prediction(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
