@@ -67,14 +67,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--splits-file", type=Path, metavar="FILE", help="(default: the data set's)")
     made.add_argument("--max-time", metavar="TIME", help="time for training")
     made.add_argument("--iterations", type=int, metavar="N", help="iterations instead of a time")
-    made.add_argument(
-        "--also", type=Path, metavar="FOLDER", help="score fold0's validation cases of this preprocessed data set, too"
-    )
+    made.add_argument("--also", type=Path, metavar="FOLDER", help="score fold0 of this preprocessed data set, too")
     made.add_argument("--cases", type=int, default=32, metavar="N", help="validation cases, at most (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    made.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="train in this folder and keep it: a second run goes on there"
-    )
+    made.add_argument("--keep", type=Path, metavar="FOLDER", help="train there and keep it: a second run goes on")
     made.add_argument("--results", type=Path, default=RESULTS / "ablation.csv", metavar="FILE")
     return made
 

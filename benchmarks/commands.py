@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -59,15 +58,9 @@ def do(command: str, words: Sequence[str]) -> float:
     line = shlex.join([f"DiffAtlas_{command}", *words])
     print(f"\n$ {line}", flush=True)
     start = time.monotonic()
-    code = subprocess.run([*executable(command), *words], check=False).returncode
+    code = subprocess.run([sys.executable, "-m", "diffatlas_pipeline", command, *words], check=False).returncode
     if code:
         raise Stopped(line, code)
     seconds = time.monotonic() - start
     print(f"[{seconds:.0f} s]", flush=True)
     return seconds
-
-
-def executable(command: str) -> list[str]:
-    """The console script of this Python's environment, else its module run by this Python."""
-    script = shutil.which(f"DiffAtlas_{command}", path=str(Path(sys.executable).parent))
-    return [script] if script else [sys.executable, "-m", f"diffatlas_pipeline.commands.{command}"]

@@ -48,6 +48,7 @@ HIPPOCAMPUS: Triple = (35, 51, 35)  # median case of Task04_Hippocampus
 HIPPOCAMPUS_CASES, HIPPOCAMPUS_CHANNELS = 160, 3  # one image, two labels
 CUBE: Triple = (64, 64, 64)
 CUBE_CHANNELS = 6  # one image, five labels
+SIZE = "{} x {} x {}"
 AUTHORS_PARAMETERS, AUTHORS_FLOPS, AUTHORS_FORWARDS = 35.9e6, 1.05e12, 300  # at CUBE with CUBE_CHANNELS
 
 
@@ -64,7 +65,6 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="count everything, time the CPU's networks only, write no file")
     made.add_argument("--repeats", type=int, default=9, metavar="N", help="times each step is timed (default: %(default)s)")
-    made.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
     made.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps (default: %(default)s)")
     made.add_argument(
         "--results", type=Path, default=RESULTS / "speed.csv", metavar="FILE", help="(default: documentation/results/)"
@@ -76,8 +76,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Count, time, print, write. UserError for a device that is not there; SystemExit(1) if a claim fails."""
     if arguments.repeats < 1:
         raise UserError(f"--repeats {arguments.repeats}: at least 1 is needed.")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
     compared = subjects()
     timed = [one for one in compared if one.name == CPU or not arguments.quick]
@@ -247,9 +245,9 @@ def row(subject: Subject, times: tuple[list[float], list[float]] | None, peak_gb
     same_input = (subject.volume, subject.channels) == (CUBE, CUBE_CHANNELS)
     return {
         "network": subject.name,
-        "input": _text(subject.volume),
+        "input": SIZE.format(*subject.volume),
         "channels": subject.channels,
-        "patch": _text(subject.patch),
+        "patch": SIZE.format(*subject.patch),
         "parameters": parameters,
         "forward_gflop": flops / 1e9,
         "forwards_per_case": subject.forwards,
@@ -265,7 +263,7 @@ def row(subject: Subject, times: tuple[list[float], list[float]] | None, peak_gb
 def authors_row() -> dict[str, Any]:
     """What is stated of the authors' network; nothing is measured."""
     counted = {"parameters": AUTHORS_PARAMETERS, "forward_gflop": AUTHORS_FLOPS / 1e9, "forwards_per_case": AUTHORS_FORWARDS}
-    return {"network": AUTHORS, "input": _text(CUBE), "channels": CUBE_CHANNELS, **counted}
+    return {"network": AUTHORS, "input": SIZE.format(*CUBE), "channels": CUBE_CHANNELS, **counted}
 
 
 def report_claims(rows: Sequence[dict[str, Any]]) -> bool:
@@ -283,10 +281,6 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
     return {name: middle, f"{name}_low": low, f"{name}_high": high}
-
-
-def _text(shape: Triple) -> str:
-    return " x ".join(str(n) for n in shape)
 
 
 if __name__ == "__main__":

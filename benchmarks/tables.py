@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.comparison import KEYS
 from benchmarks.record import RESULTS, ROOT, read_rows
 from diffatlas_pipeline.files import write_text_atomically
 
@@ -58,7 +59,7 @@ NOTHING = "Not measured yet."
 # ---------------------------------------------------------------------------------------------------------------- tables
 def comparison_table(settings: dict[str, str], table: pd.DataFrame) -> str:
     """One row per method, one column per setting: Dice, mean ± deviation over seeds; NSD in brackets; best bold."""
-    scores = _by_setting(table)
+    scores = table.set_index(KEYS)
     best = {setting: scores.loc[setting]["dice_average"].max() for setting in settings}
     rows = []
     for key, name in METHODS.items():
@@ -96,7 +97,7 @@ def summary_table(hippocampus: pd.DataFrame, heart_ct: pd.DataFrame, heart_mri: 
     scores = {"hippocampus": hippocampus, "heart-ct": heart_ct, "heart-mri": heart_mri}
     rows = []
     for protocol, setting, title in SUMMARY:
-        cells = [_score(_by_setting(scores[protocol]), (setting, *key), nsd=False) or "not run" for key in SUMMARY_METHODS]
+        cells = [_score(scores[protocol].set_index(KEYS), (setting, *key), nsd=False) or "not run" for key in SUMMARY_METHODS]
         rows.append([title, *cells])
     return markdown(["test", *SUMMARY_METHODS.values()], rows)
 
@@ -153,14 +154,10 @@ def main(argv: list[str] | None = None) -> None:
         epilog="example:\n  python -m benchmarks.tables --write",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(TABLES)} (default: all)")
     parser.add_argument("--write", action="store_true", help="put all tables into documentation/benchmarks.md and README.md")
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.names if name not in TABLES]
-    if unknown:
-        parser.error(f"unknown table {', '.join(unknown)}; choose from {', '.join(TABLES)}")
     if not arguments.write:
-        print("\n\n".join(f"### {name}\n\n{table_of(name)}" for name in arguments.names or TABLES))
+        print("\n\n".join(f"### {name}\n\n{table_of(name)}" for name in TABLES))
         return
     for page in PAGES:
         write_text_atomically(page, with_tables(page))
@@ -195,10 +192,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
-
-
-def _by_setting(table: pd.DataFrame) -> pd.DataFrame:
-    return table.set_index(["setting", "method", "recipe"])
 
 
 def _score(scores: pd.DataFrame, key: tuple[str, str, str], nsd: bool = True) -> str:

@@ -61,14 +61,13 @@ def test_a_row_says_what_it_was_made_on_and_rows_of_other_runs_stay(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_every_seed_trains_on_the_protocol_s_cases(tmp_path: Path) -> None:
+def test_a_small_protocol_is_run_by_the_real_commands(tmp_path: Path) -> None:
     data = write_task(tmp_path / "Task04_Hippocampus")
-    options = ["--workspace", str(tmp_path / "w"), "--results", str(tmp_path / "r"), "--data", str(data), "--max-time", "1s"]
-    (tmp_path / "r").mkdir()
-    comparison.main(["hippocampus", "--settings", "2-shot", "--seeds", "0", "1", "--methods", "icf", *options])
-    rows = read_rows(tmp_path / "r" / "comparison_hippocampus.csv").set_index("method")
-    assert rows.loc["icf", "seeds"] == 2 and 0 <= rows.loc["icf", "dice_average"] <= 1
-    assert rows.loc["mean", "seeds"] == 1, "both seeds have the same training cases"
+    options = ["--workspace", str(tmp_path / "w"), "--results", str(tmp_path), "--data", str(data)]
+    comparison.main(["hippocampus", "--settings", "2-shot", "--seeds", "0", "1", "--methods", "rba", *options])
+    rows = read_rows(tmp_path / "comparison_hippocampus.csv").set_index("method")
+    assert rows["seeds"].tolist() == [1, 1], "both seeds have the same training cases, so nothing differs between them"
+    assert rows.loc["rba", "dice_average"] > 0.5 and rows.loc["mean", "dice_average"] > 0, "the balls lie about the same"
 
 
 def test_data_without_a_protocol_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
