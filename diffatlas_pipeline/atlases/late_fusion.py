@@ -11,7 +11,7 @@ from scipy import ndimage
 from diffatlas_pipeline.methods.base import Segmentation
 from diffatlas_pipeline.registration.fusion import labels_of
 
-NETWORK_SHARE = 0.4  # of the network, where the scan is of a kind that it has learnt (documentation/benchmarks.md)
+NETWORK_SHARE = 0.4  # of the network, where the scan is of a kind that it has learnt (what-was-tried.md)
 SHARES = (0.4, 0.2, 0.6)  # what is tried where it is not; the first that no other surpasses is taken
 NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 
@@ -35,7 +35,7 @@ def fitting_share(
     structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within them.
     Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan tells
     nothing, the first of ``SHARES``. Neither answer is ever left out: what each adds to the other is more than what the scan
-    can tell of them (documentation/benchmarks.md).
+    can tell of them (what-was-tried.md).
     """
     tried = [(share * network.distances + (1 - share) * atlases.distances).numpy() for share in SHARES]
     near = np.min([one.min(axis=0) for one in tried], axis=0) < NEAR

@@ -105,7 +105,7 @@ class DiffAtlas(LearnedMethod):
     def _answered(self, network: nn.Module, image: Tensor, eps: Tensor, levels: Tensor) -> Tensor:
         """What a sampler would have at ``levels``: the clean image, and the network's own first answer, made noisy.
 
-        A network that has only seen the true mask made noisy takes noise for evidence (documentation/benchmarks.md).
+        A network that has only seen the true mask made noisy takes noise for evidence (what-was-tried.md).
         """
         if self.recipe.prediction != "x0":
             raise ValueError(f"own_answer_fraction needs prediction 'x0', not '{self.recipe.prediction}'")

@@ -28,7 +28,7 @@ from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 ROTATION_DEGREES = 15.0
 ZOOM = (0.85, 1.18)
-ELASTIC = 0.3  # better with few cases than none (documentation/benchmarks.md)
+ELASTIC = 0.3  # better with few cases than none (what-was-tried.md)
 REFERENCE_PATCHES = 160  # data-set size, in patches, for which a preset's middle number of iterations is meant
 EMA_FRACTION = 0.05
 

@@ -26,7 +26,7 @@ PAPER = Recipe(
     draws=1,
 )
 
-# What measures better (documentation/benchmarks.md): separate noise levels, clean predictions, few deterministic steps, and
+# What measures better (what-was-tried.md): separate noise levels, clean predictions, few deterministic steps, and
 # most samples where these steps begin.
 DEFAULT = Recipe(
     name="default",
@@ -40,7 +40,7 @@ DEFAULT = Recipe(
     segmentation_loss=1.0,
     image_loss=0.5,
     solver="ddim",
-    steps=1,  # more lose accuracy: the network trusts its own earlier errors (documentation/benchmarks.md)
+    steps=1,  # more lose accuracy: the network trusts its own earlier errors (what-was-tried.md)
     eta=0.0,
     guidance_level=0.0,
     guidance_noise="fixed",

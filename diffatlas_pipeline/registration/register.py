@@ -172,7 +172,7 @@ def _all_aligned(
 ) -> list[_Aligned]:
     """Each of ``atlases``, those with the indices ``leads`` first; the others, and these again, by way of the best of them.
 
-    On targets of another modality, many that are aligned on their own go astray (documentation/benchmarks.md).
+    On targets of another modality, many that are aligned on their own go astray (what-was-tried.md).
     """
     first = list(threads.map(lambda index: steps.done(_align(target, atlases[index], (), spacing_mm, seed)), leads))
     alone = dict(zip(leads, first, strict=True))
