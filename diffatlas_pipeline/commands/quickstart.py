@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 
 from diffatlas_pipeline.commands._common import command_parser, run
+from diffatlas_pipeline.commands._rerun import is_trained, remove_outdated
 from diffatlas_pipeline.commands.train import seconds_of
 from diffatlas_pipeline.errors import UserError
 
 DATASET_ID = 1
 NAME = "HeartPhantom"
+DATASET = f"Dataset{DATASET_ID:03d}_{NAME}"
 OVERHEAD_S = 40  # everything but training, on two cores (22 s measured)
 BYTES_PER_VOXEL = 16  # of a case: image, labels, and both preprocessed
 MODEL_BYTES = 500e6  # weights and checkpoints
@@ -51,8 +53,8 @@ def steps_of(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     shared = ["--workspace", arguments.workspace]
     device = ["--device", arguments.device] if arguments.device else []
     seed = ["--seed", str(arguments.seed)]
-    raw = workspace / "raw" / f"Dataset{DATASET_ID:03d}_{NAME}"
-    predictions = str(workspace / "predictions")
+    raw = workspace / "raw" / DATASET
+    predictions, references = str(workspace / "predictions"), str(raw / "labelsTs")
     generate = ["phantom", "-d", str(DATASET_ID), "--name", NAME, "--cases", str(arguments.cases)]
     generate += ["--test-cases", str(arguments.test_cases), "--size", str(arguments.size), "--modality", arguments.modality]
     return [
@@ -60,27 +62,33 @@ def steps_of(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
         ("plan_and_preprocess", ["-d", str(DATASET_ID), *device, *shared]),
         ("train", [str(DATASET_ID), "all", "--max-time", arguments.max_time, *seed, *device, *shared]),
         ("predict", ["-i", str(raw / "imagesTs"), "-o", predictions, *seed, *device, *shared]),
-        ("evaluate", ["-p", predictions, "-r", str(raw / "labelsTs"), "-o", str(workspace / "evaluation")]),
+        ("evaluate", ["-p", predictions, "-r", references, "-o", str(workspace / "evaluation")]),
+        ("report", ["-p", predictions, "-r", references, "-o", str(workspace / "report.html")]),
     ]
 
 
 def _quickstart(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
-    arguments.workspace = str(Path(arguments.workspace).expanduser())
+    workspace = Path(arguments.workspace).expanduser()
+    arguments.workspace = str(workspace)
     training_s = seconds_of(arguments.max_time)
     if arguments.test_cases < 1:
         raise UserError("--test-cases must be at least 1: they are what is scored.")
     needed = _check_disk(arguments)
-    minutes = math.ceil((training_s + OVERHEAD_S) / 60)
-    print(
-        f"This takes about {minutes} minutes on two cores, {training_s / 60:.3g} of them for training, and up to "
-        f"{needed / 1e9:.1f} GB in {Path(arguments.workspace).resolve()}.\n"
-        "It may be interrupted; the same command goes on from there.",
-        flush=True,
-    )
+    if told := remove_outdated(workspace, DATASET, {**vars(arguments), "max_time": f"{training_s:g}s"}):
+        print(f"{told}\n")
+    if is_trained(workspace, DATASET):
+        print("The model is trained already and is kept, so this takes about a minute.", flush=True)
+    else:
+        print(
+            f"This takes about {math.ceil((training_s + OVERHEAD_S) / 60)} minutes on two cores, {training_s / 60:.3g} of them "
+            f"for training, and up to {needed / 1e9:.1f} GB in {workspace.resolve()}.\n"
+            "It may be interrupted; the same command goes on from there.",
+            flush=True,
+        )
     for command, words in steps_of(arguments):
         _do(command, words)
-    _summary(Path(arguments.workspace), time.monotonic() - started)
+    _summary(workspace, time.monotonic() - started)
 
 
 def _do(command: str, words: list[str]) -> None:
@@ -127,6 +135,7 @@ def _summary(workspace: Path, seconds: float) -> None:
     pictures = sorted(evaluation.rglob("*.png"), key=lambda path: (not path.name.startswith("median"), path.name))
     if pictures:
         print(f"Picture of the {pictures[0].name.split('_')[0]} case: {pictures[0].resolve()}")
+    print(f"Report, to open in a browser: {(workspace / 'report.html').resolve()}")
     print(
         "Next, with your own data in the layout DatasetXXX_Name (imagesTr, labelsTr, dataset.json):\n"
         "  DiffAtlas_plan_and_preprocess -d path/to/DatasetXXX_Name"
