@@ -53,7 +53,6 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12", "mypy>=1.15"],
         "tensorboard": ["tensorboard>=2.15"],
-        "ants": ["antspyx>=0.5"],
     },
     entry_points={
         "console_scripts": [f"{name}=diffatlas_pipeline.commands.{module}:main" for name, module in COMMANDS.items()]

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--recipe",
         default="default",
-        help="default; of diffatlas and icmd also paper (as published); of rba also affine, majority, staple, syn; or one "
+        help="default; of diffatlas and icmd also paper (as published); of rba also affine, majority, staple; or one "
         "of your own in plans.json (default: %(default)s)",
     )
     parser.add_argument(

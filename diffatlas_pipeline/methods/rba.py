@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
-from diffatlas_pipeline.planning.plan import Plan, Recipe
 from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
 from diffatlas_pipeline.registration.frame import in_common_frame
 from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
-from diffatlas_pipeline.registration.syn import require_ants
 from diffatlas_pipeline.volumes.grids import Triple
 
 PADDING = -1.0  # what small volumes are padded with before they come here
@@ -24,7 +22,6 @@ VARIANTS: dict[str, AtlasSettings] = {
     "affine": AtlasSettings(registration="affine"),
     "majority": AtlasSettings(fusion="majority"),
     "staple": AtlasSettings(fusion="staple"),
-    "syn": AtlasSettings(registration="syn"),
 }
 """How to register and fuse, by the name of the recipe."""
 
@@ -33,12 +30,6 @@ class RegistrationAtlas(MemorisedMethod):
     """Every training case is an atlas; those most like the target are registered to it and vote."""
 
     name = "rba"
-
-    def __init__(self, plan: Plan, recipe: Recipe) -> None:
-        """UserError for a recipe that registers by a package that is not installed."""
-        super().__init__(plan, recipe)
-        if recipe.name in VARIANTS and VARIANTS[recipe.name].registration == "syn":
-            require_ants()  # once, before anything is done, instead of at every scan
 
     def has_spread(self, network: nn.Module) -> bool:
         return isinstance(network, AtlasBank) and len(network.names) > 1

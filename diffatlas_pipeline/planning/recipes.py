@@ -65,7 +65,7 @@ MASK_DEFAULT = replace(
 
 
 # Registration does not diffuse: its recipes are names of ways to register atlases and fuse their labels.
-REGISTRATION = tuple(Recipe(name, method="rba") for name in ("default", "affine", "majority", "staple", "syn"))
+REGISTRATION = tuple(Recipe(name, method="rba") for name in ("default", "affine", "majority", "staple"))
 
 
 def default_recipes() -> tuple[Recipe, ...]:

@@ -18,7 +18,6 @@ from diffatlas_pipeline.registration.deformable import DeformableSettings, defor
 from diffatlas_pipeline.registration.frame import by_way_of
 from diffatlas_pipeline.registration.fusion import FUSIONS, spread_of, weights_of
 from diffatlas_pipeline.registration.selection import aligned_likeness, best, centred_likeness
-from diffatlas_pipeline.registration.syn import deform_by_syn, require_ants
 from diffatlas_pipeline.registration.threads import side_by_side
 from diffatlas_pipeline.registration.warp import affine_coordinates, outside, voxel_grid, warp_distances, warp_image
 
@@ -36,7 +35,7 @@ COMPARED_VOXELS = 2**21  # of a large target, about so many say how like an atla
 class AtlasSettings:
     """How a target is segmented by its atlases."""
 
-    registration: str = "deformable"  # "affine", "deformable", or "syn" (ANTs, if installed)
+    registration: str = "deformable"  # "affine" or "deformable"
     fusion: str = "votes"  # a name in FUSIONS
     atlases: int = 12  # that many are registered deformably
     aligned: int = 24  # that many are aligned affinely, to choose among them
@@ -126,10 +125,8 @@ def register_atlases(
     progress: Progress | None = None,
 ) -> Registered:
     """Those of ``atlases`` that look most like ``target`` (C, X, Y, Z), carried to its grid; see :func:`segment_by_atlases`."""
-    if settings.registration not in ("affine", "deformable", "syn"):
-        raise UserError(f"registration '{settings.registration}' is unknown; known: affine, deformable, syn.")
-    if settings.registration == "syn":
-        require_ants()
+    if settings.registration not in ("affine", "deformable"):
+        raise UserError(f"registration '{settings.registration}' is unknown; known: affine, deformable.")
     full = target.shape[1:]
     count = min(settings.atlases, len(atlases))
     aligned_count = min(max(settings.aligned, count), len(atlases))
@@ -149,7 +146,7 @@ def register_atlases(
         if box is not None:
             target = np.ascontiguousarray(target[(slice(None), *box)])
             likely = [replace(one, matrix=_from_within(one.matrix, box)) for one in likely]
-        carried = list(threads.map(lambda one: steps.done(_carry(target, one, spacing_mm, tau_mm, settings, seed)), likely))
+        carried = list(threads.map(lambda one: steps.done(_carry(target, one, spacing_mm, tau_mm, settings)), likely))
     images, distances, weights = (np.stack([one[part] for one in carried]) for part in range(3))
     return Registered(
         images,
@@ -230,17 +227,14 @@ def _from_within(matrix: np.ndarray, box: Box) -> np.ndarray:
 
 
 def _carry(
-    target: np.ndarray, aligned: _Aligned, spacing_mm: Sequence[float], tau_mm: float, settings: AtlasSettings, seed: int
+    target: np.ndarray, aligned: _Aligned, spacing_mm: Sequence[float], tau_mm: float, settings: AtlasSettings
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """The atlas' image and distance maps on the target's grid, its weight at each voxel, and how it was registered."""
     image = aligned.atlas.image.astype(np.float32)
     coordinates, how = affine_coordinates(aligned.matrix, voxel_grid(target.shape[1:])), aligned.how
     if settings.registration != "affine" and aligned.how == "affine":
         try:
-            if settings.registration == "syn":
-                found = deform_by_syn(target[0], image[0], spacing_mm, seed)
-            else:
-                found = deform(target, image, aligned.matrix, spacing_mm, settings.deformable)
+            found = deform(target, image, aligned.matrix, spacing_mm, settings.deformable)
             if np.isfinite(found).all():
                 coordinates, how = found, settings.registration
         except (RegistrationFailed, FloatingPointError, np.linalg.LinAlgError):

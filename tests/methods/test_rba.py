@@ -1,6 +1,5 @@
 """Registration-based segmentation through the contract of a method."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,16 +86,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused() -> None:
         method.restore(state | {"distances/case.1": state["distances/case.1"][:1]})
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ants") is not None, reason="antspyx is installed")
-def test_without_ants_syn_is_refused_before_any_scan() -> None:
-    with pytest.raises(UserError, match="needs the package antspyx"):
-        create_method("rba", PLAN, replace(RECIPE, name="syn"))
-
-
 def test_an_unknown_variant_is_refused() -> None:
     method = RegistrationAtlas(PLAN, replace(RECIPE, name="magic"))
     network = method.restore(method.memorise([training_case(1)[0]]))
-    assert set(VARIANTS) == {"default", "affine", "majority", "staple", "syn"}
+    assert set(VARIANTS) == {"default", "affine", "majority", "staple"}
     with pytest.raises(UserError, match="Unknown recipe 'magic' of rba: known are default"):
         method.segment(network, torch.zeros(1, *SHAPE), never, 0)
 
