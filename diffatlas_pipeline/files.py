@@ -32,7 +32,7 @@ def from_json(kind: type[T], text: str, source: str = "") -> T:
     if expected is not None and found != expected:
         raise UserError(
             f"{source or kind.__name__}: format version {found}, but this release reads version {expected}. "
-            "Make it again with DiffAtlas_plan_and_preprocess."
+            "Make it again with `plan_and_preprocess`."
         )
     try:
         return typing.cast(T, _build(kind, raw))

@@ -14,8 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from tqdm import tqdm
-
+from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import DatasetError
 
 Item = TypeVar("Item")
@@ -50,17 +49,17 @@ def run_cases(
     ``kept``, a sentence on what need not be done again. An exception of ``function`` is passed on.
     """
     results: dict[int, Result] = {}
-    with tqdm(total=len(items), desc=title, unit="case", delay=2, dynamic_ncols=True) as bar:
+    with console.bar(title, len(items), "cases") as bar:
         if workers <= 1 or len(items) <= 1:
             for index, item in enumerate(items):
                 results[index] = function(item)
-                bar.update()
+                bar.advance()
         else:
             pools = _Pools(function, items, min(workers, len(items)), timeout_s)
             try:
                 for index, result in pools.finished():
                     results[index] = result
-                    bar.update()
+                    bar.advance()
             except _Killed as error:
                 needs = memory(items[error.index]) if memory else ""
                 raise DatasetError(f"{names[error.index]}: {_sentences(_KILLED, needs, kept, _FEWER)}") from error
@@ -73,10 +72,10 @@ def run_cases(
 
 
 _KILLED = "the process working on it was killed, most often by the system for lack of memory."
-_FEWER = "Run the same command again with fewer --workers."
+_FEWER = "Run the same command again with fewer `workers`."
 _STALLED = (
     "Open the file in a viewer: if it is damaged, or far larger than the others, mend it or leave it out. If it lies on a "
-    "network drive, copy the data to a local disk. If the computer is short of memory, use fewer --workers. Then run the same "
+    "network drive, copy the data to a local disk. If the computer is short of memory, use fewer `workers`. Then run the same "
     "command again."
 )
 

@@ -52,7 +52,7 @@ def test_results_keep_the_order(workers: int) -> None:
 
 def test_a_killed_worker_is_named_with_its_case_and_no_other() -> None:
     with pytest.raises(
-        DatasetError, match=r"^dies: .*killed.* It needs 2 GB\. All but 2 is kept\. .*fewer --workers"
+        DatasetError, match=r"^dies: .*killed.* It needs 2 GB\. All but 2 is kept\. .*fewer `workers`"
     ) as caught:
         run_cases(die_at_two, [0, 1, 2, 3], NAMES, 2, "Test", memory=lambda n: f"It needs {n} GB.", kept="All but 2 is kept.")
     assert not {"a:", "b:", "d:"} & set(str(caught.value).split())
@@ -61,7 +61,7 @@ def test_a_killed_worker_is_named_with_its_case_and_no_other() -> None:
 
 def test_a_stalled_worker_is_named_and_ended_although_others_go_on() -> None:
     started = time.monotonic()
-    with pytest.raises(DatasetError, match=r"^b: not finished after 6 s.* Open the file .*fewer --workers.* again\.$"):
+    with pytest.raises(DatasetError, match=r"^b: not finished after 6 s.* Open the file .*fewer `workers`.* again\.$"):
         run_cases(stall_at_one, [0, 1, *[0] * 1000], [*NAMES[:2], *["a"] * 1000], 2, "Test", timeout_s=6)
     assert time.monotonic() - started < 40
     assert not multiprocessing.active_children()

@@ -26,7 +26,7 @@ class Children:
     """Runs commands as processes that end with this one, or when told to. Safe to use from several threads."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = {**environment, "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "30"}
+        self._environment = {**environment, "PYTHONUNBUFFERED": "1"}
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopping = False
         self._lock = threading.Lock()

@@ -8,23 +8,43 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from diffatlas_pipeline import __version__
+from diffatlas_pipeline import __version__, console
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.machine import default_workers
 
+SCRIPTS = {
+    name: f"DiffAtlas_{name}" for name in ("plan_and_preprocess", "train", "predict", "evaluate", "report", "benchmark")
+} | {"load_model": "DiffAtlas_predict"}
+_LEADING = {"plan_and_preprocess": "-d"}  # an argument by position in Python, an option on the command line
+
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
-    """Parse, run, exit: 0 done, 2 the user's mistake (one line, no traceback), 130 interrupted. Others keep theirs."""
+    """Parse, run, exit: 0 done, 2 the user's mistake (one line, no traceback), 130 interrupted. Others keep theirs.
+
+    What the library says of parameters is shown as the options of ``parser``.
+    """
     arguments = parser.parse_args(argv)
-    try:
-        command(arguments)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        sys.exit(130)
+    with console.speaking(words_of(parser)):
+        try:
+            command(arguments)
+        except UserError as error:
+            print(f"Error: {console.in_words(str(error))}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+            sys.exit(130)
+
+
+def words_of(parser: argparse.ArgumentParser) -> console.Words:
+    """The words of a command: the option of each parameter, the short one if there are two."""
+    options: dict[str, str] = {}
+    for action in parser._actions:
+        option = action.option_strings[0] if action.option_strings else ""
+        options[action.dest] = option
+        if action.dest.startswith("no_"):  # a switch against a parameter: --no-validation
+            options[action.dest.removeprefix("no_")] = option
+    return console.Words(options, SCRIPTS, _LEADING)
 
 
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:
@@ -50,9 +70,9 @@ def workspace_of(arguments: argparse.Namespace) -> Workspace:
 
 
 def check_registrations(folder: Path | None) -> None:
-    """UserError if --registrations names something that is not a folder."""
+    """UserError if ``registrations`` names something that is not a folder."""
     if folder is not None and folder.exists() and not folder.is_dir():
-        raise UserError(f"--registrations {folder}: not a folder. Give one, it is made if it is not there.")
+        raise UserError(f"`registrations` {folder}: not a folder. Give one, it is made if it is not there.")
 
 
 def same_workspace(arguments: argparse.Namespace) -> str:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.errors import UserError
 
@@ -153,7 +154,7 @@ def _train(arguments: argparse.Namespace) -> None:
         lambda first: training_batches(
             source, training_cases, plan, arguments.seed, first, iterations, arguments.workers, unlabelled
         ),
-        lambda: _whole_cases(source, training_cases),
+        lambda: console.each(_whole_cases(source, training_cases), "memorising", len(training_cases), "cases"),
         validate,
     )
     described = {

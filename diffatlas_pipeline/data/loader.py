@@ -179,7 +179,7 @@ class TrainingBatches:
             if self._workers and is_lost_worker(error):
                 raise UserError(
                     f"A process that makes training batches died or no longer answers ({error or type(error).__name__}). Most "
-                    "often the system killed it for lack of memory: run again with fewer --workers; the training goes on from "
+                    "often the system killed it for lack of memory: run again with fewer `workers`; the training goes on from "
                     "its last checkpoint."
                 ) from error
             raise

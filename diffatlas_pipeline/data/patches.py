@@ -78,7 +78,7 @@ def _check(case: StoredCase, plan: Plan, folder: Path, labelled: bool) -> None:
     if found != planned:
         raise DatasetError(
             f"{folder}: case '{case.case}' is stored with {found[0]} channel(s) and {found[1]} label(s), but the plan has "
-            f"{planned[0]} and {planned[1]}. Run DiffAtlas_plan_and_preprocess again."
+            f"{planned[0]} and {planned[1]}. Run `plan_and_preprocess` again."
         )
 
 

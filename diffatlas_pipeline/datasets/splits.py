@@ -82,9 +82,7 @@ def load_splits(path: Path, cases: Sequence[str]) -> dict[str, Split]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such file. Give a splits file, or run DiffAtlas_plan_and_preprocess to make one."
-        ) from error
+        raise UserError(f"{path}: no such file. Give a splits file, or run `plan_and_preprocess` to make one.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}). Correct it or make it again.") from error
     if isinstance(raw, list):

@@ -22,7 +22,7 @@ class Workspace:
 
     @staticmethod
     def resolve(folder: str | Path | None = None) -> Workspace:
-        """``folder`` (--workspace), else DIFFATLAS_WORKSPACE, else the DiffAtlas_* variables, else ./diffatlas_workspace."""
+        """``folder``, else DIFFATLAS_WORKSPACE, else the DiffAtlas_* variables, else ./diffatlas_workspace."""
         chosen = folder or os.environ.get("DIFFATLAS_WORKSPACE")
         root = Path(chosen or "diffatlas_workspace").expanduser().resolve()
 
@@ -41,7 +41,7 @@ class Workspace:
         if (as_path / "dataset.json").is_file():
             return as_path.resolve()
         return self._find(
-            self.raw, identifier, "raw data set", "Put it there, or give its path with -d path/to/DatasetXXX_Name."
+            self.raw, identifier, "raw data set", "Put it there, or give its path: `dataset=path/to/DatasetXXX_Name`."
         )
 
     def preprocessed_dataset(self, identifier: str) -> Path:
@@ -51,7 +51,7 @@ class Workspace:
             if (Path(identifier).expanduser() / "dataset.json").is_file()
             else identifier
         )
-        hint = f"Run DiffAtlas_plan_and_preprocess -d {identifier} first."
+        hint = f'Run `plan_and_preprocess("{identifier}")` first.'
         return self._find(self.preprocessed, name, "preprocessed data set", hint)
 
     @staticmethod

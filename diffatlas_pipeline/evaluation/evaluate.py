@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.cases import list_cases
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
@@ -97,9 +97,7 @@ class Evaluation:
             write_text_atomically(paths[0], json.dumps(_without_nan(summary), indent=2, ensure_ascii=False) + "\n")
             write_text_atomically(paths[1], self.cases.to_csv(index=False, lineterminator="\n"))
         except OSError as error:
-            raise UserError(
-                f"{folder}: cannot be written ({error.strerror or error}). Choose another folder with -o."
-            ) from error
+            raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Choose another `output`.") from error
         return paths
 
 
@@ -120,7 +118,7 @@ def evaluate_folders(
     if missing not in MISSING:
         raise ValueError(f"missing '{missing}' is unknown; known: {', '.join(MISSING)}")
     if not tolerance_mm >= 0:
-        raise UserError(f"--tolerance-mm {tolerance_mm}: must be 0 or more.")
+        raise UserError(f"`tolerance_mm` {tolerance_mm}: must be 0 or more.")
     pairs, absent, unused = pair_files(predictions, references, missing)
     labels = labels or find_labels(references) or _labels_in(pairs, workers)
     outcomes = _score_all(pairs, partial(_score_case, labels=tuple(labels), tolerance_mm=tolerance_mm), workers)
@@ -145,7 +143,7 @@ def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[
     if absent and missing == "error":
         raise DatasetError(
             f"{predictions}: no prediction for {len(absent)} of {len(known)} references: {_some(absent)}. "
-            "Predict them, or say what they mean: --missing empty scores them as empty, --missing skip leaves them out."
+            "Predict them, or say what they mean: `missing=empty` scores them as empty, `missing=skip` leaves them out."
         )
     if len(absent) == len(known):
         raise DatasetError(
@@ -172,7 +170,7 @@ def read_labels_json(path: Path) -> tuple[LabelClass, ...]:
             raw = {name: value for value, name in raw.items()}
         labels = tuple(LabelClass(str(name), int(value)) for name, value in raw.items() if int(value) != 0)
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}). Give a dataset.json with --labels.") from error
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}). Give a dataset.json with `labels`.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f'{path}: no usable "labels" such as {{"background": 0, "liver": 1}} ({error!r}).') from error
     if not labels:
@@ -229,10 +227,10 @@ def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: floa
 def _labels_in(pairs: Sequence[CasePair], workers: int) -> tuple[LabelClass, ...]:
     """One label per value above or below 0 found in the references."""
     with ThreadPoolExecutor(max(1, workers)) as pool:  # reading only: threads do, and start at once
-        found = list(tqdm(pool.map(_values_in, pairs), total=len(pairs), desc="Looking for labels", unit="case", delay=2))
+        found = list(console.each(pool.map(_values_in, pairs), "Looking for labels", len(pairs), "cases"))
     values = sorted(set().union(*found) - {0})
     if not values:
-        raise DatasetError("The references hold no label at all. Give the label values with --labels dataset.json.")
+        raise DatasetError("The references hold no label at all. Give the label values with `labels=dataset.json`.")
     return tuple(LabelClass(f"label {value}", value) for value in values)
 
 

@@ -97,7 +97,7 @@ def overlay_png(
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=130, facecolor="black")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another folder with -o.") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another `output`.") from error
 
 
 def label_colours(count: int) -> list[Colour]:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
+from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import label_path, write_result
@@ -20,7 +19,6 @@ from diffatlas_pipeline.volumes.grids import Volume
 from diffatlas_pipeline.volumes.io import read_volume
 
 STAGES = ("read", "prepare", "sample", "restore", "write")
-_BAR = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} done, {remaining} left{postfix}"
 T = TypeVar("T")
 
 
@@ -62,7 +60,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Want
     outcomes = {files.case: CaseOutcome(files.case, "kept") for files in cases}
     waiting = iter(todo)
     exporting: Future[CaseOutcome] | None = None
-    bar = tqdm(total=max(1, len(todo)), desc="Segmenting", bar_format=_BAR, disable=quiet, delay=1)
+    bar = console.bar("Segmenting", max(1, len(todo)), quiet=quiet)
     with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
 
         def read_next() -> tuple[CaseFiles, Future[_Loaded]] | None:
@@ -73,7 +71,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Want
         for index in range(len(todo)):
             assert following is not None
             files, loading = following
-            bar.set_postfix_str(files.case, refresh=False)
+            bar.to(bar.done, files.case)
             try:
                 loaded = loading.result()
             except UserError as error:
@@ -93,7 +91,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Want
             exporting = writer.submit(_finish, predictor, files, loaded, segmentation, wanted, seconds)
         if exporting is not None:
             _note(outcomes, exporting)
-        bar.update(bar.total - bar.n)
+        bar.to(bar.total)
     return [outcomes[files.case] for files in cases]
 
 
@@ -159,5 +157,5 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - start
 
 
-def _moving(bar: tqdm, index: int) -> Callable[[int, int], None]:
-    return lambda done, total: bar.update(index + done / total - bar.n)
+def _moving(bar: console.Progress, index: int) -> Callable[[int, int], None]:
+    return lambda done, total: bar.to(index + done / total)

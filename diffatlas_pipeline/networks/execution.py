@@ -22,10 +22,10 @@ def resolve_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"--device {name}: not a device; use one of auto, cpu, cuda, cuda:1, mps.") from error
+        raise UserError(f"`device` {name}: not a device; use one of auto, cpu, cuda, cuda:1, mps.") from error
     if not available.get(device.type, False):
         present = ", ".join(kind for kind, there in available.items() if there)
-        raise UserError(f"--device {name}: not available on this machine (available: {present}).")
+        raise UserError(f"`device` {name}: not available on this machine (available: {present}).")
     return device
 
 

@@ -58,7 +58,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("mirroring", mirrors, why["mirroring"]),
         ("elastic", f"{augmentation.elastic:.0%} of the patches", "smooth deformation: as if there were more anatomies"),
         ("folds", "", why["folds"]),
-        ("recipes", recipes, "--method and --recipe choose one"),
+        ("recipes", recipes, "training chooses one, by method and name"),
     ]
 
 

@@ -135,7 +135,7 @@ class Plan:
         fitting |= {recipe.name: recipe for recipe in self.recipes if recipe.method == method}
         if name not in fitting:
             raise UserError(
-                f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting) or 'none'}. Choose one with --recipe."
+                f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting) or 'none'}. Choose one with `recipe`."
             )
         return fitting[name]
 

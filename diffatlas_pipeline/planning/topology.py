@@ -59,7 +59,7 @@ PRESETS: dict[str, Preset] = {
 def preset_named(name: str) -> Preset:
     """The preset; UserError lists the known ones."""
     if name not in PRESETS:
-        raise UserError(f"Unknown preset '{name}': there are {', '.join(PRESETS)}. Choose one with --preset.")
+        raise UserError(f"Unknown preset '{name}': there are {', '.join(PRESETS)}. Choose one with `preset`.")
     return PRESETS[name]
 
 
@@ -132,7 +132,7 @@ def plan_topology(
         if longest is None:
             raise UserError(
                 f"The smallest patch {_text(patch)} needs {needed / 1e9:.1f} GB to train, of {budget.memory_gb:g} GB only "
-                f"{allowed / 1e9:.1f} GB may be used. Give more with --memory-gb or a smaller --preset."
+                f"{allowed / 1e9:.1f} GB may be used. Give more with `memory_gb` or a smaller `preset`."
             )
         wanted[longest] = patch[longest] - multiple[longest]
     fitted = f"cut to {' and '.join(limits)}" if limits else "rounded up"

@@ -1,6 +1,6 @@
 """One case: from its native grid to the planned one, and every way back.
 
-native --orient--> canonical --crop to content--> normalise / encode labels --resample--> planned grid.
+native → (orient) → canonical → (crop to content) → normalise / encode labels → (resample) → planned grid.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class StoredCase:
         return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
 
 
-_AGAIN = "Make it again with DiffAtlas_plan_and_preprocess; only missing and damaged cases are redone."
+_AGAIN = "Make it again with `plan_and_preprocess`; only missing and damaged cases are redone."
 
 
 def write_case(

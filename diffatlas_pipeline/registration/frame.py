@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from tqdm import tqdm
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.registration.affine import RegistrationFailed, align, compose, inverse
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.threads import side_by_side
@@ -33,8 +33,7 @@ def in_common_frame(atlases: Sequence[Atlas], spacing_mm: Sequence[float], quiet
             return replace(one, frame=None)
 
     with side_by_side(len(atlases)) as threads:
-        bar = tqdm(threads.map(placed, atlases), "aligning", len(atlases), unit="case", disable=quiet, delay=1)
-        return tuple(bar)
+        return tuple(console.each(threads.map(placed, atlases), "aligning", len(atlases), "cases", quiet))
 
 
 def by_way_of(lead: Atlas, matrix: np.ndarray, other: Atlas) -> np.ndarray | None:

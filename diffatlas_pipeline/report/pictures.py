@@ -10,8 +10,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from tqdm import tqdm
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.evaluation.overlays import overlay_png
@@ -37,7 +37,7 @@ def case_pictures(
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder, mpl.rc_context({"text.parse_math": False}):
         path = Path(folder) / "picture.png"
-        for case, caption in tqdm(chosen, desc="Drawing pictures", unit="picture", delay=2, dynamic_ncols=True):
+        for case, caption in console.each(chosen, "Drawing pictures", len(chosen), "pictures"):
             try:
                 _draw(cases[case], caption, labels, path, problems)
             except ImageError as error:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.cases import list_cases
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, UserError
@@ -320,7 +320,8 @@ def record_labels(predictions: Path) -> tuple[LabelClass, ...]:
 def labels_found(predictions: Path) -> tuple[LabelClass, ...]:
     """One label per value above or below 0 in the predictions. DatasetError if there is none."""
     values: set[int] = set()
-    for files in tqdm(list_cases(predictions, None, 1), desc="Looking for labels", unit="case", delay=2, dynamic_ncols=True):
+    cases = list_cases(predictions, None, 1)
+    for files in console.each(cases, "Looking for labels", len(cases), "cases"):
         values |= set(np.unique(read_labels(files.images[0]).array).tolist())
     if not values - {0}:
         raise DatasetError(f"{predictions}: the predictions hold no label at all. Name the labels with --labels dataset.json.")

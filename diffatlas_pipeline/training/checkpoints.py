@@ -57,7 +57,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Progress, str] | N
         except (ValueError, KeyError, TypeError) as error:
             warning += f"{path} is damaged ({error}) and was passed over. "
     if warning:
-        raise ValueError(warning + "No good checkpoint is left: start again with --overwrite.")
+        raise ValueError(warning + "No good checkpoint is left: start again with `overwrite`.")
     return None
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from tqdm import tqdm
-
 from diffatlas_pipeline.methods.base import LearnedMethod, MemorisedMethod, Method
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training.loop import Batches, Run, Trained, Validation, train
@@ -21,5 +19,4 @@ def fit(
     assert isinstance(method, MemorisedMethod)
     start = time.monotonic()
     run.folder.mkdir(parents=True, exist_ok=True)
-    bar = tqdm(cases(), desc="memorising", unit="case", disable=run.quiet, delay=1)
-    return Trained(method.memorise(bar), 0, time.monotonic() - start, "float32")
+    return Trained(method.memorise(cases()), 0, time.monotonic() - start, "float32")

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
@@ -74,27 +74,23 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
     iteration, saved_s = done.iteration, done.elapsed_s
     progress = run.duration.progress(iteration, saved_s)
     epoch = _epoch(progress)
-    bar = tqdm(total=1.0, initial=progress, disable=run.quiet, bar_format=_BAR)
+    bar = console.bar("training", 1.0, done=progress, quiet=run.quiet)
     with bar, batches(iteration) as stream:
         while progress < 1:
             rate = learning_rate(plan.learning_rate, progress, plan.warmup_fraction)
             log.collect(stepper.step(next(stream), rate))
             iteration += 1
             progress = run.duration.progress(iteration, clock.seconds())
-            bar.update(progress - bar.n)
-            bar.set_postfix_str(f"iteration {iteration}, loss {log.mean('loss'):.3f}", refresh=False)
+            bar.to(progress, f"iteration {iteration}, loss {log.mean('loss'):.3f}")
             ended = _epoch(progress) > epoch
             if ended or clock.seconds() - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
                 epoch = _epoch(progress)
                 dice = validate(state.ema.module) if validate is not None and ended and _is_validated(epoch) else {}
-                _say_if_collapsed(dice, progress, bar)
+                _say_if_collapsed(dice, progress)
                 log.write_row(iteration, clock.seconds(), rate, dice, last=progress >= 1)
                 saved_s = clock.seconds()
                 save_checkpoint(run.folder, state.tensors(), Progress(iteration, saved_s, run.settings, stepper.precision))
     return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision)
-
-
-_BAR = "training {percentage:5.1f}% |{bar:24}| {elapsed} done, {remaining} left{postfix}"
 
 
 class _Clock:
@@ -133,7 +129,7 @@ class _Stepper:
             self._skipped += 1
             if self._skipped >= MOST_SKIPPED:
                 raise UserError(
-                    f"Training diverged: {MOST_SKIPPED} batches in a row had no finite gradient. Start again with --overwrite "
+                    f"Training diverged: {MOST_SKIPPED} batches in a row had no finite gradient. Start again with `overwrite` "
                     "and a lower learning_rate in plans.json."
                 )
             return {}
@@ -160,7 +156,7 @@ def _resume(run: Run, state: TrainingState) -> Progress:
         return Progress(0, 0.0, run.settings)
     tensors, progress, warning = found
     if warning:
-        tqdm.write(f"Warning: {warning}")
+        console.warn(warning)
     different = [
         f"{name}: was {progress.settings.get(name)}, now {value}"
         for name, value in run.settings.items()
@@ -169,10 +165,10 @@ def _resume(run: Run, state: TrainingState) -> Progress:
     if different:
         raise UserError(
             f"{run.folder} holds an unfinished training with other settings ({'; '.join(different)}). "
-            "Give the same settings to go on with it, or --overwrite to start again."
+            "Give the same settings to go on with it, or `overwrite` to start again."
         )
     state.restore(tensors)
-    tqdm.write(f"Going on from iteration {progress.iteration} ({progress.elapsed_s / 60:.1f} minutes of training done).")
+    console.say(f"Going on from iteration {progress.iteration} ({progress.elapsed_s / 60:.1f} minutes of training done).")
     return progress
 
 
@@ -185,11 +181,11 @@ def _is_validated(epoch: int) -> bool:
     return epoch % 4 == 0
 
 
-def _say_if_collapsed(dice: dict[str, float], progress: float, bar: tqdm) -> None:
+def _say_if_collapsed(dice: dict[str, float], progress: float) -> None:
     lost = [name for name, value in dice.items() if value < COLLAPSE_DICE]
     if lost and progress >= 0.5:
-        bar.write(
-            f"Warning: validation Dice of {', '.join(lost)} is 0 at {progress:.0%} of the training: not found. "
+        console.warn(
+            f"validation Dice of {', '.join(lost)} is 0 at {progress:.0%} of the training: not found. "
             "Check the labels of these cases, or train longer."
         )
 

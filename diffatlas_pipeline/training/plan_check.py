@@ -43,8 +43,8 @@ def check_plan(plan: Plan, source: str) -> None:
         problems += [f"recipe {recipe.name} of {recipe.method}: {problem}" for problem in _recipe(recipe, plan)]
     if problems:
         raise UserError(
-            f"{source}: {len(problems)} value(s) are not allowed. Change them there, or let DiffAtlas_plan_and_preprocess "
-            "--overwrite plan again:\n" + "\n".join(f"  - {problem}" for problem in problems)
+            f"{source}: {len(problems)} value(s) are not allowed. Change them there, or let `plan_and_preprocess` with "
+            "`overwrite` plan again:\n" + "\n".join(f"  - {problem}" for problem in problems)
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels, encode_labels
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case, write_case
@@ -25,7 +25,7 @@ def teach(teacher: Predictor, source: Path, cases: Sequence[str], folder: Path, 
     there = set(list_stored(folder)) if folder.is_dir() else set()
     todo = [case for case in cases if case not in there]
     earlier_s = 0.0
-    for case in tqdm(todo, desc="Labelling", unit="scan", disable=quiet or not todo):
+    for case in console.each(todo, "labelling", len(todo), "scans", quiet):
         stored = open_case(source, case)
         image = np.asarray(stored.image[:], dtype=np.float32)
         modality = stored.facts.modality

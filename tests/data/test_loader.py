@@ -121,7 +121,7 @@ def test_killed_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]]
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
         start = time.monotonic()
-        with pytest.raises(UserError, match="fewer --workers"):
+        with pytest.raises(UserError, match="fewer `workers`"):
             for _ in made:
                 assert time.monotonic() - start < 30
         assert time.monotonic() - start < 30

@@ -93,7 +93,7 @@ def test_the_measured_memory_is_within_the_budget() -> None:
 
 
 def test_too_small_a_budget_is_explained() -> None:
-    with pytest.raises(UserError, match=r"smallest patch .* --memory-gb"):
+    with pytest.raises(UserError, match=r"smallest patch .* `memory_gb`"):
         plan_topology(Budget(1e-5, "cpu", "cpu"), (64, 64, 64), (1, 1, 1), 3, simple_bytes)
 
 

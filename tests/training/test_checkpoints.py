@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_previous(tmp_path: Path, damage: 
 def test_two_damaged_checkpoints_are_an_error_not_a_fresh_start(tmp_path: Path) -> None:
     for name in (LATEST, PREVIOUS):
         (tmp_path / name).write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="--overwrite"):
+    with pytest.raises(ValueError, match="`overwrite`"):
         load_checkpoint(tmp_path)
 
 

@@ -81,7 +81,7 @@ def test_other_settings_are_refused_on_resuming(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(method(), run(tmp_path), lambda first: batches(first, stop=5), None)
     other = run(tmp_path, settings={"seed": 4, "iterations": 12})
-    with pytest.raises(UserError, match=r"seed: was 3, now 4.*--overwrite"):
+    with pytest.raises(UserError, match=r"seed: was 3, now 4.*`overwrite`"):
         train(method(), other, batches, None)
 
 
