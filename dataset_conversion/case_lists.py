@@ -8,24 +8,24 @@ from pathlib import Path
 from diffatlas_pipeline.errors import UserError
 
 
-def cases_from_json(text: str | None, option: str) -> list[str] | None:
+def cases_from_json(text: str | None, parameter: str) -> list[str] | None:
     """The case names that a JSON file lists under KEY, from 'FILE:KEY'; None for None.
 
-    ``option`` is what the text was given as, for messages. Raises UserError, which names the keys that are there.
+    ``parameter`` is what the text was given as, for messages. Raises UserError, which names the keys that are there.
     """
     if text is None:
         return None
     file, separator, key = text.rpartition(":")
     if not separator or not file or not key:
-        raise UserError(f"{option} {text}: give FILE:KEY, a JSON file and the name of a list in it.")
+        raise UserError(f"`{parameter}` {text}: give FILE:KEY, a JSON file and the name of a list in it.")
     try:
         content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{option}: {file} cannot be read as JSON ({error}).") from error
+        raise UserError(f"`{parameter}`: {file} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict) or key not in content:
         keys = ", ".join(content) if isinstance(content, dict) else "none"
-        raise UserError(f"{option}: {file} has no list '{key}' (found: {keys}).")
+        raise UserError(f"`{parameter}`: {file} has no list '{key}' (found: {keys}).")
     cases = content[key]
     if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
-        raise UserError(f"{option}: '{key}' in {file} is not a list of case names.")
+        raise UserError(f"`{parameter}`: '{key}' in {file} is not a list of case names.")
     return cases

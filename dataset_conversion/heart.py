@@ -66,9 +66,9 @@ class HeartOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.test_fraction < 1:
-            raise UserError(f"--test-fraction {self.test_fraction:g}: give a number from 0 to below 1.")
+            raise UserError(f"`test_fraction` {self.test_fraction:g}: give a number from 0 to below 1.")
         if self.crop_margin_mm is not None and not 0 <= self.crop_margin_mm < np.inf:
-            raise UserError(f"--crop-margin-mm {self.crop_margin_mm:g}: give 0 or more millimetres.")
+            raise UserError(f"`crop_margin_mm` {self.crop_margin_mm:g}: give 0 or more millimetres.")
 
 
 # ------------------------------------------------------------------------------------------------------ choice of cases
@@ -96,12 +96,12 @@ def choose_test(cases: Sequence[str], options: HeartOptions, folder: Path) -> li
 
 
 def check_excluded(exclude: Sequence[str], cases: Collection[str], folder: Path) -> None:
-    """Raise DatasetError if --exclude names a case that is not among ``cases`` of ``folder``, or all of them."""
+    """Raise DatasetError if ``exclude`` names a case that is not among ``cases`` of ``folder``, or all of them."""
     unknown = [case for case in exclude if case not in cases]
     if unknown:
-        raise DatasetError(f"--exclude: {folder} holds no case {some(unknown)}. Its cases are named like {min(cases)}.")
+        raise DatasetError(f"`exclude`: {folder} holds no case {some(unknown)}. Its cases are named like {min(cases)}.")
     if set(exclude) == set(cases):
-        raise DatasetError(f"--exclude: no case of {folder} is left. Name fewer.")
+        raise DatasetError(f"`exclude`: no case of {folder} is left. Name fewer.")
 
 
 def some(names: Sequence[str]) -> str:
@@ -269,7 +269,7 @@ def write_heart_dataset(
     _forget_other_conversion(folder / "dataset.json", notes)
     jobs = [(name, case, folder, parts[name], read_labels, options) for name, case in cases.items()]
     found = for_each_case(write_case, jobs, options.workers, "Converting")
-    remedy = "Mend these cases, or leave them out with --exclude, then run the same command again."
+    remedy = "Mend these cases, or leave them out with `exclude`, then run the same command again."
     raise_bad_cases({**bad, **found}, folder, remedy)
     training = [case for case, part in parts.items() if part == "Tr"]
     # Without test cases the planned splits are right: they keep fold0's validation cases apart, which then test all.

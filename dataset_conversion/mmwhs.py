@@ -54,7 +54,7 @@ def find_cases(folder: Path, modality: str) -> tuple[dict[str, HeartCase], dict[
     Raises DatasetError if ``folder`` is missing, holds none, or holds a file twice.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder. Give the unpacked MM-WHS folder with -i.")
+        raise DatasetError(f"{folder}: no such folder. Give the unpacked MM-WHS folder with `source`.")
     files: dict[str, dict[str, Path]] = {}
     for pattern in ("*", "*/*", "*/*/*"):
         for path in sorted(folder.glob(pattern)):
@@ -68,7 +68,7 @@ def find_cases(folder: Path, modality: str) -> tuple[dict[str, HeartCase], dict[
     if not chosen:
         raise DatasetError(
             f"{folder}: holds no {PREFIXES[modality]}_1001_image.nii.gz or the like (found: {len(files)} cases of the other "
-            f"modality). Give the unpacked MM-WHS folder with its {PREFIXES[modality]} files with -i."
+            f"modality). Give the unpacked MM-WHS folder with its {PREFIXES[modality]} files with `source`."
         )
     bad = {
         case: f"no file {case}_{kind}{ending_of(path)} beside {path}"
@@ -124,7 +124,7 @@ def convert_mmwhs(
     """
     options = options or HeartOptions()
     if modality not in PREFIXES:
-        raise UserError(f"--modality {modality}: must be one of {', '.join(PREFIXES)}.")
+        raise UserError(f"`modality` {modality}: must be one of {', '.join(PREFIXES)}.")
     cases, bad = find_cases(source, modality)
     check_excluded(options.exclude, {*cases, *bad}, source)
     cases = {case: files for case, files in cases.items() if case not in options.exclude}

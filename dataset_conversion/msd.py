@@ -52,7 +52,7 @@ def read_source(folder: Path) -> Source:
     """Read a task's ``dataset.json``. Raises DatasetError if it is missing, damaged, or not of the Decathlon's form."""
     path = folder / "dataset.json"
     if not path.is_file():
-        raise DatasetError(f"{path}: no such file. Give the unpacked TaskNN_Name folder of the Decathlon with -i.")
+        raise DatasetError(f"{path}: no such file. Give the unpacked TaskNN_Name folder of the Decathlon with `source`.")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         modality, labels, training = raw["modality"], raw["labels"], raw["training"]
@@ -107,7 +107,7 @@ def _unique(items: Any, path: Path) -> dict[str, Any]:
 
 
 def convert_msd(
-    source_folder: Path,
+    source: Path,
     raw_folder: Path,
     dataset_id: int | None = None,
     *,
@@ -120,38 +120,36 @@ def convert_msd(
 ) -> Path:
     """Convert a Decathlon task; returns the raw data set's folder.
 
-    ``dataset_id`` None: the number in the name of ``source_folder``, TaskNN_Name. ``training_cases`` None: all labelled
-    cases that are not test cases. ``test_cases`` None: the source's own test images. Cases named here may come from the
+    ``dataset_id`` None: the number in the name of ``source``, TaskNN_Name. ``training_cases`` None: all labelled
+    cases that are not test cases. ``test_cases`` None: the task's own test images. Cases named here may come from the
     labelled ones, and then their labels go to ``labelsTs``. Raises DatasetError that lists every case that is missing,
     damaged or of the wrong shape.
     """
-    number = _task_number(source_folder) if dataset_id is None else dataset_id
-    source = read_source(source_folder)
-    training, test = _choose(source, training_cases, test_cases)
-    folder = dataset_folder(raw_folder, number, name or re.sub(r"[^A-Za-z0-9_-]+", "_", source.name).strip("_-"))
-    ending, channels = source.file_ending, len(source.channels)
+    number = _task_number(source) if dataset_id is None else dataset_id
+    task = read_source(source)
+    training, test = _choose(task, training_cases, test_cases)
+    folder = dataset_folder(raw_folder, number, name or re.sub(r"[^A-Za-z0-9_-]+", "_", task.name).strip("_-"))
+    ending, channels = task.file_ending, len(task.channels)
 
     jobs: list[tuple[Any, ...]] = []
     expected: dict[str, set[str]] = {part: set() for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")}
     for part, cases in (("Tr", training), ("Ts", test)):
         for case in cases:
-            image, label = source.training[case] if case in source.training else (source.test[case], None)
+            image, label = task.training[case] if case in task.training else (task.test[case], None)
             jobs.append((case, image, label, folder, part, channels, ending, copy))
             expected[f"images{part}"] |= {image_name(case, channel, ending) for channel in range(channels)}
             expected[f"labels{part}"] |= {case + ending} if label else set()
     check_leftovers(folder, expected, overwrite)
     make_folders(folder, [part for part, names in expected.items() if names])
     raise_bad_cases(for_each_case(_convert_case, jobs, workers, "Converting"), folder)
-    write_description(
-        folder, source.name, len(training), LayoutDescription(source.channels, source.labels, ending, source.notes)
-    )
+    write_description(folder, task.name, len(training), LayoutDescription(task.channels, task.labels, ending, task.notes))
     return folder
 
 
 def _task_number(folder: Path) -> int:
     match = re.match(r"Task(\d+)_", folder.name)
     if not match:
-        raise UserError(f"{folder.name} does not begin with TaskNN_. Give the data set a number with -d.")
+        raise UserError(f"{folder.name} does not begin with TaskNN_. Give the data set a number with `dataset_id`.")
     return int(match.group(1))
 
 
@@ -175,7 +173,7 @@ def _choose(source: Source, training: Sequence[str] | None, test: Sequence[str] 
             f"{len(both)} case(s) are both training and test cases: {', '.join(both[:5])}. Remove them from one list."
         )
     if not chosen:
-        raise DatasetError(f"{source.folder}: no training cases are left. Choose some with --cases-from-json.")
+        raise DatasetError(f"{source.folder}: no training cases are left. Choose some with `training_cases`.")
     return chosen, chosen_test
 
 

@@ -105,9 +105,9 @@ def write_phantom_dataset(
     DatasetError if the folder holds another data set or more cases than asked for, unless ``overwrite``.
     """
     if len(size) not in (1, 3) or min(size) < SMALLEST_SIZE:
-        raise UserError(f"--size {' '.join(map(str, size))}: give one number or three, each at least {SMALLEST_SIZE}.")
+        raise UserError(f"`size` {' '.join(map(str, size))}: give one number or three, each at least {SMALLEST_SIZE}.")
     if training_cases < 1 or test_cases < 0 or seed < 0:
-        raise UserError("--cases must be at least 1, --test-cases and --seed at least 0.")
+        raise UserError("`training_cases` must be at least 1, `test_cases` and `seed` at least 0.")
     x, y, z = size if len(size) == 3 else (size[0],) * 3
     name = name or f"HeartPhantom{modality}"
     folder = dataset_folder(raw_folder, dataset_id, name)
@@ -154,7 +154,7 @@ def _same_generator(folder: Path, generator: dict[str, Any], overwrite: bool) ->
     if found != generator and not overwrite:
         raise DatasetError(
             f"{folder} holds a data set made with other settings ({found or 'not a phantom'}; asked for {generator}). "
-            "Give --overwrite to replace it, or another number with -d."
+            "Give `overwrite` to replace it, or another number with `dataset_id`."
         )
     return found == generator
 

@@ -21,8 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.files import write_text_atomically
 
@@ -43,13 +42,15 @@ class LayoutDescription:
 def dataset_folder(raw_folder: Path, dataset_id: int, name: str) -> Path:
     """The folder of data set ``dataset_id`` (1 to 999) called ``name``. Raises DatasetError if the number is taken."""
     if not 1 <= dataset_id <= 999:
-        raise DatasetError(f"Data set number {dataset_id} is not between 1 and 999. Choose another with -d.")
+        raise DatasetError(f"Data set number {dataset_id} is not between 1 and 999. Choose another with `dataset_id`.")
     if not _NAME.fullmatch(name):
-        raise DatasetError(f"Data set name '{name}' may hold only letters, digits, '_' and '-'. Choose another with --name.")
+        raise DatasetError(f"Data set name '{name}' may hold only letters, digits, '_' and '-'. Choose another with `name`.")
     folder = raw_folder / f"Dataset{dataset_id:03d}_{name}"
     others = [p.name for p in sorted(raw_folder.glob(f"Dataset{dataset_id:03d}_*")) if p.is_dir() and p != folder]
     if others:
-        raise DatasetError(f"{raw_folder} already has {', '.join(others)}. Choose another number with -d, or the same --name.")
+        raise DatasetError(
+            f"{raw_folder} already has {', '.join(others)}. Choose another number with `dataset_id`, or the same `name`."
+        )
     return folder
 
 
@@ -113,7 +114,7 @@ def make_folders(folder: Path, parts: Iterable[str]) -> None:
         for part in parts:
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DatasetError(f"Cannot write to {folder} ({error.strerror}). Choose another place with --workspace.") from error
+        raise DatasetError(f"Cannot write to {folder} ({error.strerror}). Choose another place.") from error
 
 
 def check_leftovers(folder: Path, expected: Mapping[str, set[str]], overwrite: bool) -> None:
@@ -135,7 +136,7 @@ def check_leftovers(folder: Path, expected: Mapping[str, set[str]], overwrite: b
         names = ", ".join(f"{path.parent.name}/{path.name}" for path in left[:3])
         raise DatasetError(
             f"{folder} holds {len(left)} file(s) that this conversion does not make ({names}{', …' if len(left) > 3 else ''}). "
-            "Give --overwrite to remove them, or another number with -d."
+            "Give `overwrite` to remove them, or another number with `dataset_id`."
         )
     for path in left:
         if path.is_file() or path.is_symlink():
@@ -175,12 +176,12 @@ def for_each_case(
     bad: dict[str, str] = {}
     done: dict[str, Any] = {} if results is None else results
     if workers <= 1 or len(jobs) <= 1:
-        for job in tqdm(jobs, desc=title, unit="case"):
+        for job in console.each(jobs, title, len(jobs), "cases"):
             _collect(bad, done, job[0], partial(work, *job))
         return bad
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
         running: dict[Future[Any], str] = {pool.submit(work, *job): job[0] for job in jobs}
-        for future in tqdm(as_completed(running), total=len(running), desc=title, unit="case"):
+        for future in console.each(as_completed(running), title, len(running), "cases"):
             _collect(bad, done, running[future], future.result)
     return bad
 
@@ -189,7 +190,7 @@ def _collect(bad: dict[str, str], done: dict[str, Any], case: str, finish: Calla
     try:
         done[case] = finish()
     except BrokenProcessPool:
-        bad[case] = "its worker process was killed, most likely for want of memory; use fewer --workers"
+        bad[case] = "its worker process was killed, most likely for want of memory; use fewer `workers`"
     except (UserError, OSError) as error:
         bad[case] = str(error)
 

@@ -28,6 +28,7 @@ from dataset_conversion.heart import (
     write_heart_dataset,
 )
 from dataset_conversion.raw_layout import dataset_folder, for_each_case, make_folders
+from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.volumes.grids import Grid, grid_difference
@@ -55,7 +56,7 @@ def find_cases(folder: Path, masks: str) -> tuple[dict[str, HeartCase], dict[str
     Raises DatasetError if ``folder`` is missing or holds no case, or if no case has a mask.
     """
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder. Give the unpacked Totalsegmentator_dataset folder with -i.")
+        raise DatasetError(f"{folder}: no such folder. Give the unpacked Totalsegmentator_dataset folder with `source`.")
     cases: dict[str, HeartCase] = {}
     bad: dict[str, str] = {}
     without: list[str] = []
@@ -73,13 +74,13 @@ def find_cases(folder: Path, masks: str) -> tuple[dict[str, HeartCase], dict[str
     if not (cases or bad or without):
         raise DatasetError(
             f"{folder}: holds no case, that is, no folder s0000, s0001 or the like with a ct.nii.gz. "
-            "Give the unpacked Totalsegmentator_dataset folder with -i."
+            "Give the unpacked Totalsegmentator_dataset folder with `source`."
         )
     if without and not (cases or bad):
         raise DatasetError(
             f"{folder}: none of its {len(without)} cases has a mask {masks}/{MASKS['Myo']}.nii.gz. The published labels of "
             "version 2 hold no heart chambers: use version 1, or run TotalSegmentator's task heartchambers_highres on each "
-            "ct.nii.gz into a folder of its case and give that folder's name with --masks."
+            "ct.nii.gz into a folder of its case and give that folder's name with `masks`."
         )
     return cases, bad, without
 
@@ -157,14 +158,14 @@ def test_cases_of_meta(folder: Path, cases: Mapping[str, Any]) -> list[str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter=";"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}). Leave out --split-from-meta, or download it again.") from error
+        raise DatasetError(f"{path}: cannot be read ({error}). Leave out `split_from_meta`, or download it again.") from error
     if not rows or not {"image_id", "split"} <= set(rows[0]):
         found = ", ".join(map(str, rows[0])) if rows else "no row"
         raise DatasetError(f"{path}: needs columns image_id and split, separated by ';' (found: {found}).")
     split = {str(row["image_id"]): str(row["split"]) for row in rows}
     absent = [case for case in cases if case not in split]
     if absent:
-        raise DatasetError(f"{path}: has no row for {some(absent)}. Leave these out with --exclude, or add them.")
+        raise DatasetError(f"{path}: has no row for {some(absent)}. Leave these out with `exclude`, or add them.")
     unknown = sorted({split[case] for case in cases} - {"train", "val", "test"})
     if unknown:
         raise DatasetError(f"{path}: column split holds '{some(unknown)}'; known are train, val and test.")
@@ -188,9 +189,9 @@ def convert_totalsegmentator(
     """
     options = options or HeartOptions()
     if not 0 <= minimum_ml < np.inf:
-        raise UserError(f"--min-volume-ml {minimum_ml:g}: give 0 or more millilitres.")
+        raise UserError(f"`minimum_ml` {minimum_ml:g}: give 0 or more millilitres.")
     if split_from_meta and options.test_cases is not None:
-        raise UserError("--split-from-meta and --test-from-json both choose the test cases. Give one of them.")
+        raise UserError("`split_from_meta` and `test_cases` both choose the test cases. Give one of them.")
     cases, bad, without = find_cases(source, masks)
     check_excluded(options.exclude, {*cases, *bad, *without}, source)
     cases = {case: files for case, files in cases.items() if case not in options.exclude}
@@ -211,7 +212,7 @@ def convert_totalsegmentator(
         problems = f" {len(bad)} cannot be used: {'; '.join(f'{c}: {p}' for c, p in list(bad.items())[:3])}." if bad else ""
         raise DatasetError(
             f"{source}: none of {known} cases holds all five structures with {minimum_ml:g} ml each.{problems} "
-            "Lower --min-volume-ml, or mend the masks."
+            "Lower `minimum_ml`, or mend the masks."
         )
     test = test_cases_of_meta(source, hearts) if split_from_meta else choose_test(list(hearts), options, source)
     own = {"masks": masks, "minimum_ml": minimum_ml, "split_from_meta": split_from_meta}
@@ -221,18 +222,20 @@ def convert_totalsegmentator(
 
 
 def _tell(known: int, hearts: int, minimum_ml: float, record: Mapping[str, Any], path: Path) -> None:
-    print(f"{hearts} of {known} cases hold all five structures with at least {minimum_ml:g} ml each; {path} tells about each.")
+    console.say(
+        f"{hearts} of {known} cases hold all five structures with at least {minimum_ml:g} ml each; {path} tells about each."
+    )
     shared = [name for name, entry in record.items() if entry["taken"] and entry["voxels_in_two_masks"]]
     if shared:
         order = ", ".join(LABELS)
-        print(f"{len(shared)} of them have voxels in two masks ({some(shared)}). There the later one of {order} holds.")
+        console.say(f"{len(shared)} of them have voxels in two masks ({some(shared)}). There the later one of {order} holds.")
 
 
 def _tell_without_masks(known: int, without: Sequence[str], masks: str) -> None:
     """Masks that are still to be made and scans without a heart look the same here: only the user can tell them apart."""
     if without:
-        print(
+        console.say(
             f"{len(without)} of {known} cases have none of the five masks in their folder {masks} ({some(without)}). They are "
             "left out. If the masks are still to be made, for example after an interrupted run, make them and run the same "
-            "command again with --overwrite."
+            "command again with `overwrite`."
         )

@@ -50,8 +50,8 @@ def _convert_msd(arguments: Namespace, raw_folder: Path) -> Path:
         raw_folder,
         arguments.dataset_id,
         name=arguments.name,
-        training_cases=cases_from_json(arguments.training_cases, "--cases-from-json"),
-        test_cases=cases_from_json(arguments.test_cases, "--test-from-json"),
+        training_cases=cases_from_json(arguments.training_cases, "training_cases"),
+        test_cases=cases_from_json(arguments.test_cases, "test_cases"),
         copy=arguments.copy,
         workers=arguments.workers,
         overwrite=arguments.overwrite,
@@ -95,7 +95,7 @@ def _heart_options(arguments: Namespace) -> HeartOptions:
 
     return HeartOptions(
         test_fraction=arguments.test_fraction,
-        test_cases=cases_from_json(arguments.test_cases, "--test-from-json"),
+        test_cases=cases_from_json(arguments.test_cases, "test_cases"),
         seed=arguments.seed,
         exclude=tuple(arguments.exclude),
         crop_margin_mm=arguments.crop_margin_mm,

@@ -117,7 +117,7 @@ def test_all_broken_cases_are_listed_and_the_rest_is_kept(tmp_path: Path) -> Non
         "ct_train_1003_label.nii.gz: holds label value 851",
         "not on its image's grid (corners lie up to 3 mm apart",
         "ct_train_1005_image.nii.gz: cannot be read",
-        "--exclude",
+        "`exclude`",
     ):
         assert text in message
     folder = tmp_path / "raw/Dataset011_MMWHSCT"

@@ -117,7 +117,7 @@ def test_chosen_cases_with_test_labels(tmp_path: Path) -> None:
         "labelsTs": ["b_1.nii.gz"],
     }
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
-    with pytest.raises(DatasetError, match=r"2 file\(s\).*b_3.*--overwrite"):
+    with pytest.raises(DatasetError, match=r"2 file\(s\).*b_3.*`overwrite`"):
         convert_msd(source, tmp_path / "raw", 9, training_cases=["b_0"], test_cases=["b_1"])
     convert_msd(source, tmp_path / "raw", 9, training_cases=["b_0"], test_cases=["b_1"], overwrite=True)
     assert _names(folder)["imagesTr"] == ["b_0_0000.nii.gz"]

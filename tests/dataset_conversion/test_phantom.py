@@ -177,9 +177,9 @@ def test_data_set_on_disk_equals_the_generator_and_can_grow(tmp_path: Path) -> N
     assert all((path.stat().st_ino, path.read_bytes()) == old for path, old in before.items())
     assert len(list(folder.rglob("*.nii.gz"))) == 10
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 3
-    with pytest.raises(DatasetError, match="--overwrite"):
+    with pytest.raises(DatasetError, match="`overwrite`"):
         write(2)
-    with pytest.raises(DatasetError, match=r"other settings.*--overwrite"):
+    with pytest.raises(DatasetError, match=r"other settings.*`overwrite`"):
         write(3, seed=6)
     write(2, seed=6, overwrite=True)
     assert len(list(folder.rglob("*.nii.gz"))) == 8

@@ -91,7 +91,7 @@ def test_leftovers_are_named_and_only_removed_on_request(tmp_path: Path) -> None
     images.mkdir()
     for name in ("a_0000.nii.gz", "b_0000.nii.gz", ".77.c_0000.nii.gz"):
         (images / name).write_text("")
-    with pytest.raises(DatasetError, match=r"1 file\(s\).*imagesTr/b_0000\.nii\.gz.*--overwrite"):
+    with pytest.raises(DatasetError, match=r"1 file\(s\).*imagesTr/b_0000\.nii\.gz.*`overwrite`"):
         check_leftovers(tmp_path, {"imagesTr": {"a_0000.nii.gz"}}, overwrite=False)
     assert {path.name for path in images.iterdir()} == {"a_0000.nii.gz", "b_0000.nii.gz"}
     check_leftovers(tmp_path, {"imagesTr": {"a_0000.nii.gz"}}, overwrite=True)

@@ -55,7 +55,7 @@ def test_small_hearts_are_left_out_by_volume(tmp_path: Path) -> None:
     assert not list(folder.glob("images*/s0000*"))
     folder = convert_totalsegmentator(source, tmp_path / "raw", 14, name="Small", minimum_ml=0.1)
     assert len(list(folder.glob("images*/s0000*"))) == 1
-    with pytest.raises(DatasetError, match=r"none of 4 cases holds all five structures with 1e\+06 ml.*--min-volume-ml"):
+    with pytest.raises(DatasetError, match=r"none of 4 cases holds all five structures with 1e\+06 ml.*`minimum_ml`"):
         convert_totalsegmentator(source, tmp_path / "raw", 15, name="Huge", minimum_ml=1e6)
 
 
@@ -142,7 +142,7 @@ def test_cases_that_have_no_mask_yet_are_told(tmp_path: Path, capsys: pytest.Cap
     text = printed()
     assert "2 of 5 cases hold all five structures" in text
     assert f"2 of 5 cases have none of the five masks in their folder {masks} (s0001, s0003). They are left out." in text
-    assert "run the same command again with --overwrite" in text
+    assert "run the same command again with `overwrite`" in text
     assert "none of the five masks" not in printed(exclude=late)
     for case in late:
         (tmp_path / case).rename(source / case / masks)
@@ -171,7 +171,7 @@ def test_all_broken_cases_are_listed_and_the_rest_is_kept(tmp_path: Path) -> Non
         f"{MASKS['LV']}.nii.gz: not on the grid of ct.nii.gz (shapes differ",
         "holds values from 0 to 5; a mask holds 0 and 1 only",
         "s0004/ct.nii.gz: cannot be read",
-        "--exclude",
+        "`exclude`",
     ):
         assert text in message
     folder = tmp_path / "raw/Dataset013_TotalSegmentatorHeart"
