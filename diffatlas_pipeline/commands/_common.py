@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diffatlas_pipeline import __version__, console
@@ -39,12 +39,21 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
 def words_of(parser: argparse.ArgumentParser) -> console.Words:
     """The words of a command: the option of each parameter, the short one if there are two."""
     options: dict[str, str] = {}
-    for action in parser._actions:
+    for action in _actions_of(parser):
         option = action.option_strings[0] if action.option_strings else ""
         options[action.dest] = option
         if action.dest.startswith("no_"):  # a switch against a parameter: --no-validation
             options[action.dest.removeprefix("no_")] = option
     return console.Words(options, SCRIPTS, _LEADING)
+
+
+def _actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """The arguments of a command and of its sub-commands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for choice in action.choices.values():
+                yield from _actions_of(choice)
 
 
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:
