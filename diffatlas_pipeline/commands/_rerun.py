@@ -19,6 +19,7 @@ OUTDATED = {
     "modality": _ALL,
     "seed": _ALL,
     "test_cases": (TESTS, PREDICTIONS, SCORES),
+    "device": (PLAN, MODEL, PREDICTIONS, SCORES),  # a GPU has another budget, and so another plan
     "max_time": (MODEL, PREDICTIONS, SCORES),
 }  # by the option that has changed
 
@@ -42,9 +43,9 @@ def remove_outdated(workspace: Path, dataset: str, options: Mapping[str, Any]) -
     The steps then make it again as if for the first time, so they may be interrupted like any. A folder without a record
     is left as it is.
     """
-    asked = {name: options[name] for name in OUTDATED}
+    asked = {name: options[name] for name in OUTDATED} | {"device": options["device"] or "auto"}
     before = _record(workspace / RECORD)
-    changed = [name for name in OUTDATED if name in before and before[name] != asked[name]]
+    changed = [name for name in OUTDATED if name in before and _differ(name, before[name], asked[name])]
     outdated = {product for name in changed for product in OUTDATED[name]}
     kept: list[str] = []
     anew: list[str] = []
@@ -62,6 +63,15 @@ def remove_outdated(workspace: Path, dataset: str, options: Mapping[str, Any]) -
         f"{workspace} holds a quickstart with other options: {differences}.\n"
         f"Kept: {', '.join(kept) or 'nothing'}. Made anew: {', '.join(anew)}."
     )
+
+
+def _differ(name: str, before: Any, asked: Any) -> bool:
+    if name == "device" and before != asked:
+        from diffatlas_pipeline.networks.execution import resolve_device
+
+        here = resolve_device("auto").type
+        before, asked = (here if device == "auto" else device for device in (before, asked))
+    return bool(before != asked)
 
 
 def is_trained(workspace: Path, dataset: str) -> bool:

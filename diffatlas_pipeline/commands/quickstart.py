@@ -100,7 +100,7 @@ def _do(command: str, words: list[str]) -> None:
         importlib.import_module(f"diffatlas_pipeline.commands.{command}").main(words)
     except SystemExit as stopped:
         if stopped.code:
-            print(f"The quickstart stopped at: {line}", file=sys.stderr)
+            print(f"The quickstart stopped at: {line}\nWith another --workspace it starts afresh.", file=sys.stderr)
             raise
     print(f"[{time.monotonic() - started:.0f} s]", flush=True)
 

@@ -50,7 +50,7 @@ def score_and_write(
     warnings = [*evaluation.warnings, *remarks]
     if evaluation.missing:
         meaning = "scored as empty" if evaluation.missing_rule == "empty" else "left out"
-        warnings.insert(0, f"{len(evaluation.missing)} references without prediction were {meaning}.")
+        warnings.insert(0, f"{len(evaluation.missing)} reference(s) without prediction: {meaning}.")
     return Scored(evaluation, (*written, *pictures), tuple(warnings))
 
 

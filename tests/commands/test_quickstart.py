@@ -10,6 +10,7 @@ import pytest
 
 from diffatlas_pipeline.commands._rerun import products_of, remove_outdated
 from diffatlas_pipeline.commands.quickstart import main
+from diffatlas_pipeline.networks.execution import resolve_device
 
 
 def test_says_what_it_needs_before_it_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,8 +45,11 @@ def test_other_hearts_leave_nothing_but_other_models(tmp_path: Path) -> None:
     others = tmp_path / "results/Dataset001_A/icf__default/all/file"
     others.parent.mkdir(parents=True)
     others.touch()
-    assert remove_outdated(tmp_path, "Dataset001_A", {**options, "device": "cpu"}) == ""
+    here = resolve_device("auto").type
+    assert remove_outdated(tmp_path, "Dataset001_A", {**options, "device": here}) == ""
     assert len(list(tmp_path.rglob("file"))) == 7
+    told = remove_outdated(tmp_path, "Dataset001_A", {**options, "device": "cuda" if here == "cpu" else "cpu"})
+    assert told.endswith("Kept: hearts, test hearts. Made anew: plan, model, segmentations, scores.")
     told = remove_outdated(tmp_path, "Dataset001_A", {**options, "seed": 1})
     assert "--seed was 0 and is 1 now" in told and "Kept: nothing" in told
     assert list(tmp_path.rglob("file")) == [others]
