@@ -104,10 +104,7 @@ def write_phantom_dataset(
     Cases that an earlier run with the same settings wrote are kept. Raises UserError for numbers that cannot be, and
     DatasetError if the folder holds another data set or more cases than asked for, unless ``overwrite``.
     """
-    if len(size) not in (1, 3) or min(size) < SMALLEST_SIZE:
-        raise UserError(f"`size` {' '.join(map(str, size))}: give one number or three, each at least {SMALLEST_SIZE}.")
-    if training_cases < 1 or test_cases < 0 or seed < 0:
-        raise UserError("`training_cases` must be at least 1, `test_cases` and `seed` at least 0.")
+    check_numbers(training_cases, test_cases, size, seed)
     x, y, z = size if len(size) == 3 else (size[0],) * 3
     name = name or f"HeartPhantom{modality}"
     folder = dataset_folder(raw_folder, dataset_id, name)
@@ -140,6 +137,14 @@ def write_phantom_dataset(
     }
     write_description(folder, name, training_cases, LayoutDescription((modality,), LABELS, FILE_ENDING, notes))
     return folder
+
+
+def check_numbers(training_cases: int, test_cases: int, size: Sequence[int], seed: int) -> None:
+    """UserError for a size or for numbers of cases that cannot be."""
+    if len(size) not in (1, 3) or min(size) < SMALLEST_SIZE:
+        raise UserError(f"`size` {' '.join(map(str, size))}: give one number or three, each at least {SMALLEST_SIZE}.")
+    if training_cases < 1 or test_cases < 0 or seed < 0:
+        raise UserError("`training_cases` must be at least 1, `test_cases` and `seed` at least 0.")
 
 
 def _same_generator(folder: Path, generator: dict[str, Any], overwrite: bool) -> bool:

@@ -14,7 +14,7 @@ RECORD = "quickstart.json"  # the options that the folder's content was made wit
 HEARTS, TESTS, PLAN, MODEL, PREDICTIONS, SCORES = "hearts", "test hearts", "plan", "model", "segmentations", "scores"
 _ALL = (HEARTS, TESTS, PLAN, MODEL, PREDICTIONS, SCORES)
 OUTDATED = {
-    "cases": _ALL,
+    "training_cases": _ALL,
     "size": _ALL,
     "modality": _ALL,
     "seed": _ALL,
@@ -58,7 +58,7 @@ def remove_outdated(workspace: Path, dataset: str, options: Mapping[str, Any]) -
     write_text_atomically(workspace / RECORD, json.dumps(asked, indent=2) + "\n")
     if not anew:
         return ""
-    differences = ", ".join(f"--{name.replace('_', '-')} was {before[name]} and is {asked[name]} now" for name in changed)
+    differences = ", ".join(f"`{name}` was {before[name]} and is {asked[name]} now" for name in changed)
     return (
         f"{workspace} holds a quickstart with other options: {differences}.\n"
         f"Kept: {', '.join(kept) or 'nothing'}. Made anew: {', '.join(anew)}."

@@ -47,7 +47,3 @@ def _convert(arguments: argparse.Namespace) -> None:
     print(f"Wrote {len(dataset.training)} training and {len(dataset.test)} test cases to {folder}")
     number = int(folder.name.removeprefix("Dataset")[:3])
     print(f"Next: DiffAtlas_plan_and_preprocess -d {number}{_common.same_workspace(arguments)}")
-
-
-if __name__ == "__main__":
-    main()

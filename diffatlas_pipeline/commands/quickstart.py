@@ -11,7 +11,9 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.commands._common import command_parser, run
 from diffatlas_pipeline.commands._rerun import is_trained, remove_outdated
 from diffatlas_pipeline.commands.train import seconds_of
@@ -38,9 +40,12 @@ def main(argv: list[str] | None = None) -> None:
         help="folder for all that is written (default: ./%(default)s)",
     )
     parser.add_argument("--max-time", default="6m", metavar="TIME", help="time for training, e.g. 6m (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=32, metavar="N", help="hearts to learn from (default: %(default)s)")
-    parser.add_argument("--test-cases", type=int, default=6, metavar="N", help="hearts to segment (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=48, metavar="N", help="voxels along each axis (default: %(default)s)")
+    count: dict[str, Any] = {"type": int, "metavar": "N"}
+    parser.add_argument(
+        "--cases", dest="training_cases", default=32, help="hearts to learn from (default: %(default)s)", **count
+    )
+    parser.add_argument("--test-cases", default=6, help="hearts to segment (default: %(default)s)", **count)
+    parser.add_argument("--size", default=48, help="voxels along each axis (default: %(default)s)", **count)
     parser.add_argument("--modality", choices=("CT", "MRI"), default="CT", help="kind of images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of hearts, training and sampling (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="where to compute (default: the best one here)")
@@ -55,7 +60,7 @@ def steps_of(arguments: argparse.Namespace) -> list[tuple[str, list[str]]]:
     seed = ["--seed", str(arguments.seed)]
     raw = workspace / "raw" / DATASET
     predictions, references = str(workspace / "predictions"), str(raw / "labelsTs")
-    generate = ["phantom", "-d", str(DATASET_ID), "--name", NAME, "--cases", str(arguments.cases)]
+    generate = ["phantom", "-d", str(DATASET_ID), "--name", NAME, "--cases", str(arguments.training_cases)]
     generate += ["--test-cases", str(arguments.test_cases), "--size", str(arguments.size), "--modality", arguments.modality]
     return [
         ("convert", [*generate, *seed, *shared]),
@@ -72,17 +77,16 @@ def _quickstart(arguments: argparse.Namespace) -> None:
     workspace = Path(arguments.workspace).expanduser()
     arguments.workspace = str(workspace)
     training_s = seconds_of(arguments.max_time)
-    if arguments.test_cases < 1:
-        raise UserError("--test-cases must be at least 1: they are what is scored.")
-    needed = _check_disk(arguments)
+    needed = _check(arguments)
     if told := remove_outdated(workspace, DATASET, {**vars(arguments), "max_time": f"{training_s:g}s"}):
-        print(f"{told}\n")
+        console.say(f"{told}\n")
     if is_trained(workspace, DATASET):
         print("The model is trained already and is kept, so this takes about a minute.", flush=True)
     else:
+        minutes = math.ceil((training_s + OVERHEAD_S) / 60)
         print(
-            f"This takes about {math.ceil((training_s + OVERHEAD_S) / 60)} minutes on two cores, {training_s / 60:.3g} of them "
-            f"for training, and up to {needed / 1e9:.1f} GB in {workspace.resolve()}.\n"
+            f"This takes about {minutes} minute{'s' * (minutes > 1)} on two cores, {training_s / 60:.3g} of them for training, "
+            f"and up to {needed / 1e9:.1f} GB in {workspace.resolve()}.\n"
             "It may be interrupted; the same command goes on from there.",
             flush=True,
         )
@@ -105,9 +109,14 @@ def _do(command: str, words: list[str]) -> None:
     print(f"[{time.monotonic() - started:.0f} s]", flush=True)
 
 
-def _check_disk(arguments: argparse.Namespace) -> float:
-    """Bytes that will be written; UserError if there is no room for them."""
-    needed = MODEL_BYTES + (arguments.cases + arguments.test_cases) * float(arguments.size) ** 3 * BYTES_PER_VOXEL
+def _check(arguments: argparse.Namespace) -> float:
+    """Bytes that will be written. UserError if there is no room, or for what a step would refuse: nothing is removed yet."""
+    from dataset_conversion.phantom import check_numbers
+
+    if arguments.test_cases < 1:
+        raise UserError("`test_cases` must be at least 1: they are what is scored.")
+    check_numbers(arguments.training_cases, arguments.test_cases, [arguments.size], arguments.seed)
+    needed = MODEL_BYTES + (arguments.training_cases + arguments.test_cases) * float(arguments.size) ** 3 * BYTES_PER_VOXEL
     place = Path(arguments.workspace).expanduser().resolve()
     while not place.exists():
         place = place.parent
@@ -115,7 +124,7 @@ def _check_disk(arguments: argparse.Namespace) -> float:
     if free < needed:
         raise UserError(
             f"{place} has {free / 1e9:.1f} GB free, but {needed / 1e9:.1f} GB are needed. "
-            "Make room, or choose another place with --workspace."
+            "Make room, or choose another `workspace`."
         )
     return needed
 
@@ -144,7 +153,3 @@ def _summary(workspace: Path, seconds: float) -> None:
 
 def _number(value: float | None) -> str:
     return "    -" if value is None else f"{value:.3f}"
-
-
-if __name__ == "__main__":
-    main()

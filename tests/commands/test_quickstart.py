@@ -18,7 +18,7 @@ def test_says_what_it_needs_before_it_starts(tmp_path: Path, capsys: pytest.Capt
         main(["--workspace", str(tmp_path / "new"), "--size", "100000"])
     assert stopped.value.code == 2
     assert "GB are needed" in capsys.readouterr().err
-    for wrong in (["--max-time", "soon"], ["--test-cases", "0"]):
+    for wrong in (["--max-time", "soon"], ["--test-cases", "0"], ["--cases", "0"], ["--size", "8"]):
         with pytest.raises(SystemExit) as stopped:
             main(["--workspace", str(tmp_path / "new"), *wrong])
         assert stopped.value.code == 2
@@ -27,17 +27,18 @@ def test_says_what_it_needs_before_it_starts(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_failing_step_is_named_and_ends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw/Dataset001_Liver").mkdir(parents=True)
     with pytest.raises(SystemExit) as stopped:
-        main(["--workspace", str(tmp_path), "--cases", "0"])
+        main(["--workspace", str(tmp_path)])
     assert stopped.value.code == 2
     output = capsys.readouterr()
-    assert "--cases must be at least 1" in output.err
+    assert "already has Dataset001_Liver" in output.err
     assert "stopped at: DiffAtlas_convert phantom" in output.err
     assert "DiffAtlas_plan_and_preprocess" not in output.out
 
 
 def test_other_hearts_leave_nothing_but_other_models(tmp_path: Path) -> None:
-    options = {"cases": 4, "test_cases": 2, "size": 24, "modality": "CT", "seed": 0, "max_time": "6s", "device": None}
+    options = {"training_cases": 4, "test_cases": 2, "size": 24, "modality": "CT", "seed": 0, "max_time": "6s", "device": None}
     assert remove_outdated(tmp_path, "Dataset001_A", options) == ""
     for product, (folder, *_) in products_of(tmp_path, "Dataset001_A").items():
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,7 @@ def test_other_hearts_leave_nothing_but_other_models(tmp_path: Path) -> None:
     told = remove_outdated(tmp_path, "Dataset001_A", {**options, "device": "cuda" if here == "cpu" else "cpu"})
     assert told.endswith("Kept: hearts, test hearts. Made anew: plan, model, segmentations, scores.")
     told = remove_outdated(tmp_path, "Dataset001_A", {**options, "seed": 1})
-    assert "--seed was 0 and is 1 now" in told and "Kept: nothing" in told
+    assert "`seed` was 0 and is 1 now" in told and "Kept: nothing" in told
     assert list(tmp_path.rglob("file")) == [others]
     assert remove_outdated(tmp_path, "Dataset001_A", {**options, "seed": 1}) == ""
 
