@@ -8,9 +8,9 @@ import torch
 
 from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, ChannelPlan, DistancePlan, Plan, Recipe, TrainingPlan
-from diffatlas_pipeline.training.checkpoints import write_final
 
 
 def recipe(name: str = "default", **changes: object) -> Recipe:
@@ -56,6 +56,5 @@ def plan(patch: tuple[int, int, int] = (16, 16, 16), channels: int = 1, dimensio
 
 def add_fold(folder: Path, fold: str, method: str = "diffatlas", recipe: str = "default", state: dict | None = None) -> None:
     """Leave in ``folder`` what training leaves there."""
-    (folder / fold).mkdir(parents=True)
-    metadata = {"method": method, "recipe": recipe, "fold": fold, "iterations": 10, "versions": {}}
-    write_final(folder / fold, state or {"weight": torch.arange(6.0).reshape(2, 3)}, metadata)
+    metadata = {"method": method, "recipe": recipe, "fold": fold, "iterations": 10}
+    ModelFolder(folder).write_fold(fold, state or {"weight": torch.arange(6.0).reshape(2, 3)}, metadata)

@@ -1,4 +1,6 @@
-"""What the training cases that a model keeps say of a scan, once they are registered to it."""
+"""What the atlases of a model say of a scan, once they are registered to it; kept in a folder for other runs, if asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,11 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from diffatlas_pipeline import __version__
 from diffatlas_pipeline.atlases.appearance import appearance
@@ -24,19 +27,21 @@ FUSION = "mean"  # smooth distances, as the network's are that they are averaged
 
 @dataclass(frozen=True)
 class AtlasAnswer:
-    """``appearance`` (C, x, y, z) in [-1, 1] is how the scan would look among the training scans; ``distances`` and ``spread``
-    (K, x, y, z) in units of tau are their labels, fused. float32. ``earlier_s``: the seconds that the registration took if that
-    was in another run, less those that this one has waited for it; else 0.
+    """What registered atlases say of a scan; float32.
+
+    ``appearance`` (C, x, y, z) in [-1, 1]: how it would look among the training scans. ``distances`` and ``spread``
+    (K, x, y, z) in units of tau: their labels, fused. ``register_s``: the seconds that the registration took.
     """
 
     appearance: np.ndarray
     distances: np.ndarray
     spread: np.ndarray
-    earlier_s: float = 0.0
+    register_s: float = 0.0
 
 
 def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: Path | None = None) -> AtlasAnswer:
-    """Register ``atlases`` to ``image`` (C, x, y, z) in [-1, 1], or take what the folder ``kept`` has of an earlier time.
+    """Register ``atlases`` to ``image`` (C, x, y, z) in [-1, 1], or take what the folder ``kept`` has of an earlier
+    time.
 
     The answer is the same. Raises UserError if no atlas can be aligned.
     """
@@ -46,20 +51,19 @@ def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: P
     path = kept / f"{_key(image, atlases, plan, settings)}.npz"
     if (known := _read(path)) is not None:
         return known
-    asked = time.perf_counter()
     with _alone_with(path):
         if (known := _read(path)) is not None:  # another process has done it meanwhile
-            return replace(known, earlier_s=known.earlier_s - (time.perf_counter() - asked))
-        start = time.perf_counter()
+            return known
         answer = _register(image, atlases, plan, settings)
-        _write(path, replace(answer, earlier_s=time.perf_counter() - start))
+        _write(path, answer)
     return answer
 
 
 def _register(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> AtlasAnswer:
+    start = time.perf_counter()
     registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings)
     fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION)
-    return AtlasAnswer(appearance(registered), fused.distances, fused.spread)
+    return AtlasAnswer(appearance(registered), fused.distances, fused.spread, time.perf_counter() - start)
 
 
 def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> str:
@@ -74,28 +78,22 @@ def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: Atla
 
 @contextmanager
 def _alone_with(path: Path) -> Iterator[None]:
-    """Wait for other processes that are making ``path``; the system ends the wait if they die. No wait where it has no such
-    locks (Windows, some network drives): then the work is done twice.
-    """
-    lock = path.with_suffix(".lock")
-    with ExitStack() as held:
-        with suppress(ImportError, OSError):
-            import fcntl
+    """Wait for other processes that are making ``path``; the system frees the lock of one that dies.
 
+    Where a folder cannot be written or has no locks (some network drives), nobody waits: the work is done twice.
+    """
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(held.enter_context(lock.open("w")), fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # a lock that stays is no trouble; losing the segmentation would be
-                lock.unlink(missing_ok=True)
+            held.enter_context(FileLock(path.with_suffix(".lock")))
+        yield
 
 
 def _read(path: Path) -> AtlasAnswer | None:
     """What was written; None if there is nothing, or nothing that can be read."""
     try:
         with np.load(path, allow_pickle=False) as found:
-            return AtlasAnswer(found["appearance"], found["distances"], found["spread"], float(found["earlier_s"]))
+            return AtlasAnswer(found["appearance"], found["distances"], found["spread"], float(found["register_s"]))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 

@@ -1,18 +1,14 @@
-"""Training cases that a model keeps, so that those most like a scan can be registered to it."""
+"""Which training cases a model keeps as atlases, so that those most like a scan can be registered to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
-import torch
 
-from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
-from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
+from diffatlas_pipeline.registration.atlas import Atlas, halved
 from diffatlas_pipeline.registration.frame import in_common_frame
 
-FILE = "references.safetensors"
 LARGEST_AXIS = 128  # voxels: with more, a model would hold few cases
 MOST_BYTES = 256 * 2**20  # of all together; the first is kept whatever its size
 
@@ -24,8 +20,11 @@ def spread_evenly(cases: Sequence[str]) -> list[str]:
     return [names[index] for index in sorted(range(len(names)), key=lambda index: f"{index:0{bits}b}"[::-1])]
 
 
-def write_references(folder: Path, cases: Iterable[Atlas], spacing_mm: Sequence[float]) -> None:
-    """Keep ``cases`` in ``folder``, in half precision, as far as there is room; large ones are cropped about their labels."""
+def kept_atlases(cases: Iterable[Atlas], spacing_mm: Sequence[float]) -> tuple[Atlas, ...]:
+    """The first of ``cases`` that there is room for, in half precision and aligned to each other.
+
+    Large cases are cropped about their labels. ``spacing_mm`` is that of the planned grid, which all lie on.
+    """
     kept: list[Atlas] = []
     total = 0
     for case in cases:
@@ -35,26 +34,7 @@ def write_references(folder: Path, cases: Iterable[Atlas], spacing_mm: Sequence[
         if kept and total > MOST_BYTES:
             break
         kept.append(half)
-    placed = in_common_frame(kept, spacing_mm, quiet=False)
-    arrays = {name: torch.from_numpy(array) for case in placed for name, array in pack(case).items()}
-    temporary = folder / f".{FILE}.tmp"
-    write_tensors(temporary, arrays, {})
-    temporary.replace(folder / FILE)
-
-
-def read_references(folder: Path) -> tuple[Atlas, ...]:
-    """The cases that :func:`write_references` kept, in half precision; none for a model without them.
-
-    ValueError if the file is damaged.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        return ()
-    tensors, _ = read_tensors(path)
-    atlases = unpack({name: tensor.numpy() for name, tensor in tensors.items()})
-    if not atlases:
-        raise ValueError(f"{path} does not hold images with their distances")
-    return atlases
+    return in_common_frame(kept, spacing_mm, quiet=False)
 
 
 def _about_the_labels(distances: np.ndarray) -> tuple[slice, slice, slice]:

@@ -1,4 +1,6 @@
-"""A network's answer and that of registered training cases, averaged: at what share, and what the mean is uncertain of."""
+"""Late fusion: the distances of a network and of registered atlases, averaged: at what share, and what the mean is
+unsure of.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ SHARES = (0.4, 0.2, 0.6)  # what is tried where it is not; the first that no oth
 NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 
 
-def mixed(network: Segmentation, atlases: Segmentation, share: float) -> Segmentation:
-    """Mean and spread of a mixture: ``share`` of ``network``, the rest of ``atlases``."""
+def fused(network: Segmentation, atlases: Segmentation, share: float) -> Segmentation:
+    """Mean and spread after late fusion: ``share`` of ``network``, the rest of ``atlases``."""
     mean = share * network.distances + (1 - share) * atlases.distances
     variance = torch.zeros_like(mean)
     for part, weight in ((network, share), (atlases, 1 - share)):
@@ -29,13 +31,14 @@ def mixed(network: Segmentation, atlases: Segmentation, share: float) -> Segment
 def fitting_share(
     scan: np.ndarray, network: Segmentation, atlases: Segmentation, spacing_mm: Sequence[float], tau_mm: float
 ) -> float:
-    """That of ``SHARES`` whose labels fit ``scan`` (C, x, y, z) best: they explain most of the variance of its intensities.
+    """That of ``SHARES`` whose labels fit ``scan`` (C, x, y, z) best: they explain most of the variance of its
+    intensities.
 
     A network that has not learnt this kind of scan may be better or worse than registration, and no label tells. But
-    structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within them.
-    Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan tells
-    nothing, the first of ``SHARES``. Neither answer is ever left out: what each adds to the other is more than what the scan
-    can tell of them (what-was-tried.md).
+    structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within
+    them. Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan
+    tells nothing, the first of ``SHARES``. Neither answer is ever left out: what each adds to the other is more than
+    what the scan can tell of them (what-was-tried.md).
     """
     tried = [(share * network.distances + (1 - share) * atlases.distances).numpy() for share in SHARES]
     near = np.min([one.min(axis=0) for one in tried], axis=0) < NEAR
@@ -48,7 +51,9 @@ def fitting_share(
 
 
 def variance_explained(values: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the variance of ``values`` (C, n) that the means of ``labels`` (n,) explain; mean over channels that vary."""
+    """Share of the variance of ``values`` (C, n) that the means of ``labels`` (n,) explain; mean over channels that
+    vary.
+    """
     shares = []
     size = np.bincount(labels)
     for channel in values.astype(np.float64):

@@ -45,9 +45,10 @@ class Scans:
     def make_ready(
         self, source: Path, folder: Path, method: Method, seed: int, device: torch.device, registrations: Path | None = None
     ) -> tuple[Unlabelled, float]:
-        """What the batches are made from, and the seconds that the teacher took; its labels lie in ``folder`` meanwhile.
+        """What the batches are made from, and the seconds that the teacher took; its labels lie in ``folder``
+        meanwhile.
 
-        What was registered in an earlier run, and kept in the folder ``registrations``, counts with the seconds that it took.
+        What registration finds is kept in the folder ``registrations``, and used again.
         """
         from diffatlas_pipeline.data.loader import Unlabelled
         from diffatlas_pipeline.inference.predictor import Predictor
@@ -55,13 +56,13 @@ class Scans:
 
         if self.teacher is None:
             return Unlabelled(self.cases, self.fraction), 0.0
-        count = len(self.teacher.references)
+        count = len(self.teacher.atlases)
         print(f"{self.teacher.fold} labels {len(self.cases)} scans, with {count} training cases as atlases.")
         start = time.monotonic()
         place = folder / FOLDER / self.teacher.fold
-        teacher = Predictor([self.teacher], device, method.recipe, seed, registrations=registrations)
-        earlier_s = teach(teacher, source, self.cases, place)
-        return Unlabelled(self.cases, self.fraction, place), time.monotonic() - start + earlier_s
+        teacher = Predictor([self.teacher], device, method.recipe, seed)
+        teach(teacher, self.teacher.atlases, source, self.cases, place, registrations)
+        return Unlabelled(self.cases, self.fraction, place), time.monotonic() - start
 
 
 def remove_labels(folder: Path) -> None:
@@ -74,7 +75,8 @@ def chosen_scans(
 ) -> Scans:
     """The scans that the command asks for; none of those that train or validate.
 
-    UserError if there is no use for them or none of them, or the teacher would leak labels; ModelError if it is not trained.
+    UserError if there is no use for them or none of them, or the teacher would leak labels; ModelError if it is not
+    trained.
     """
     fraction = method.recipe.unlabelled_fraction
     known = {*training, *validation}

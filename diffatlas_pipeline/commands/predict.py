@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from diffatlas_pipeline.inference.batch import CaseOutcome
-    from diffatlas_pipeline.inference.predictor import Predictor
-    from diffatlas_pipeline.models.folder import ModelFolder
-
-# What a kept output must have been made with, too.
-_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlases")
+    from diffatlas_pipeline.api.folder import FolderPrediction, FolderResult
+    from diffatlas_pipeline.api.model import Model
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -35,7 +28,9 @@ def main(argv: list[str] | None = None) -> None:
         required=True,
         help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), or one file",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the segmentations")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="folder for the segmentations; of one scan also a file"
+    )
     choice = parser.add_argument_group("which model (not needed if there is only one)")
     choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on")
     choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere")
@@ -87,165 +82,84 @@ def main(argv: list[str] | None = None) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     if not arguments.input.exists():
-        raise UserError(f"{arguments.input}: no such file or folder. Give scans with -i.")
-    _check_modality(arguments.modality)
+        raise UserError(f"{arguments.input}: no such file or folder. Give scans as `input`.")
     _common.check_registrations(arguments.registrations)
 
-    from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
-    from diffatlas_pipeline.inference.export import check_output, find_cases, read_record, write_record
+    from diffatlas_pipeline.inference.batch import timing_table
 
-    model, predictor = _load(arguments)
-    adapt, with_atlases = _use_of_training_scans(arguments, predictor)
-    uncertainty = arguments.save_uncertainty and _has_spread(predictor, with_atlases)
-    plan = predictor.plan
-    cases = find_cases(arguments.input, len(plan.channels))
-    check_output(arguments.output, cases, plan.dataset.file_ending)
-    sampling = f", {_sampling(predictor)}" if predictor.method.options else ""
-    print(f"{len(cases)} case(s), model {model.path} ({', '.join(predictor.folds)}){sampling}, on {predictor.device}")
-    before = read_record(arguments.output)
-    start = time.perf_counter()
-    if adapt != "off":
-        print(f"The scans are given the contrast of the training scans (--adapt-contrast {adapt}).")
-    if with_atlases:
-        print(f"Training scans are registered to each scan, the most alike of {len(predictor.references)} (--with-atlases).")
-    wanted = Wanted(
+    model = _load(arguments)
+    prediction = model.prepare_folder(
+        arguments.input,
         arguments.output,
-        arguments.overwrite,
-        arguments.save_distance_maps,
-        uncertainty,
-        arguments.modality,
-        adapt,
-        with_atlases,
+        modality=arguments.modality,
+        adapt_contrast=arguments.adapt_contrast,
+        with_atlases=arguments.with_atlases,
+        save_distance_maps=arguments.save_distance_maps,
+        save_uncertainty=arguments.save_uncertainty,
+        overwrite=arguments.overwrite,
     )
-    outcomes = predict_cases(predictor, cases, wanted)
-    record = _record(model, predictor, arguments, outcomes, before, time.perf_counter() - start)
-    record |= {"adapt_contrast": adapt, "with_atlases": with_atlases}
-    path = write_record(arguments.output, record)
-    table = timing_table(outcomes)
+    _announce(model, prediction)
+    result = prediction.run()
+    table = timing_table(result.outcomes)
     if table:
         print(table)
-    _report(outcomes, record, before, path)
+    _report(result, prediction)
 
 
-def _has_spread(predictor: Predictor, with_atlases: bool) -> bool:
-    """Whether there is an uncertainty to be saved. UserError if there could be one by other options."""
-    from diffatlas_pipeline.methods.base import LearnedMethod
+def _load(arguments: argparse.Namespace) -> Model:
+    from diffatlas_pipeline.api.model import load_model
+    from diffatlas_pipeline.models.find import find_model
 
-    if predictor.has_spread(with_atlases):
-        return True
-    if isinstance(predictor.method, LearnedMethod):
-        raise UserError(
-            "--save-uncertainty needs several segmentations: add --draws 5, several folds with -f 0 1 2, or --with-atlases."
-        )
-    print(f"Warning: {predictor.method.name} with a single answer tells no uncertainty: none is written.")
-    return False
-
-
-def _check_modality(modality: str | None) -> None:
-    from diffatlas_pipeline.datasets.description import MODALITIES
-
-    if modality is not None and modality.upper() not in MODALITIES:
-        raise UserError(f"--modality {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
-
-
-def _use_of_training_scans(arguments: argparse.Namespace, predictor: Predictor) -> tuple[str, bool]:
-    """How the contrast of the scans is adapted, and whether atlases have a share in the answer.
-
-    UserError if that is asked of a model that cannot.
-    """
-    from diffatlas_pipeline.methods.base import LearnedMethod
-
-    learned = isinstance(predictor.method, LearnedMethod)
-    if arguments.with_atlases and not learned:
-        raise UserError(f"--with-atlases: {predictor.method.name} has no network to average with. Leave it out.")
-    if not predictor.references and (arguments.with_atlases or arguments.adapt_contrast in ("atlases", "curve")):
-        raise UserError("The model keeps no training scans to register. Train it again, or leave out the option.")
-    adapt = str(arguments.adapt_contrast)
-    if adapt == "auto":
-        foreign = learned and predictor.is_foreign(arguments.modality)
-        adapt = "atlases" if foreign and predictor.references else "off"
-        if foreign and not predictor.references:
-            print("Warning: the model has not learnt this modality and keeps no training scans to adapt the contrast by.")
-    asked = arguments.with_atlases
-    return adapt, learned and adapt == "atlases" if asked is None else bool(asked)
-
-
-def _load(arguments: argparse.Namespace) -> tuple[ModelFolder, Predictor]:
-    from diffatlas_pipeline.inference.predictor import Predictor, settings_for
-    from diffatlas_pipeline.models.folder import ModelFolder
-    from diffatlas_pipeline.networks.execution import resolve_device
-
-    device = resolve_device(arguments.device)
     workspace = _common.workspace_of(arguments)
-    model = ModelFolder.find(workspace, arguments.dataset, arguments.method, arguments.recipe, arguments.model)
-    folds = [model.load(fold) for fold in model.choose_folds(arguments.folds)]
-    recipe = folds[0].plan.recipe(folds[0].recipe, folds[0].method)
-    settings = settings_for(recipe, arguments.steps, arguments.solver, arguments.draws, arguments.guidance_level)
-    return model, Predictor(folds, device, settings, arguments.seed, arguments.precision, registrations=arguments.registrations)
+    path = arguments.model
+    folder = None
+    if path is None or not path.is_file():  # a file is an archive, which load_model unpacks
+        folder = find_model(workspace, arguments.dataset, arguments.method, arguments.recipe, path)
+    return load_model(
+        folder or path,
+        arguments.device,
+        folds=arguments.folds,
+        steps=arguments.steps,
+        solver=arguments.solver,
+        draws=arguments.draws,
+        guidance_level=arguments.guidance_level,
+        seed=arguments.seed,
+        precision=arguments.precision,
+        registrations=arguments.registrations,
+    )
 
 
-def _sampling(predictor: Predictor) -> str:
-    settings = predictor.settings
-    steps = settings.steps or predictor.plan.diffusion.training_steps
-    return f"{settings.solver} with {steps} step(s), {settings.draws} draw(s)"
+def _announce(model: Model, prediction: FolderPrediction) -> None:
+    """What is about to be done."""
+    sampling = f", {model.sampling}" if model.sampling else ""
+    print(f"{len(prediction.cases)} case(s), model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
+    for warning in prediction.warnings:
+        print(f"Warning: {warning}")
+    use = prediction.segmenter.use
+    if use.adapt != "off":
+        print(f"The scans are given the contrast of the training scans (--adapt-contrast {use.adapt}).")
+    if use.late_fusion:
+        count = len(prediction.segmenter.atlases)
+        print(f"Training scans are registered to each scan, the most alike of {count} (--with-atlases).")
 
 
-def _record(
-    model: ModelFolder,
-    predictor: Predictor,
-    arguments: argparse.Namespace,
-    outcomes: Sequence[CaseOutcome],
-    before: dict[str, Any],
-    wall_s: float,
-) -> dict[str, Any]:
-    """What prediction.json says; kept cases keep what the earlier run said of them."""
-    from dataclasses import asdict
-
-    from diffatlas_pipeline.models.folder import versions
-
-    old = before.get("cases", {})
-    kept = {outcome.case for outcome in outcomes if outcome.status == "kept"}
-    made = {outcome.case: {key: value for key, value in asdict(outcome).items() if key != "case"} for outcome in outcomes}
-    return {
-        "model": str(model.path),
-        "dataset": predictor.plan.dataset.name,
-        "labels": {"background": 0, **{label.name: label.value for label in predictor.plan.dataset.labels}},
-        "folds": list(predictor.folds),
-        "settings": asdict(predictor.settings),
-        "seed": arguments.seed,
-        "modality": arguments.modality,
-        "device": str(predictor.device),
-        "precision": predictor.precision,
-        "versions": versions(),
-        "wall_s": wall_s,
-        "cases": {**old, **{case: old.get(case, entry) if case in kept else entry for case, entry in made.items()}},
-    }
-
-
-def _report(outcomes: Sequence[CaseOutcome], record: dict[str, Any], before: dict[str, Any], path: Path) -> None:
+def _report(result: FolderResult, prediction: FolderPrediction) -> None:
     """Warnings, kept and failed cases, the last line; exits with 1 if a case failed."""
-    for outcome in outcomes:
+    for outcome in result.outcomes:
         for warning in outcome.warnings:
             print(f"Warning: {outcome.case}: {warning}")
-    kept = [outcome.case for outcome in outcomes if outcome.status == "kept"]
-    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    done = len(outcomes) - len(kept) - len(failed)
+    kept, failed, output = result.of("kept"), result.of("failed"), prediction.destination
     if kept:
         print(f"{len(kept)} case(s) were there already and were kept (--overwrite segments them again).")
-    if kept and before and any(before.get(key) != _as_json(record[key]) for key in _SETTINGS):
+    if result.kept_differ:
         print("Warning: the kept ones were made with another model or other settings.")
     if failed:
-        print(f"Error: {len(failed)} of {len(outcomes)} case(s) failed:", file=sys.stderr)
+        print(f"Error: {len(failed)} of {len(result.outcomes)} case(s) failed:", file=sys.stderr)
         for outcome in failed:
             print(f"  {outcome.case}: {outcome.message}", file=sys.stderr)
-    print(f"{done} segmentation(s) written to {path.parent}, details in {path}")
+    where = output.file or output.folder
+    print(f"{len(result.of('segmented'))} segmentation(s) written to {where}, details in {result.record}")
     if failed:
         sys.exit(1)
-    print(f"Next: DiffAtlas_evaluate -p {path.parent} -r REFERENCE_FOLDER")
-
-
-def _as_json(value: Any) -> Any:
-    """As it reads back from a file: tuples become lists."""
-    import json
-
-    return json.loads(json.dumps(value))
+    if output.file is None:
+        print(f"Next: DiffAtlas_evaluate -p {output.folder} -r REFERENCE_FOLDER")

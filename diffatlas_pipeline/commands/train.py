@@ -90,16 +90,16 @@ def seconds_of(text: str) -> float:
 def _train(arguments: argparse.Namespace) -> None:
     import shutil
 
-    from diffatlas_pipeline.atlases.bank import spread_evenly, write_references
+    from diffatlas_pipeline.atlases.bank import kept_atlases, spread_evenly
     from diffatlas_pipeline.commands._unlabelled import chosen_scans, remove_labels
     from diffatlas_pipeline.data.loader import training_batches
     from diffatlas_pipeline.files import from_json
     from diffatlas_pipeline.methods.base import LearnedMethod
     from diffatlas_pipeline.methods.registry import create_method, known_method
-    from diffatlas_pipeline.models.folder import ModelFolder, versions
+    from diffatlas_pipeline.models.folder import ModelFolder
     from diffatlas_pipeline.networks.execution import resolve_device
     from diffatlas_pipeline.planning.plan import Plan
-    from diffatlas_pipeline.training.checkpoints import write_final
+    from diffatlas_pipeline.training.checkpoints import remove_checkpoints
     from diffatlas_pipeline.training.fit import fit
     from diffatlas_pipeline.training.loop import Run
     from diffatlas_pipeline.training.plan_check import check_plan
@@ -168,8 +168,9 @@ def _train(arguments: argparse.Namespace) -> None:
         "teaching_seconds": round(teaching_s, 1),
         "precision": trained.precision,
     }
-    write_references(folder, _whole_cases(source, spread_evenly(training_cases)), plan.spacing_mm)
-    write_final(folder, trained.weights, {**described, "versions": versions()})
+    atlases = kept_atlases(_whole_cases(source, spread_evenly(training_cases)), plan.spacing_mm)
+    model.write_fold(name, trained.weights, described, atlases)
+    remove_checkpoints(folder)
     remove_labels(folder)
     print(f"Model written to {folder}")
     if validation_cases and not arguments.no_validation:
@@ -243,13 +244,14 @@ def _validation(
     import torch
 
     from diffatlas_pipeline.evaluation.metrics import dice
-    from diffatlas_pipeline.inference.predictor import case_seed, segment_padded
+    from diffatlas_pipeline.inference.padded import segment_padded
+    from diffatlas_pipeline.inference.seed import scan_seed
     from diffatlas_pipeline.inference.stitched import Stitcher
     from diffatlas_pipeline.methods.registry import create_method
     from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
     from diffatlas_pipeline.preprocessing.store import open_case
 
-    # The log's curve, not the final table: many steps cost hours.
+    # the log's curve, not the final table: many steps cost hours
     steps = min(recipe.steps or plan.diffusion.training_steps, 20)
     method = create_method(arguments.method, plan, recipe if recipe.steps == steps else _with_fewer_steps(recipe, steps))
     stitch = Stitcher(plan.patch_size, device=device)
@@ -262,8 +264,9 @@ def _validation(
             for case in cases[:VALIDATED_CASES]:
                 stored = open_case(source, case)
                 assert stored.distances is not None  # a validation case has labels
-                image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32)).to(device)
-                predicted = segment_padded(method, network, image, plan.patch_size, stitch, case_seed(arguments.seed, case))
+                image = np.asarray(stored.image[:], dtype=np.float32)
+                seed = scan_seed(arguments.seed, image)
+                predicted = segment_padded(method, network, torch.from_numpy(image).to(device), stitch, seed)
                 found = decode_labels(predicted.distances.numpy(), list(labels))
                 truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), list(labels))
                 for value, label in zip(labels, plan.dataset.labels, strict=True):
@@ -286,11 +289,13 @@ def _segment_validation(
     arguments: argparse.Namespace, workspace: Any, model: Any, fold: str, cases: list[str], device: Any
 ) -> None:
     """Segment the whole validation fold from its raw images, as DiffAtlas_predict would, and write its table."""
+    from diffatlas_pipeline.atlases.segmenter import Segmenter
     from diffatlas_pipeline.datasets.raw import read_dataset
     from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
     from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
     from diffatlas_pipeline.evaluation.summary_table import results_table
     from diffatlas_pipeline.inference.batch import Wanted, predict_cases
+    from diffatlas_pipeline.inference.export import Destination
     from diffatlas_pipeline.inference.predictor import Predictor
 
     trained = model.load(fold)
@@ -303,7 +308,9 @@ def _segment_validation(
     settings = trained.plan.recipe(trained.recipe, trained.method)
     folder = model.path / fold / "validation"
     print(f"Segmenting {len(files)} validation cases")
-    outcomes = predict_cases(Predictor([trained], device, settings, arguments.seed), files, Wanted(folder, overwrite=True))
+    predictor = Predictor([trained], device, settings, arguments.seed)
+    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), overwrite=True)
+    outcomes = predict_cases(Segmenter(predictor), files, wanted)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
         raise UserError("; ".join(f"{outcome.case}: {outcome.message}" for outcome in failed))

@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.inference.export import label_path, write_result
-from diffatlas_pipeline.inference.predictor import Predictor, Prepared
-from diffatlas_pipeline.methods.base import Segmentation
+from diffatlas_pipeline.inference.export import Destination, write_result
+from diffatlas_pipeline.inference.predictor import Result
+from diffatlas_pipeline.methods.base import Progress, Segmentation
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Volume
 from diffatlas_pipeline.volumes.io import read_volume
 
-STAGES = ("read", "prepare", "sample", "restore", "write")
+STAGES = ("read", "prepare", "register", "sample", "restore", "write")
 T = TypeVar("T")
 
 
@@ -41,22 +41,36 @@ class CaseOutcome:
 class Wanted:
     """What to write where."""
 
-    folder: Path
+    destination: Destination
     overwrite: bool = False
     distances: bool = False
     uncertainty: bool = False
-    modality: str | None = None
-    adapt_contrast: str = "off"
-    with_atlases: bool = False
 
 
-def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Wanted, quiet: bool = False) -> list[CaseOutcome]:
-    """Segment ``cases`` into ``wanted.folder``, one outcome each, in order.
+class CaseSegmenter(Protocol):
+    """Segments one case in three stages; the first and the last may run in other threads than the second.
+
+    What ``prepare`` returns has the seconds ``register_s`` that registration took in it, or at an earlier time.
+    """
+
+    @property
+    def plan(self) -> Plan: ...
+
+    def prepare(self, volume: Volume) -> Any: ...
+
+    def segment(self, scan: Any, progress: Progress | None = None) -> Segmentation: ...
+
+    def restore(self, segmentation: Segmentation, scan: Any, distances: bool, uncertainty: bool) -> Result: ...
+
+
+def predict_cases(
+    segmenter: CaseSegmenter, cases: Sequence[CaseFiles], wanted: Wanted, quiet: bool = False
+) -> list[CaseOutcome]:
+    """Segment ``cases`` into ``wanted.destination``, one outcome each, in order.
 
     A case that cannot be read, segmented or written (UserError) fails alone; the others are still done.
     """
-    ending = predictor.plan.dataset.file_ending
-    todo = [files for files in cases if wanted.overwrite or not label_path(wanted.folder, files, ending).exists()]
+    todo = [files for files in cases if wanted.overwrite or not wanted.destination.labels(files).exists()]
     outcomes = {files.case: CaseOutcome(files.case, "kept") for files in cases}
     waiting = iter(todo)
     exporting: Future[CaseOutcome] | None = None
@@ -65,7 +79,7 @@ def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Want
 
         def read_next() -> tuple[CaseFiles, Future[_Loaded]] | None:
             files = next(waiting, None)
-            return None if files is None else (files, reader.submit(_load, predictor, files, wanted))
+            return None if files is None else (files, reader.submit(_load, segmenter, files))
 
         following = read_next()
         for index in range(len(todo)):
@@ -81,14 +95,14 @@ def predict_cases(predictor: Predictor, cases: Sequence[CaseFiles], wanted: Want
             following = read_next()
             start = time.perf_counter()
             try:
-                segmentation = predictor.sample(loaded.prepared, files.case, _moving(bar, index))
+                segmentation = segmenter.segment(loaded.prepared, _moving(bar, index))
             except UserError as error:  # no training case can be aligned to it
                 outcomes[files.case] = CaseOutcome(files.case, "failed", str(error))
                 continue
             seconds = {**loaded.seconds, "sample": time.perf_counter() - start}
             if exporting is not None:  # one result in memory at a time
                 _note(outcomes, exporting)
-            exporting = writer.submit(_finish, predictor, files, loaded, segmentation, wanted, seconds)
+            exporting = writer.submit(_finish, segmenter, files, loaded, segmentation, wanted, seconds)
         if exporting is not None:
             _note(outcomes, exporting)
         bar.to(bar.total)
@@ -112,34 +126,34 @@ def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
 @dataclass(frozen=True)
 class _Loaded:
     volume: Volume
-    prepared: Prepared
+    prepared: Any
     seconds: dict[str, float]
 
 
-def _load(predictor: Predictor, files: CaseFiles, wanted: Wanted) -> _Loaded:
+def _load(segmenter: CaseSegmenter, files: CaseFiles) -> _Loaded:
     volume, read_s = _timed(lambda: read_volume(files.images))
-    prepared, prepare_s = _timed(lambda: predictor.prepare(volume, wanted.modality, wanted.adapt_contrast, wanted.with_atlases))
-    prepare_s += prepared.earlier_s  # a case takes as long as all that was done for it, whenever that was
+    prepared, prepare_s = _timed(lambda: segmenter.prepare(volume))
+    seconds = {"read": read_s, "prepare": prepare_s}
+    if prepared.register_s:
+        seconds |= {"prepare": max(0.0, prepare_s - prepared.register_s), "register": prepared.register_s}
     # The way back needs the grid only: do not keep the voxels.
-    return _Loaded(replace(volume, array=volume.array[:0]), prepared, {"read": read_s, "prepare": prepare_s})
+    return _Loaded(replace(volume, array=volume.array[:0]), prepared, seconds)
 
 
 def _finish(
-    predictor: Predictor,
+    segmenter: CaseSegmenter,
     files: CaseFiles,
     loaded: _Loaded,
     segmentation: Segmentation,
     wanted: Wanted,
     seconds: dict[str, float],
 ) -> CaseOutcome:
-    labels = predictor.plan.dataset.labels
+    labels = segmenter.plan.dataset.labels
     try:
         result, restore_s = _timed(
-            lambda: predictor.restore(segmentation, loaded.prepared, wanted.distances, wanted.uncertainty)
+            lambda: segmenter.restore(segmentation, loaded.prepared, wanted.distances, wanted.uncertainty)
         )
-        _, write_s = _timed(
-            lambda: write_result(wanted.folder, files, predictor.plan.dataset.file_ending, result, loaded.volume.grid, labels)
-        )
+        _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
     except UserError as error:
         return CaseOutcome(files.case, "failed", str(error))
     seconds = {**seconds, "restore": restore_s, "write": write_s}

@@ -1,4 +1,4 @@
-"""What prediction leaves in the output folder."""
+"""What prediction writes: where each file goes, and the record of what was made how."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,51 @@ RECORD = "prediction.json"
 DISTANCES, UNCERTAINTY = "distance_maps", "uncertainty"
 
 
+@dataclass(frozen=True)
+class Destination:
+    """Where the results of prediction go: into ``folder``, or, of a single case, to the one ``file`` and beside it.
+
+    ``ending`` is that of segmentations of cases that have none, such as DICOM series.
+    """
+
+    folder: Path
+    ending: str
+    file: Path | None = None
+
+    @staticmethod
+    def of(output: Path, ending: str, cases: Sequence[CaseFiles]) -> Destination:
+        """``output`` is a folder, or with an image's file ending the one file. UserError if that is not enough."""
+        if output.is_dir() or ending_of(output) is None:
+            return Destination(output, ending)
+        if len(cases) != 1:
+            raise UserError(f"`output` {output}: one file, but there are {len(cases)} cases. Give a folder.")
+        return Destination(output.parent, ending, output)
+
+    @property
+    def record(self) -> Path:
+        """The JSON that says how the segmentations were made."""
+        return self._beside(RECORD) if self.file else self.folder / RECORD
+
+    def labels(self, files: CaseFiles) -> Path:
+        """The segmentation: named as the case, with the ending of the input, so that it fits beside it."""
+        return self.file or self.folder / f"{files.case}{ending_of(files.images[0]) or self.ending}"
+
+    def distances(self, files: CaseFiles, label: LabelClass) -> Path:
+        path = self.labels(files)
+        if self.file:
+            return self._beside(f"distance_{_safe(label.name)}{ending_of(path)}")
+        return self.folder / DISTANCES / f"{files.case}_{_safe(label.name)}{path.name[len(files.case) :]}"
+
+    def uncertainty(self, files: CaseFiles) -> Path:
+        path = self.labels(files)
+        return self._beside(f"uncertainty{ending_of(path)}") if self.file else self.folder / UNCERTAINTY / path.name
+
+    def _beside(self, name: str) -> Path:
+        assert self.file is not None
+        stem = self.file.name[: -len(ending_of(self.file) or "")]
+        return self.folder / f"{stem}_{name}"
+
+
 def find_cases(source: Path, channels: int) -> list[CaseFiles]:
     """The cases of a folder, or the one case of a single file. ImageError names what is missing."""
     if not source.is_file():
@@ -34,68 +80,59 @@ def find_cases(source: Path, channels: int) -> list[CaseFiles]:
     return [CaseFiles(name.removesuffix("_0000"), (source,), None)]
 
 
-def label_path(folder: Path, files: CaseFiles, dataset_ending: str) -> Path:
-    """``folder/case.ext``: the ending of the input, so that it fits beside it; for DICOM that of the data set."""
-    return folder / f"{files.case}{ending_of(files.images[0]) or dataset_ending}"
-
-
 def ending_of(path: Path) -> str | None:
     """The file ending that images may have, None for anything else (such as a DICOM folder)."""
     return None if path.is_dir() else next((ending for ending in FILE_ENDINGS if path.name.endswith(ending)), None)
 
 
-def check_output(folder: Path, cases: Sequence[CaseFiles], dataset_ending: str) -> None:
-    """UserError if ``folder`` cannot be written or a segmentation would replace an input image."""
+def check_output(destination: Destination, cases: Sequence[CaseFiles]) -> None:
+    """UserError if the folder cannot be written or a segmentation would replace an input image."""
     inputs = {image.resolve() for files in cases for image in files.images}
     for files in cases:
-        path = label_path(folder, files, dataset_ending)
+        path = destination.labels(files)
         if path.resolve() in inputs:
-            raise UserError(f"{path}: would replace an input image. Give another folder with -o.")
+            raise UserError(f"{path}: would replace an input image. Give another `output`.")
+    folder = destination.folder
     probe = folder / f".{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another folder with -o.") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another `output`.") from error
 
 
-def write_result(
-    folder: Path, files: CaseFiles, dataset_ending: str, result: Result, grid: Grid, labels: Sequence[LabelClass]
-) -> None:
-    """Write the labels last, so that a case whose label file is there is complete. ImageError if a file cannot be written.
+def write_result(destination: Destination, files: CaseFiles, result: Result, grid: Grid, labels: Sequence[LabelClass]) -> None:
+    """Write the labels last, so that a case whose label file is there is complete. ImageError if a file cannot be
+    written.
 
-    Labels have the smallest integer type that holds their values, on exactly the input's grid. Distance maps go to
-    ``distance_maps/case_<label>.ext`` and the uncertainty to ``uncertainty/case.ext``, float32 in mm.
+    Labels have the smallest integer type that holds their values, on exactly the input's grid; distance maps and
+    uncertainty are float32 in mm.
     """
-    path = label_path(folder, files, dataset_ending)
     like = files.images[0]
     if result.distances_mm is not None:
-        ending = path.name[len(files.case) :]
         for label, distances in zip(labels, result.distances_mm, strict=True):
-            write_scalars(folder / DISTANCES / f"{files.case}_{_safe(label.name)}{ending}", distances, grid, like)
+            write_scalars(destination.distances(files, label), distances, grid, like)
     if result.uncertainty_mm is not None:
-        write_scalars(folder / UNCERTAINTY / path.name, result.uncertainty_mm, grid, like)
-    write_labels(path, result.labels, grid, like)
+        write_scalars(destination.uncertainty(files), result.uncertainty_mm, grid, like)
+    write_labels(destination.labels(files), result.labels, grid, like)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What an earlier run wrote to ``prediction.json``, {} if there is none that can be read."""
+def read_record(path: Path) -> dict[str, Any]:
+    """What an earlier run wrote to ``path``, {} if there is none that can be read."""
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write ``prediction.json``: model, settings, versions, and per case what became of it and the seconds it took."""
-    path = folder / RECORD
     try:
         write_text_atomically(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Give another folder with -o.") from error
-    return path
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Give another `output`.") from error
 
 
 def _safe(name: str) -> str:

@@ -19,8 +19,8 @@ class Stitcher:
     """Runs a window function over all windows of a volume and blends the results with Gaussian weights.
 
     A solver calls it once per step on the whole-volume state, so neighbouring windows agree while they are generated.
-    ``device`` is where windows run; ``buffer_device`` where the sums are kept (default: ``device``). When the device is out of
-    memory, the sums move to the CPU, then batches are halved; both decisions stay for the following calls.
+    ``device`` is where windows run; ``buffer_device`` where the sums are kept (default: ``device``). When the device is
+    out of memory, the sums move to the CPU, then batches are halved; both decisions stay for the following calls.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Stitcher:
     def __call__(self, run: WindowFunction, volume: Tensor) -> Tensor:
         """``run`` maps (B, c, *patch) to (B, k, *patch); ``volume`` (c, X, Y, Z) -> (k, X, Y, Z) float32, same device.
 
-        A volume smaller than the patch is padded with its edge values and the result cropped back. A volume that is one window
-        is a plain call. ModelError if a single window does not fit into the device's memory.
+        A volume smaller than the patch is padded with its edge values and the result cropped back. A volume that is one
+        window is a plain call. ModelError if a single window does not fit into the device's memory.
         """
         x, y, z = volume.shape[1:]
         shape = self._padded((x, y, z))
@@ -116,7 +116,7 @@ class Stitcher:
 
     def _too_large(self) -> ModelError:
         size = "x".join(str(n) for n in self.patch)
-        return ModelError(f"One window of {size} voxels does not fit into the memory of '{self.device}'. Use --device cpu.")
+        return ModelError(f"One window of {size} voxels does not fit into the memory of '{self.device}'. Use `device` cpu.")
 
     def _norm(self, starts: Sequence[Triple], shape: Triple) -> Tensor:
         """Sum of the weights (X, Y, Z): kept for the last shape, since a solver asks for the same one at every step."""

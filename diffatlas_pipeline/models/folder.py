@@ -1,4 +1,4 @@
-"""Model folders: what training leaves behind, and all that prediction needs.
+"""Model folders: what training leaves behind, and all that prediction needs. Nothing else reads or writes their parts.
 
 Layout::
 
@@ -6,43 +6,40 @@ Layout::
         plans.json  dataset.json  versions.json
         <fold>/checkpoint_final.safetensors   (EMA weights)
         <fold>/checkpoint_final.json          (what it was trained on, how and how long)
-        <fold>/references.safetensors         (a few training cases, to register scans to)
+        <fold>/atlases.safetensors            (a few training cases, to register scans to)
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from diffatlas_pipeline.atlases.bank import FILE as REFERENCES
-from diffatlas_pipeline.atlases.bank import read_references
 from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.files import from_json, to_json, write_text_atomically
-from diffatlas_pipeline.models.tensors import read_tensors
+from diffatlas_pipeline.models.atlas_file import read_atlases, write_atlases
+from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
+from diffatlas_pipeline.models.versions import versions
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
 
 PLANS, DATASET, VERSIONS = "plans.json", "dataset.json", "versions.json"
 WEIGHTS, METADATA = "checkpoint_final.safetensors", "checkpoint_final.json"
 _FOLD = re.compile(r"fold\d+")
-_RECORDED = ("diffatlas-pipeline", "torch", "numpy", "scipy", "nibabel", "SimpleITK")
 
 
 @dataclass(frozen=True)
 class TrainedFold:
     """One trained model: the plan it was built from, the method and recipe it was trained with, and its checkpoint.
 
-    ``references`` are a few of its training cases on the planned grid.
+    ``atlases`` are a few of its training cases on the planned grid.
     """
 
     plan: Plan
@@ -51,7 +48,7 @@ class TrainedFold:
     fold: str
     state: dict[str, Tensor]
     metadata: dict[str, Any]
-    references: tuple[Atlas, ...] = ()
+    atlases: tuple[Atlas, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,39 +76,8 @@ class ModelFolder:
             write_text_atomically(path / DATASET, _json(dataset_json(plan.dataset)))
             write_text_atomically(path / VERSIONS, _json(versions()))
         except OSError as error:
-            raise ModelError(f"Cannot write the model folder {path} ({error.strerror}). Choose another --workspace.") from error
+            raise ModelError(f"Cannot write the model folder {path} ({error.strerror}). Choose another `workspace`.") from error
         return folder
-
-    @staticmethod
-    def find(
-        workspace: Workspace,
-        dataset: str | None = None,
-        method: str | None = None,
-        recipe: str | None = None,
-        path: Path | str | None = None,
-    ) -> ModelFolder:
-        """The one trained model that fits; with a single model in the workspace nothing need be named.
-
-        ``dataset`` is an id or a folder name, ``path`` a model folder anywhere. ModelError lists the candidates and the flags
-        that choose between them, or says what to train.
-        """
-        if path is not None:
-            return _explicit(Path(path).expanduser().resolve())
-        known = [ModelFolder(plans.parent) for plans in sorted(workspace.results.glob(f"Dataset*_*/*__*/{PLANS}"))]
-        fitting = [model for model in known if model._fits(dataset, method, recipe)]
-        trained = [model for model in fitting if model.folds()]
-        if len(trained) == 1:
-            return trained[0]
-        wanted = " ".join(f"{flag} {value}" for flag, value in _flags(dataset, method, recipe) if value)
-        if trained:
-            lines = "\n".join(f"  {model._how_to_choose()}" for model in trained)
-            raise ModelError(f"Several trained models fit{' ' + wanted if wanted else ''}. Choose one:\n{lines}")
-        if fitting:
-            raise ModelError(f"{fitting[0].path} has no trained fold yet (no {WEIGHTS}). Finish DiffAtlas_train first.")
-        others = "\n".join(f"  {model._how_to_choose()}" for model in known if model.folds())
-        rest = f"choose one of these:\n{others}" if others else "give a model folder with -m."
-        found = f"Train one with DiffAtlas_train, or {rest}"
-        raise ModelError(f"No trained model{' for ' + wanted if wanted else ''} in {workspace.results}. {found}")
 
     @property
     def dataset(self) -> str:
@@ -131,7 +97,9 @@ class ModelFolder:
         try:
             text = (self.path / PLANS).read_text(encoding="utf-8")
         except OSError as error:
-            raise ModelError(f"{self.path}: {PLANS} cannot be read ({error.strerror}). Give a model folder with -m.") from error
+            raise ModelError(
+                f"{self.path}: {PLANS} cannot be read ({error.strerror}). Give a model folder as `model`."
+            ) from error
         return from_json(Plan, text, str(self.path / PLANS))
 
     def folds(self) -> tuple[str, ...]:
@@ -139,7 +107,8 @@ class ModelFolder:
         return tuple(sorted(weights.parent.name for weights in self.path.glob(f"*/{WEIGHTS}")))
 
     def choose_folds(self, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
-        """The folds to use: ``wanted`` ('0' means 'fold0'), else the only one, else all cross-validation folds as an ensemble.
+        """The folds to use: ``wanted`` ('0' means 'fold0'), else the only one, else all cross-validation folds as an
+        ensemble.
 
         ModelError lists the trained folds if a wanted one is not trained, or if the choice is not clear.
         """
@@ -150,14 +119,14 @@ class ModelFolder:
             missing = [fold for fold in chosen if fold not in trained]
             if missing:
                 raise ModelError(
-                    f"{', '.join(missing)}: not trained in {self.path} (trained: {listed}). Choose with -f, or train it."
+                    f"{', '.join(missing)}: not trained in {self.path} (trained: {listed}). Choose with `folds`, or train it."
                 )
             return chosen
         if not trained:
-            raise ModelError(f"{self.path} has no trained fold (no {WEIGHTS}). Finish DiffAtlas_train first.")
+            raise ModelError(f"{self.path} has no trained fold (no {WEIGHTS}). Finish `train` first.")
         if len(trained) == 1 or all(_FOLD.fullmatch(fold) for fold in trained):
             return trained
-        raise ModelError(f"{self.path} has several trained folds ({listed}). Choose one, or several to average, with -f.")
+        raise ModelError(f"{self.path} has several trained folds ({listed}). Choose one, or several to average, with `folds`.")
 
     def load(self, fold: str) -> TrainedFold:
         """Plan, method, recipe and weights of one trained fold. ModelError if it is missing or damaged."""
@@ -168,23 +137,46 @@ class ModelFolder:
         except ValueError as error:
             raise ModelError(f"{weights}: damaged ({error}). Copy it again, or train again.") from error
         try:
-            metadata = json.loads(described.read_text(encoding="utf-8"))
+            metadata = self.metadata(name)
             method, recipe = metadata["method"], metadata["recipe"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{described}: missing or damaged ({error}). Copy it again, or train again.") from error
         try:
-            references = read_references(self.path / name)
+            atlases = read_atlases(self.path / name)
         except ValueError as error:
-            raise ModelError(
-                f"{self.path / name / REFERENCES}: damaged ({error}). Delete it to do without its training scans."
-            ) from error
-        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, references)
+            raise ModelError(f"{error}. Delete it to do without its atlases.") from error
+        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, atlases)
+
+    def is_trained(self, fold: str) -> bool:
+        """Whether the training of ``fold`` was finished."""
+        return (self.path / fold / WEIGHTS).is_file()
+
+    def metadata(self, fold: str) -> dict[str, Any]:
+        """What the trained ``fold`` was made from, how and how long. OSError or ValueError if that cannot be read."""
+        return dict(json.loads((self.path / fold / METADATA).read_text(encoding="utf-8")))
+
+    def write_fold(
+        self, fold: str, weights: Mapping[str, Tensor], metadata: Mapping[str, Any], atlases: Sequence[Atlas] = ()
+    ) -> None:
+        """The result of a training: what it was made from with the versions here, its ``atlases``, and last its
+        ``weights``.
+
+        A fold with weights is complete.
+        """
+        folder = self.path / fold
+        folder.mkdir(parents=True, exist_ok=True)
+        if atlases:
+            write_atlases(folder, atlases)
+        write_text_atomically(folder / METADATA, _json({**metadata, "versions": versions()}))
+        temporary = folder / f".{WEIGHTS}.tmp"
+        write_tensors(temporary, dict(weights), {})
+        temporary.replace(folder / WEIGHTS)
 
     def _parts(self) -> tuple[str, str]:
         """Method and recipe: from the first trained fold's metadata, else from the folder's name."""
         for fold in self.folds():
             try:
-                metadata = json.loads((self.path / fold / METADATA).read_text(encoding="utf-8"))
+                metadata = self.metadata(fold)
                 return str(metadata["method"]), str(metadata["recipe"])
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # load() says what is wrong with it
@@ -198,24 +190,6 @@ class ModelFolder:
         except UserError:
             return False  # one of them has no such recipe, or cannot be read
 
-    def _fits(self, dataset: str | None, method: str | None, recipe: str | None) -> bool:
-        same_dataset = dataset is None or _same_dataset(self.dataset, dataset)
-        return same_dataset and method in (None, self.method) and recipe in (None, self.recipe)
-
-    def _how_to_choose(self) -> str:
-        return f"-d {self.dataset} --method {self.method} --recipe {self.recipe}   (folds: {', '.join(self.folds())})"
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
-    for package in _RECORDED:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
 
 def dataset_json(description: DatasetDescription) -> dict[str, Any]:
     """``description`` in the layout of nnU-Net v2's dataset.json."""
@@ -225,26 +199,6 @@ def dataset_json(description: DatasetDescription) -> dict[str, Any]:
         "labels": {"background": 0, **{label.name: label.value for label in description.labels}},
         "file_ending": description.file_ending,
     }
-
-
-def _explicit(path: Path) -> ModelFolder:
-    if (path / PLANS).is_file():
-        return ModelFolder(path)
-    if (path.parent / PLANS).is_file():
-        raise ModelError(f"{path} is one fold of a model. Give its parent instead: -m {path.parent} -f {path.name}")
-    raise ModelError(
-        f"{path} is not a model folder (it has no {PLANS}). Give a folder like .../DatasetXXX_Name/diffatlas__default."
-    )
-
-
-def _same_dataset(folder: str, wanted: str) -> bool:
-    number = re.match(r"Dataset(\d+)_", folder)
-    by_number = wanted.isdigit() and number is not None and int(wanted) == int(number.group(1))
-    return by_number or Path(wanted).name == folder
-
-
-def _flags(dataset: str | None, method: str | None, recipe: str | None) -> list[tuple[str, str | None]]:
-    return [("-d", dataset), ("--method", method), ("--recipe", recipe)]
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ _SAMPLED_VOXELS = 1 << 22  # percentiles of so many evenly spread voxels are exa
 def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str | None = None) -> np.ndarray:
     """``array`` (C, X, Y, Z) -> float32 in [-1, 1], each channel by its plan.
 
-    ``modality`` says what the scan is when that differs from what the model was trained on. Hounsfield bounds are kept only
-    for a CT read by a model trained on CT; any other pair is put on the image's own percentiles. A constant channel becomes
-    -1. Raises UserError for an unknown modality.
+    ``modality`` says what the scan is when that differs from what the model was trained on. Hounsfield bounds are kept
+    only for a CT read by a model trained on CT; any other pair is put on the image's own percentiles. A constant
+    channel becomes -1. Raises UserError for an unknown modality.
     """
     if modality is not None and modality.upper() not in MODALITIES:
         raise UserError(f"Unknown modality '{modality}': allowed are {', '.join(MODALITIES)}. Leave it out to follow the plan.")
@@ -33,7 +33,7 @@ def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str 
     return result
 
 
-def is_foreign(modality: str | None, channels: Sequence[ChannelPlan]) -> bool:
+def is_out_of_domain(modality: str | None, channels: Sequence[ChannelPlan]) -> bool:
     """Whether ``modality`` is not that of the training scans: CT has fixed bounds in the plan, nothing else has."""
     trained_on_ct = any(channel.scheme == "ct" for channel in channels)
     return modality is not None and (modality.upper() == "CT") != trained_on_ct

@@ -12,18 +12,16 @@ from typing import Any
 
 from torch import Tensor
 
-from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 
 LATEST = "checkpoint_latest.safetensors"
 PREVIOUS = "checkpoint_previous.safetensors"
-FINAL = "checkpoint_final.safetensors"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands. ``settings`` are the options it was started with; ``precision`` is what it was found to run best
-    in ("" before the first step), kept because a resumed training is to come to the same result."""
+    """Where a training stands. ``settings`` are the options it was started with; ``precision`` is what it was found to
+    run best in ("" before the first step), kept because a resumed training is to come to the same result."""
 
     iteration: int
     elapsed_s: float
@@ -61,11 +59,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Progress, str] | N
     return None
 
 
-def write_final(folder: Path, weights: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """The finished model: EMA weights, and ``metadata`` as JSON beside them; then the training checkpoints are deleted."""
-    temporary = folder / f".{FINAL}.tmp"
-    write_tensors(temporary, weights, {})
-    write_text_atomically((folder / FINAL).with_suffix(".json"), json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
-    temporary.replace(folder / FINAL)
+def remove_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a training that is over."""
     for name in (LATEST, PREVIOUS):
         (folder / name).unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes import dicom, itk, nifti
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
+from diffatlas_pipeline.volumes.memory import finite
 
 FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
 
@@ -20,10 +21,12 @@ _LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32)  # the firs
 
 
 def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Volume:
-    """Read an image of one file (or DICOM series folder) per channel: array (C, X, Y, Z) float32, on the first file's grid.
+    """Read an image of one file (or DICOM series folder) per channel: array (C, X, Y, Z) float32, on the first file's
+    grid.
 
-    Raises ImageError, naming the file, for what is missing, damaged, not scalar or not finite, and for channels whose grids
-    differ by more than ``tolerance_mm`` (default: see :func:`~diffatlas_pipeline.volumes.grids.default_tolerance_mm`).
+    Raises ImageError, naming the file, for what is missing, damaged, not scalar or not finite, and for channels whose
+    grids differ by more than ``tolerance_mm`` (default: see
+    :func:`~diffatlas_pipeline.volumes.grids.default_tolerance_mm`).
     """
     if not paths:
         raise ValueError("an image needs at least one file")
@@ -39,19 +42,16 @@ def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Vol
             )
         with np.errstate(over="ignore"):
             channel = values.astype(np.float32, order="K", copy=False)  # transposing is slow; orientation does it once
-        bad = channel.size - int(np.count_nonzero(np.isfinite(channel)))
-        if bad:
-            raise ImageError(
-                f"{path}: {bad} of {channel.size} voxels are NaN or infinite. Replace them with the background's value."
-            )
-        channels.append(channel)
+        channels.append(finite(channel, str(path)))
     assert first is not None
     array = channels[0][None] if len(channels) == 1 else np.stack(channels)
     return Volume(array, first, ", ".join(str(path) for path in paths))
 
 
 def read_labels(path: Path) -> LabelVolume:
-    """Read a segmentation: array (X, Y, Z) of integers. Raises ImageError for a bad file or values that are no integers."""
+    """Read a segmentation: array (X, Y, Z) of integers. Raises ImageError for a bad file or values that are no
+    integers.
+    """
     values, grid = _read(Path(path))
     if values.dtype.kind == "f":
         whole = np.rint(values)
@@ -79,8 +79,9 @@ def read_grid(path: Path) -> Grid:
 def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
     """Write a segmentation ``array`` (X, Y, Z) of integers on ``grid``, in the smallest type that holds its values.
 
-    ``like`` is the image it belongs to: in the same format as ``path``, its number of axes, exact affine and (NIfTI) qform
-    and sform codes and units are taken over. The file appears whole or not at all. Raises ImageError if it cannot be written.
+    ``like`` is the image it belongs to: in the same format as ``path``, its number of axes, exact affine and (NIfTI)
+    qform and sform codes and units are taken over. The file appears whole or not at all. Raises ImageError if it cannot
+    be written.
     """
     if array.dtype.kind not in "biu":
         raise ValueError(f"labels must be integers, received {array.dtype}")

@@ -6,6 +6,7 @@ ITK's world axes run left, posterior, superior; ours right, anterior, superior: 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,28 +35,40 @@ def read_grid(path: Path) -> Grid:
 
 def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     """Write ``array`` (X, Y, Z) on ``grid``, with the exact geometry of ``like`` if that has this grid. Raises OSError."""
-    dimensions = grid.dimensions
     template = open_header(like) if like is not None else None
-    if template is not None and like is not None and header_grid(template, like) == grid:
-        dimensions = template.GetDimension()
-    else:
-        template = None
-    shape = (*grid.shape, 1)[:dimensions]
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.reshape(shape).T))
-    if template is not None:
-        origin, spacing, direction = template.GetOrigin(), template.GetSpacing(), template.GetDirection()
-    else:
-        matrix = LPS_TO_RAS @ grid.matrix
-        columns = matrix[:dimensions, :dimensions]
-        spacing = np.linalg.norm(columns, axis=0)
-        origin, direction = matrix[:dimensions, 3], (columns / spacing).ravel()
     try:
-        image.SetOrigin([float(v) for v in origin])
-        image.SetSpacing([float(v) for v in spacing])
-        image.SetDirection([float(v) for v in direction])
+        if template is not None and like is not None and header_grid(template, like) == grid:
+            shape = (*grid.shape, 1)[: template.GetDimension()]
+            image = sitk.GetImageFromArray(np.ascontiguousarray(array.reshape(shape).T))
+            _place(image, template.GetOrigin(), template.GetSpacing(), template.GetDirection())
+        else:
+            image = image_of(array, grid)
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:
         raise OSError(_reason(error)) from error
+
+
+def image_of(array: np.ndarray, grid: Grid) -> sitk.Image:
+    """``array`` (X, Y, Z) on ``grid`` as an image; of two dimensions where the grid has two."""
+    dimensions = grid.dimensions
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.reshape((*grid.shape, 1)[:dimensions]).T))
+    matrix = LPS_TO_RAS @ grid.matrix
+    columns = matrix[:dimensions, :dimensions]
+    spacing = np.linalg.norm(columns, axis=0)
+    _place(image, matrix[:dimensions, 3], spacing, (columns / spacing).ravel())
+    return image
+
+
+def values_of(image: sitk.Image) -> tuple[np.ndarray, Grid]:
+    """The values (X, Y, Z) of an image and their grid. Raises ImageError for what is not scalar, or not of 2 or 3 axes."""
+    grid = _grid_of(image, image.GetNumberOfComponentsPerPixel(), "the image")
+    return sitk.GetArrayFromImage(image).T.reshape(grid.shape), grid
+
+
+def _place(image: sitk.Image, origin: Sequence[float], spacing: Sequence[float], direction: Sequence[float]) -> None:
+    image.SetOrigin([float(v) for v in origin])
+    image.SetSpacing([float(v) for v in spacing])
+    image.SetDirection([float(v) for v in direction])
 
 
 def open_header(path: Path) -> sitk.ImageFileReader:
@@ -96,12 +109,18 @@ def execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -
 
 
 def header_grid(reader: sitk.ImageFileReader, path: Path) -> Grid:
-    """The grid that a header describes; trailing axes of length one do not count. Raises ImageError for what is not scalar."""
+    """The grid that a header describes; trailing axes of length one do not count. Raises ImageError for what is not
+    scalar.
+    """
+    return _grid_of(reader, reader.GetNumberOfComponents(), str(path))
+
+
+def _grid_of(reader: sitk.ImageFileReader | sitk.Image, components: int, source: str) -> Grid:
     size = reader.GetSize()
     dimensions = reader.GetDimension()
-    if reader.GetNumberOfComponents() != 1 or dimensions < 2 or any(n != 1 for n in size[3:]):
+    if components != 1 or dimensions < 2 or any(n != 1 for n in size[3:]):
         raise ImageError(
-            f"{path}: found shape {' x '.join(str(n) for n in size)} with {reader.GetNumberOfComponents()} components, but one "
+            f"{source}: found shape {' x '.join(str(n) for n in size)} with {components} components, but one "
             "file holds one scalar channel of 2 or 3 axes. Write each channel to a file of its own (case_0000, case_0001, ...)."
         )
     kept = min(dimensions, 3)

@@ -54,13 +54,13 @@ def read_grid(path: Path) -> Grid:
 def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     """Write ``array`` (X, Y, Z) on ``grid``.
 
-    From ``like``, a NIfTI file of the same grid, come the exact number of axes, affine, qform and sform codes, units and
-    NIfTI version; not its window, intent, texts or extensions, which describe the image (and may name a patient). Raises
-    OSError, or ImageError if ``like`` is damaged.
+    From ``like``, a NIfTI file of the same grid, come the exact number of axes, affine, qform and sform codes, units
+    and NIfTI version; not its window, intent, texts or extensions, which describe the image (and may name a patient).
+    Raises OSError, or ImageError if ``like`` is damaged.
     """
     header = _read_header(like) if like is not None else None
     if header is None or like is None or _grid(header, like) != grid:
-        image = _new_image(array, grid)
+        image = image_of(array, grid)
     else:
         header.set_data_dtype(array.dtype)
         for field in ("cal_min", "cal_max", "intent_code", "intent_p1", "intent_p2", "intent_p3"):
@@ -72,7 +72,17 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     image.to_filename(path)
 
 
-def _new_image(array: np.ndarray, grid: Grid) -> Any:
+def values_of(image: Any) -> tuple[np.ndarray, Grid]:
+    """The values (X, Y, Z) of a nibabel image and their grid. Raises ImageError for what is not scalar, or not of 2 or
+    3 axes.
+    """
+    header = image.header.copy()
+    grid = _grid(header, Path("the image"), image.affine)
+    return np.asanyarray(image.dataobj).reshape(grid.shape), grid
+
+
+def image_of(array: np.ndarray, grid: Grid) -> Any:
+    """``array`` (X, Y, Z) on ``grid`` as an image; of two axes where the grid has two."""
     shape = grid.shape[:2] if grid.dimensions == 2 else grid.shape
     kind = nib.Nifti1Image if max(shape) <= _LARGEST_NIFTI1_AXIS else nib.Nifti2Image
     image = kind(array.reshape(shape), grid.matrix)
@@ -108,7 +118,7 @@ def _read_header(path: Path) -> Any:
         raise _damaged(path, error) from error
 
 
-def _grid(header: Any, path: Path) -> Grid:
+def _grid(header: Any, path: Path, affine: np.ndarray | None = None) -> Grid:
     """The grid that a header describes; trailing axes of length one do not count."""
     shape = full_shape = header.get_data_shape()
     while len(shape) > 2 and shape[-1] == 1:
@@ -123,7 +133,7 @@ def _grid(header: Any, path: Path) -> Grid:
     if min(shape) < 1:
         raise ImageError(f"{path}: holds no voxels (shape {' x '.join(str(n) for n in full_shape)}). Export it again.")
     x, y, z = (*shape, 1)[:3]
-    return Grid.of((x, y, z), header.get_best_affine(), 2 if z == 1 else 3)
+    return Grid.of((x, y, z), header.get_best_affine() if affine is None else affine, 2 if z == 1 else 3)
 
 
 def _damaged(path: Path, error: BaseException) -> ImageError:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, SHARES, fitting_share, mixed, variance_explained
+from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, SHARES, fitting_share, fused, variance_explained
 from diffatlas_pipeline.methods.base import Segmentation
 from diffatlas_pipeline.registration.fusion import distances_of
 from diffatlas_pipeline.registration.warp import voxel_grid
@@ -30,7 +30,7 @@ def answer(shift: float) -> Segmentation:
 def test_a_mixture_has_the_mean_and_spread_of_its_parts() -> None:
     one = Segmentation(torch.tensor([[0.5]]), torch.tensor([[0.3]]))
     other = Segmentation(torch.tensor([[-0.5]]), None)
-    found = mixed(one, other, 0.25)
+    found = fused(one, other, 0.25)
     assert found.spread is not None and found.network_share == 0.25
     assert found.distances.item() == pytest.approx(-0.25)
     assert found.spread.item() == pytest.approx((0.25 * (0.3**2 + 0.75**2) + 0.75 * 0.25**2) ** 0.5)

@@ -9,6 +9,7 @@ import torch
 
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.models.find import find_model
 from diffatlas_pipeline.models.folder import WEIGHTS, ModelFolder
 from tests.model_files import add_fold, plan
 
@@ -30,7 +31,7 @@ def make(
 
 def test_the_only_model_needs_no_flags_and_loads(workspace: Workspace) -> None:
     path = make(workspace, "Dataset001_A")
-    model = ModelFolder.find(workspace)
+    model = find_model(workspace)
     assert (model.path, model.dataset, model.method, model.recipe) == (path, "Dataset001_A", "diffatlas", "default")
     trained = model.load("0")
     assert trained.plan == plan()
@@ -51,41 +52,44 @@ def test_several_models_are_listed_with_their_flags_and_each_flag_chooses(worksp
     make(workspace, "Dataset001_A", recipe="paper")
     make(workspace, "Dataset002_B", method="icf")
     with pytest.raises(ModelError) as error:
-        ModelFolder.find(workspace)
-    for line in ("-d Dataset001_A --method diffatlas --recipe paper", "-d Dataset002_B --method icf --recipe default"):
+        find_model(workspace)
+    for line in (
+        "`dataset` Dataset001_A `method` diffatlas `recipe` paper",
+        "`dataset` Dataset002_B `method` icf `recipe` default",
+    ):
         assert line in str(error.value)
-    assert ModelFolder.find(workspace, dataset="2").dataset == "Dataset002_B"
-    assert ModelFolder.find(workspace, dataset="Dataset002_B").dataset == "Dataset002_B"
-    assert ModelFolder.find(workspace, recipe="paper").recipe == "paper"
-    assert ModelFolder.find(workspace, method="icf").method == "icf"
-    with pytest.raises(ModelError, match="--recipe default"):
-        ModelFolder.find(workspace, dataset="001")
+    assert find_model(workspace, dataset="2").dataset == "Dataset002_B"
+    assert find_model(workspace, dataset="Dataset002_B").dataset == "Dataset002_B"
+    assert find_model(workspace, recipe="paper").recipe == "paper"
+    assert find_model(workspace, method="icf").method == "icf"
+    with pytest.raises(ModelError, match="`recipe` default"):
+        find_model(workspace, dataset="001")
 
 
 def test_untrained_models_do_not_count(workspace: Workspace) -> None:
     make(workspace, "Dataset001_A")
     make(workspace, "Dataset002_B", folds=())
-    assert ModelFolder.find(workspace).dataset == "Dataset001_A"
+    assert find_model(workspace).dataset == "Dataset001_A"
     with pytest.raises(ModelError, match="no trained fold"):
-        ModelFolder.find(workspace, dataset="2")
+        find_model(workspace, dataset="2")
 
 
 def test_no_model_says_what_to_do(workspace: Workspace) -> None:
-    with pytest.raises(ModelError, match="DiffAtlas_train"):
-        ModelFolder.find(workspace)
+    with pytest.raises(ModelError, match="`train`"):
+        find_model(workspace)
     make(workspace, "Dataset001_A")
-    with pytest.raises(ModelError, match=r"No trained model for -d 5(.|\n)*Dataset001_A"):
-        ModelFolder.find(workspace, dataset="5")
+    with pytest.raises(ModelError, match=r"No trained model for `dataset` 5(.|\n)*Dataset001_A"):
+        find_model(workspace, dataset="5")
 
 
 def test_explicit_path(workspace: Workspace, tmp_path: Path) -> None:
     path = make(workspace, "Dataset001_A")
     moved = path.rename(tmp_path / "shared_model")
-    assert ModelFolder.find(workspace, path=moved).method == "diffatlas"
+    assert find_model(workspace, path=moved).method == "diffatlas"
     with pytest.raises(ModelError, match="one fold of a model"):
-        ModelFolder.find(workspace, path=moved / "fold0")
+        find_model(workspace, path=moved / "fold0")
     with pytest.raises(ModelError, match="not a model folder"):
-        ModelFolder.find(workspace, path=tmp_path)
+        find_model(workspace, path=tmp_path)
 
 
 def test_choice_of_folds(workspace: Workspace) -> None:
@@ -95,7 +99,7 @@ def test_choice_of_folds(workspace: Workspace) -> None:
     with pytest.raises(ModelError, match=r"fold1: not trained .*trained: fold0, fold2"):
         model.choose_folds(["0", "1"])
     add_fold(model.path, "2-shot")
-    with pytest.raises(ModelError, match="-f"):
+    with pytest.raises(ModelError, match="`folds`"):
         model.choose_folds()
     assert model.choose_folds(["2-shot"]) == ("2-shot",)
 
@@ -113,14 +117,14 @@ def test_damaged_weights_are_said(workspace: Workspace, damage: object) -> None:
     path = make(workspace, "Dataset001_A") / "fold0" / WEIGHTS
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(ModelError, match=r"checkpoint_final\.safetensors: damaged"):
-        ModelFolder.find(workspace).load("fold0")
+        find_model(workspace).load("fold0")
 
 
 def test_damaged_metadata_is_said(workspace: Workspace) -> None:
     path = make(workspace, "Dataset001_A") / "fold0" / "checkpoint_final.json"
     path.write_text("{")
     with pytest.raises(ModelError, match=r"checkpoint_final\.json"):
-        ModelFolder.find(workspace).load("fold0")
+        find_model(workspace).load("fold0")
 
 
 def test_trained_folds_are_not_given_another_plan(workspace: Workspace) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import ChannelPlan
-from diffatlas_pipeline.preprocessing.normalisation import is_foreign, normalise
+from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain, normalise
 
 CT = ChannelPlan("CT", "ct", -200.0, 300.0)
 MRI = ChannelPlan("MRI", "percentile", 0.5, 99.5)
@@ -47,9 +47,9 @@ def test_modality_replaces_hounsfield_bounds_by_percentiles() -> None:
 
 
 def test_foreign_is_what_the_plan_would_scale_otherwise() -> None:
-    assert is_foreign("MRI", [CT]) and is_foreign("mri", [CT]) and is_foreign("CT", [MRI])
-    assert not is_foreign("ct", [CT]) and not is_foreign("MRI", [MRI])
-    assert not is_foreign(None, [CT]) and not is_foreign(None, [MRI])
+    assert is_out_of_domain("MRI", [CT]) and is_out_of_domain("mri", [CT]) and is_out_of_domain("CT", [MRI])
+    assert not is_out_of_domain("ct", [CT]) and not is_out_of_domain("MRI", [MRI])
+    assert not is_out_of_domain(None, [CT]) and not is_out_of_domain(None, [MRI])
 
 
 def test_subsampled_percentiles_are_close(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""What a notebook calls and a command wraps."""

@@ -1,0 +1,110 @@
+"""Segment a folder of scans, and record how."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
+from diffatlas_pipeline.inference.export import Destination, check_output, find_cases, read_record, write_record
+from diffatlas_pipeline.methods.base import LearnedMethod
+from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.models.versions import versions
+
+# What a kept segmentation must have been made with, too.
+_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlases")
+
+
+@dataclass(frozen=True)
+class FolderResult:
+    """What became of each case, where that is recorded, and whether kept segmentations were made with other settings."""
+
+    outcomes: tuple[CaseOutcome, ...]
+    record: Path
+    kept_differ: bool = False
+
+    def of(self, status: str) -> tuple[CaseOutcome, ...]:
+        """The cases that were "segmented", "kept" or "failed"."""
+        return tuple(outcome for outcome in self.outcomes if outcome.status == status)
+
+
+class FolderPrediction:
+    """The cases of ``source``, found and checked, on their way into ``output``. Raises UserError."""
+
+    def __init__(
+        self,
+        model: ModelFolder,
+        segmenter: Segmenter,
+        source: Path,
+        output: Path,
+        distances: bool = False,
+        uncertainty: bool = False,
+        overwrite: bool = False,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
+        plan = segmenter.plan
+        self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
+        self.cases = find_cases(source, len(plan.channels))
+        self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
+        check_output(self.destination, self.cases)
+        self.warnings = warnings
+        self._distances = distances
+        self._uncertainty = uncertainty and self._has_spread()
+
+    def run(self) -> FolderResult:
+        """Segment the cases; one that cannot be read, segmented or written fails alone."""
+        before = read_record(self.destination.record)
+        start = time.perf_counter()
+        wanted = Wanted(self.destination, self._overwrite, self._distances, self._uncertainty)
+        outcomes = predict_cases(self.segmenter, self.cases, wanted)
+        record = self._record(outcomes, before, time.perf_counter() - start)
+        write_record(self.destination.record, record)
+        kept = any(outcome.status == "kept" for outcome in outcomes)
+        differ = kept and bool(before) and any(before.get(key) != _as_json(record[key]) for key in _SETTINGS)
+        return FolderResult(tuple(outcomes), self.destination.record, differ)
+
+    def _has_spread(self) -> bool:
+        """Whether there is an uncertainty to be saved. UserError if there could be one by other options."""
+        method = self.segmenter.predictor.method
+        if self.segmenter.has_spread:
+            return True
+        if isinstance(method, LearnedMethod):
+            raise UserError(
+                "`save_uncertainty` needs several segmentations: take several `draws`, such as 5, several `folds`, or "
+                "`with_atlases`."
+            )
+        self.warnings = (*self.warnings, f"{method.name} with a single answer tells no uncertainty: none is written.")
+        return False
+
+    def _record(self, outcomes: list[CaseOutcome], before: dict[str, Any], wall_s: float) -> dict[str, Any]:
+        """What prediction.json says; kept cases keep what the earlier run said of them."""
+        predictor, use = self.segmenter.predictor, self.segmenter.use
+        old = before.get("cases", {})
+        kept = {outcome.case for outcome in outcomes if outcome.status == "kept"}
+        made = {outcome.case: {key: value for key, value in asdict(outcome).items() if key != "case"} for outcome in outcomes}
+        return {
+            "model": str(self._model.path),
+            "dataset": predictor.plan.dataset.name,
+            "labels": {"background": 0, **{label.name: label.value for label in predictor.plan.dataset.labels}},
+            "folds": list(predictor.folds),
+            "settings": asdict(predictor.recipe),
+            "seed": predictor.seed,
+            "modality": self.segmenter.modality,
+            "device": str(predictor.device),
+            "precision": predictor.precision,
+            "versions": versions(),
+            "wall_s": wall_s,
+            "cases": {**old, **{case: old.get(case, entry) if case in kept else entry for case, entry in made.items()}},
+            "adapt_contrast": use.adapt,
+            "with_atlases": use.late_fusion,
+        }
+
+
+def _as_json(value: Any) -> Any:
+    """As it reads back from a file: tuples become lists."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,191 @@
+"""A trained model, loaded once, that segments scans however they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffatlas_pipeline.api.folder import FolderPrediction, FolderResult
+from diffatlas_pipeline.api.segmentation import Segmentation
+from diffatlas_pipeline.atlases.policy import choose_use
+from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.datasets.description import MODALITIES
+from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.methods.registry import recipe_of, with_sampling
+from diffatlas_pipeline.models.archive import UnpackedModel
+from diffatlas_pipeline.models.find import model_at
+from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.networks.execution import resolve_device
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.volumes.grids import Volume
+from diffatlas_pipeline.volumes.io import read_volume
+from diffatlas_pipeline.volumes.memory import is_image, volume_of_array, volume_of_images
+
+
+def load_model(
+    model: str | Path | ModelFolder,
+    device: Any = "auto",
+    *,
+    folds: Sequence[str] | None = None,
+    steps: int | None = None,
+    solver: str | None = None,
+    draws: int | None = None,
+    guidance_level: float | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    registrations: str | Path | None = None,
+) -> Model:
+    """Load a trained model from its folder, or from a zip file of that folder.
+
+    ``device`` is "auto", "cpu", "cuda", "cuda:1" or "mps". ``folds`` names those to use; several are averaged (default:
+    the only one, or all of a cross-validation). ``steps``, ``solver``, ``draws`` and ``guidance_level`` sample
+    otherwise than the model's recipe says. ``seed`` is that of the noise. ``precision`` is "float32", "bfloat16", or
+    "auto": the faster one, as measured. ``registrations`` is a folder in which what registration finds is kept. Raises
+    UserError.
+    """
+    unpacked = None
+    if not isinstance(model, ModelFolder):
+        path = Path(model).expanduser().resolve()
+        unpacked = UnpackedModel(path) if path.is_file() else None
+        model = model_at(path if unpacked is None else unpacked.path)
+    where = resolve_device(str(device))
+    trained = [model.load(fold) for fold in model.choose_folds(folds)]
+    first = trained[0]
+    recipe = with_sampling(recipe_of(first.plan, first.method, first.recipe), steps, solver, draws, guidance_level)
+    predictor = Predictor(trained, where, recipe, seed, precision)
+    return Model(model, predictor, first.atlases, None if registrations is None else Path(registrations), unpacked)
+
+
+class Model:
+    """A trained model; made by :func:`load_model`."""
+
+    def __init__(
+        self,
+        folder: ModelFolder,
+        predictor: Predictor,
+        atlases: Sequence[Any] = (),
+        registrations: Path | None = None,
+        unpacked: UnpackedModel | None = None,
+    ) -> None:
+        self._folder, self._predictor, self._atlases = folder, predictor, tuple(atlases)
+        self._registrations, self._unpacked = registrations, unpacked  # an unpacked zip lives as long as its model
+
+    def __repr__(self) -> str:
+        return f"Model {self.path} ({', '.join(self.folds)}) on {self.device}: {', '.join(self.labels)}"
+
+    @property
+    def path(self) -> Path:
+        """The model's folder."""
+        return self._folder.path
+
+    @property
+    def plan(self) -> Plan:
+        return self._predictor.plan
+
+    @property
+    def folds(self) -> tuple[str, ...]:
+        return self._predictor.folds
+
+    @property
+    def device(self) -> str:
+        return str(self._predictor.device)
+
+    @property
+    def sampling(self) -> str:
+        """How it samples, in words; "" for a method that does not."""
+        recipe = self._predictor.recipe
+        if not self._predictor.method.options:
+            return ""
+        steps = recipe.steps or self.plan.diffusion.training_steps
+        return f"{recipe.solver} with {steps} step(s), {recipe.draws} draw(s)"
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """The value of each label by its name."""
+        return {label.name: label.value for label in self.plan.dataset.labels}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """What the channels of a scan are, in order."""
+        return self.plan.dataset.channels
+
+    def segment(
+        self,
+        image: Any,
+        modality: str | None = None,
+        *,
+        spacing_mm: Sequence[float] | None = None,
+        affine: np.ndarray | None = None,
+        adapt_contrast: str = "auto",
+        with_atlases: bool | None = None,
+    ) -> Segmentation:
+        """Segment one scan; the result is that of DiffAtlas_predict, bit for bit.
+
+        ``image`` is a path (a file, or a folder with a DICOM series), an image of SimpleITK or nibabel, a list of these
+        with one entry per channel, or an array (X, Y, Z), with several channels (C, X, Y, Z). An array needs
+        ``spacing_mm`` (X, Y, Z), or ``affine``, its 4x4 voxel-to-world matrix in mm (RAS+).
+
+        ``modality`` ("CT" or "MRI") says what the scan is, where that is not what the model was trained on.
+        ``adapt_contrast`` is how such a scan is given the contrast of the training scans: by registered "atlases", by a
+        "curve" of intensities, "off", or "auto". ``with_atlases`` averages the network with registered training cases.
+        Raises UserError.
+        """
+        volume, like = self._volume(image, spacing_mm, affine)
+        segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
+        scan = segmenter.prepare(volume)
+        return Segmentation(segmenter, segmenter.segment(scan), scan, volume.grid, like, warnings)
+
+    def segment_folder(self, source: str | Path, output: str | Path, **options: Any) -> FolderResult:
+        """Segment a folder of scans, or one file, into ``output``; see :meth:`prepare_folder` for ``options``."""
+        return self.prepare_folder(source, output, **options).run()
+
+    def prepare_folder(
+        self,
+        source: str | Path,
+        output: str | Path,
+        *,
+        modality: str | None = None,
+        adapt_contrast: str = "auto",
+        with_atlases: bool | None = None,
+        save_distance_maps: bool = False,
+        save_uncertainty: bool = False,
+        overwrite: bool = False,
+    ) -> FolderPrediction:
+        """Find the cases of ``source`` and check that they can be segmented into ``output``; nothing is segmented yet.
+
+        Cases whose segmentation is there already are kept unless ``overwrite``. Raises UserError.
+        """
+        segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
+        return FolderPrediction(
+            self._folder, segmenter, Path(source), Path(output), save_distance_maps, save_uncertainty, overwrite, warnings
+        )
+
+    def segmenter(
+        self, modality: str | None = None, adapt_contrast: str = "auto", with_atlases: bool | None = None
+    ) -> tuple[Segmenter, tuple[str, ...]]:
+        """What segments scans of ``modality``, and warnings."""
+        if modality is not None and modality.upper() not in MODALITIES:
+            raise UserError(f"`modality` {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
+        use, warnings = choose_use(self._predictor, len(self._atlases), modality, adapt_contrast, with_atlases)
+        return Segmenter(self._predictor, self._atlases, use, modality, self._registrations), warnings
+
+    def _volume(self, image: Any, spacing_mm: Sequence[float] | None, affine: np.ndarray | None) -> tuple[Volume, Path | None]:
+        """``image`` as a volume, and the file that its segmentation is to resemble."""
+        if isinstance(image, np.ndarray):
+            return volume_of_array(image, spacing_mm, affine, self.plan.dimensions, len(self.channels)), None
+        if spacing_mm is not None or affine is not None:
+            raise ImageError("`spacing_mm` and `affine` go with an array: files and images tell their own geometry.")
+        parts = list(image) if isinstance(image, (list, tuple)) else [image]
+        if parts and all(isinstance(part, (str, Path)) for part in parts):
+            paths = [Path(part).expanduser() for part in parts]
+            return read_volume(paths), paths[0]
+        if parts and all(is_image(part) for part in parts):
+            return volume_of_images(parts), None
+        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts)) or "an empty list"
+        raise ImageError(
+            f"`image`: found {kinds}. Give a path, an array, an image of SimpleITK or nibabel, or a list of one kind."
+        )

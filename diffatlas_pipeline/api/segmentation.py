@@ -1,0 +1,107 @@
+"""The segmentation of one scan, as a notebook gets it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.io import write_labels
+
+if TYPE_CHECKING:
+    from diffatlas_pipeline.atlases.segmenter import PreparedScan, Segmenter
+    from diffatlas_pipeline.methods.base import Segmentation as Planned
+
+
+class Segmentation:
+    """A segmentation on exactly the grid of the scan.
+
+    ``labels`` are integers in the data set's own values, 0 for background, with the axes of the scan that was given:
+    (X, Y, Z), or (X, Y) for an image of two dimensions. ``label_names`` tells what each value means. ``warnings`` says
+    what is unusual about the scan. Maps are computed when they are first asked for.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        planned: Planned,
+        scan: PreparedScan,
+        grid: Grid,
+        like: Path | None,
+        warnings: tuple[str, ...],
+    ) -> None:
+        result = segmenter.restore(planned, scan)
+        self._segmenter, self._planned, self._scan, self._grid, self._like = segmenter, planned, scan, grid, like
+        self._labels = result.labels
+        self.label_names: dict[int, str] = {label.value: label.name for label in segmenter.plan.dataset.labels}
+        self.warnings: tuple[str, ...] = (*warnings, *result.warnings)
+
+    def __repr__(self) -> str:
+        volumes = ", ".join(f"{name} {volume:.3g} ml" for name, volume in self.volumes_ml.items())
+        return f"Segmentation {' x '.join(map(str, self.labels.shape))}: {volumes}"
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Integers (X, Y, Z), or (X, Y)."""
+        return self._shown(self._labels)
+
+    @property
+    def affine(self) -> np.ndarray:
+        """The 4x4 matrix from voxels to mm, RAS+."""
+        return self._grid.matrix
+
+    @cached_property
+    def distances_mm(self) -> dict[str, np.ndarray]:
+        """Signed distance in mm to the surface of each label by its name: negative inside, cut off at the plan's tau."""
+        maps = self._segmenter.restore(self._planned, self._scan, distances=True).distances_mm
+        assert maps is not None
+        return {name: self._shown(one) for name, one in zip(self.label_names.values(), maps, strict=True)}
+
+    @cached_property
+    def uncertainty_mm(self) -> np.ndarray | None:
+        """Standard deviation in mm of the signed distance over draws, folds and atlases, the largest over labels.
+
+        None where there is a single answer: take several draws or folds, or ``with_atlases``.
+        """
+        if self._planned.spread is None:
+            return None
+        found = self._segmenter.restore(self._planned, self._scan, uncertainty=True).uncertainty_mm
+        assert found is not None
+        return self._shown(found)
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Millilitres of each label by its name."""
+        voxel_ml = abs(float(np.linalg.det(self._grid.matrix[:3, :3]))) / 1000
+        return {name: np.count_nonzero(self._labels == value) * voxel_ml for value, name in self.label_names.items()}
+
+    def to_sitk(self) -> Any:
+        """``labels`` as a SimpleITK image."""
+        from diffatlas_pipeline.volumes.memory import to_sitk
+
+        return to_sitk(_small(self._labels), self._grid)
+
+    def to_nibabel(self) -> Any:
+        """``labels`` as a nibabel image."""
+        from diffatlas_pipeline.volumes.memory import to_nibabel
+
+        return to_nibabel(_small(self._labels), self._grid)
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``labels`` to ``path``, in the format of its ending; returns it. ImageError if it cannot be written."""
+        path = Path(path)
+        write_labels(path, self._labels, self._grid, self._like)
+        return path
+
+    def _shown(self, array: np.ndarray) -> np.ndarray:
+        return array[..., 0] if self._grid.dimensions == 2 else array
+
+
+def _small(labels: np.ndarray) -> np.ndarray:
+    """In the smallest type that holds the values."""
+    fits = (np.uint8, np.int16)
+    kind = next((k for k in fits if np.iinfo(k).min <= labels.min() and labels.max() <= np.iinfo(k).max), np.int32)
+    return labels.astype(kind)

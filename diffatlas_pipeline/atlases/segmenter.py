@@ -1,0 +1,121 @@
+"""A predictor with the atlases of its model around it: contrast adapted before the network, late fusion after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffatlas_pipeline.atlases.answer import ask_atlases
+from diffatlas_pipeline.atlases.contrast import adapt_contrast
+from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, fitting_share, fused
+from diffatlas_pipeline.atlases.policy import AtlasUse
+from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.inference.predictor import Predictor, Prepared, Result
+from diffatlas_pipeline.methods.base import Progress, Segmentation
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.registration.affine import RegistrationFailed
+from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.volumes.grids import Volume
+
+CURVE_ATLASES = 4  # training scans that a contrast curve is drawn from; each costs an affine registration
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """``shown`` is what the network sees; ``image`` (C, x, y, z) in [-1, 1] the scan as it is.
+
+    ``atlases`` is what registered atlases say of it, None without late fusion. ``register_s``: the seconds that
+    registration took, also where it was done in an earlier run.
+    """
+
+    shown: Prepared
+    image: np.ndarray
+    atlases: Segmentation | None = None
+    register_s: float = 0.0
+
+    @property
+    def is_adapted(self) -> bool:
+        """Whether the network sees another contrast than the scan has."""
+        return self.shown.image is not self.image
+
+
+class Segmenter:
+    """Segments scans of one ``modality`` with ``predictor``, using ``atlases`` as ``use`` says.
+
+    What registration finds is kept in the folder ``registrations`` and used again. ModelError if there are no atlases
+    where they are asked for.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        atlases: Sequence[Atlas] = (),
+        use: AtlasUse | None = None,
+        modality: str | None = None,
+        registrations: Path | None = None,
+    ) -> None:
+        self.predictor, self.atlases, self.use = predictor, tuple(atlases), use or AtlasUse()
+        self.modality, self.registrations = modality, registrations
+        if self.use.asks_for_atlases and not self.atlases:
+            raise ModelError("The model keeps no training scans to register. Train it again, or do without them.")
+
+    @property
+    def plan(self) -> Plan:
+        return self.predictor.plan
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether :meth:`segment` tells how far several answers disagree: those of draws, folds or atlases."""
+        return self.use.late_fusion or self.predictor.has_spread
+
+    def prepare(self, volume: Volume) -> PreparedScan:
+        """Orient, crop, resample, normalise, and ask the atlases; CPU only, so it may run in another thread."""
+        return self._with_atlases(self.predictor.prepare(volume, self.modality))
+
+    def prepare_stored(self, image: np.ndarray, record: SpatialRecord) -> PreparedScan:
+        """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
+        return self._with_atlases(self.predictor.prepare_stored(image, record))
+
+    def segment(self, scan: PreparedScan, progress: Progress | None = None) -> Segmentation:
+        """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases, and their spread."""
+        found = self.predictor.segment(scan.shown, progress)
+        return found if scan.atlases is None else fused(found, scan.atlases, self._network_share(scan, found))
+
+    def restore(
+        self, segmentation: Segmentation, scan: PreparedScan, distances: bool = False, uncertainty: bool = False
+    ) -> Result:
+        """Back onto the scan's own grid; see :meth:`Predictor.restore`."""
+        return self.predictor.restore(segmentation, scan.shown, distances, uncertainty)
+
+    def _with_atlases(self, prepared: Prepared) -> PreparedScan:
+        scan = PreparedScan(prepared, prepared.image)
+        if not self.use.asks_for_atlases:
+            return scan
+        try:
+            if self.use.adapt == "curve":
+                images = [atlas.image for atlas in self.atlases[:CURVE_ATLASES]]
+                image, _ = adapt_contrast(prepared.image, images, self.plan.spacing_mm, self.predictor.seed)
+                scan = replace(scan, shown=replace(prepared, image=image))
+            if self.use.registers:
+                answer = ask_atlases(prepared.image, self.atlases, self.plan, self.registrations)
+                scan = replace(scan, register_s=answer.register_s)
+                if self.use.adapt == "atlases":
+                    scan = replace(scan, shown=replace(prepared, image=answer.appearance))
+                if self.use.late_fusion:
+                    said = Segmentation(torch.from_numpy(answer.distances), torch.from_numpy(answer.spread))
+                    scan = replace(scan, atlases=said)
+        except (RegistrationFailed, UserError) as error:
+            warning = f"it was segmented as it is, without the training scans: {error}"
+            scan = replace(scan, shown=replace(scan.shown, warnings=(*prepared.warnings, warning)))
+        return scan
+
+    def _network_share(self, scan: PreparedScan, network: Segmentation) -> float:
+        """How much the network counts beside atlases: a fixed share in its domain, else the share that fits the scan."""
+        if scan.atlases is None or not scan.is_adapted:
+            return NETWORK_SHARE
+        return fitting_share(scan.image, network, scan.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)

@@ -1,0 +1,33 @@
+"""What sets a scan so far apart from the training data that its segmentation may be bad, as far as the plan tells."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+
+FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
+FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT
+
+
+def unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str | None) -> list[str]:
+    """Warnings about a prepared ``image`` (C, x, y, z) in [-1, 1] that was said to be of ``modality``."""
+    warnings = []
+    spacing_mm = record.canonical.spacing_mm
+    for axis, (found, planned) in enumerate(zip(spacing_mm, record.planned_spacing_mm, strict=True)):
+        if not 1 / FAR_SPACING <= found / planned <= FAR_SPACING:
+            warnings.append(f"spacing of {found:.3g} mm along {'xyz'[axis]}, the model was planned for {planned:.3g} mm")
+    small = [n for n, window in zip(record.planned_shape, plan.patch_size, strict=True) if 3 * n < window]
+    if small:
+        found_size, known = ("x".join(str(n) for n in size) for size in (record.planned_shape, plan.patch_size))
+        warnings.append(f"only {found_size} voxels at the planned spacing, the model works on {known}")
+    for channel, values in zip(plan.channels, image, strict=True):
+        if values.min() == values.max():
+            warnings.append(f"channel {channel.name} is constant")
+        elif channel.scheme == "ct" and modality is None and np.mean(np.abs(values) < 1) < FEW_INSIDE:
+            warnings.append(
+                f"channel {channel.name}: hardly an intensity between {channel.lower:g} and {channel.upper:g}, the bounds "
+                "of the training data; if it is no CT, say so with `modality` MRI"
+            )
+    return warnings

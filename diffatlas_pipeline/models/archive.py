@@ -1,0 +1,45 @@
+"""A model folder that was packed into a zip file."""
+
+from __future__ import annotations
+
+import stat
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.models.folder import PLANS
+
+MOST_BYTES = 8 * 2**30  # unpacked: a model with its atlases has a hundredth of that
+
+
+class UnpackedModel:
+    """The model folder in a zip file, unpacked to a temporary folder that goes with this object.
+
+    The zip holds the content of a model folder, or that folder itself. ModelError if it is damaged, holds no model, or
+    a name in it leads out of the folder.
+    """
+
+    def __init__(self, archive: Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="diffatlas_model_")
+        root = Path(self._folder.name)
+        try:
+            with zipfile.ZipFile(archive) as packed:
+                for entry in packed.infolist():
+                    _check(entry, archive)
+                if sum(entry.file_size for entry in packed.infolist()) > MOST_BYTES:
+                    raise ModelError(f"{archive}: unpacks to more than {MOST_BYTES / 2**30:.0f} GB, so it is no model.")
+                packed.extractall(root)
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise ModelError(f"{archive}: cannot be unpacked ({error}). Copy it again.") from error
+        found = sorted(root.glob(PLANS)) or sorted(root.glob(f"*/{PLANS}"))
+        if len(found) != 1:
+            raise ModelError(f"{archive}: holds {len(found)} models ({PLANS}), but one is needed. Pack one model folder.")
+        self.path = found[0].parent
+
+
+def _check(entry: zipfile.ZipInfo, archive: Path) -> None:
+    name = PurePosixPath(entry.filename.replace("\\", "/"))
+    link = stat.S_ISLNK(entry.external_attr >> 16)
+    if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or link:
+        raise ModelError(f"{archive}: its entry '{entry.filename}' leads out of the model's folder. Do not use this file.")
