@@ -25,7 +25,8 @@ from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.inference.predictor import case_seed, segment_padded
+from diffatlas_pipeline.inference.padded import segment_padded
+from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.registry import create_method
@@ -167,8 +168,8 @@ def score(method: LearnedMethod, network: nn.Module, plan: Plan, source: Path, c
         for case in cases:
             stored = open_case(source, case)
             assert stored.distances is not None
-            image = torch.from_numpy(np.asarray(stored.image[:], dtype=np.float32))
-            predicted = segment_padded(method, network, image, plan.patch_size, stitch, case_seed(0, case))
+            image = np.asarray(stored.image[:], dtype=np.float32)
+            predicted = segment_padded(method, network, torch.from_numpy(image), stitch, scan_seed(0, image))
             ours = decode_labels(predicted.distances.numpy(), values)
             truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), values)
             found.append([dice(ours == value, truth == value) for value in values])

@@ -13,9 +13,8 @@ from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.volumes.grids import Grid, Volume
-from tests.inference.closed_form import CPU, fold, scan
+from tests.inference.closed_form import fold, ready, scan
 from tests.inference.conftest import brightness
-from tests.model_files import recipe
 
 __all__ = ["brightness"]
 
@@ -32,7 +31,7 @@ def training_case(image: np.ndarray, labels: np.ndarray, predictor: Predictor) -
 def test_contrast_is_adapted_to_the_training_scans(adapt: str) -> None:
     """The method in closed form finds what is bright: of an inverted scan it finds nothing right until that is adapted."""
     image, labels = scan()
-    predictor = Predictor([fold()], CPU, recipe())
+    predictor = ready()
     kept = training_case(image, labels, predictor)
     inverted = Volume((image.max() - image)[None], Grid.of(image.shape, np.eye(4)))
 
@@ -51,7 +50,7 @@ def test_contrast_is_adapted_to_the_training_scans(adapt: str) -> None:
 def test_atlases_have_their_share_of_the_answer() -> None:
     """The atlas is the scan itself, with other labels than the network finds: the answer lies between them, and says so."""
     image, labels = scan()
-    predictor = Predictor([fold()], CPU, recipe())
+    predictor = ready()
     swapped = np.where(labels == 2, 7, np.where(labels == 7, 2, 0))
     late = Segmenter(predictor, [training_case(image, swapped, predictor)], AtlasUse(late_fusion=True))
     volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
@@ -72,7 +71,7 @@ def test_an_adapted_scan_says_itself_how_much_the_network_counts() -> None:
     """A network that has learnt nothing, beside an atlas that is the scan: the scan takes the atlas' side."""
     image, labels = scan()
     nothing = replace(fold(), state={"weight": torch.zeros(2, 1, 1, 1, 1), "bias": torch.ones(2)})
-    predictor = Predictor([nothing], CPU, recipe())
+    predictor = ready(folds=[nothing])
     kept = [training_case(image, labels, predictor)]
     volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
     shares = {}
@@ -87,7 +86,7 @@ def test_an_adapted_scan_says_itself_how_much_the_network_counts() -> None:
 
 def test_a_scan_that_cannot_be_registered_is_segmented_as_it_is() -> None:
     image, labels = scan()
-    predictor = Predictor([fold()], CPU, recipe())
+    predictor = ready()
     late = Segmenter(predictor, [training_case(image, labels, predictor)], AtlasUse(late_fusion=True))
     prepared = late.prepare(Volume(np.zeros_like(image)[None], Grid.of(image.shape, np.eye(4))))
     assert prepared.atlases is None and late.segment(prepared).spread is None
@@ -95,7 +94,7 @@ def test_a_scan_that_cannot_be_registered_is_segmented_as_it_is() -> None:
 
 
 def test_who_decides_on_adaptation_and_late_fusion() -> None:
-    predictor = Predictor([fold()], CPU, recipe())  # learnt on MRI
+    predictor = ready()  # learnt on MRI
     assert choose_use(predictor, 3) == (AtlasUse(), ())
     assert choose_use(predictor, 3, "MRI") == (AtlasUse(), ())
     assert choose_use(predictor, 3, "CT") == (AtlasUse("atlases", True), ())
@@ -113,4 +112,4 @@ def test_who_decides_on_adaptation_and_late_fusion() -> None:
 
 def test_a_student_of_that_modality_is_in_its_domain() -> None:
     student = replace(fold(), metadata={"learnt_modalities": ["CT"]})
-    assert choose_use(Predictor([student], CPU, recipe()), 3, "CT") == (AtlasUse(), ())
+    assert choose_use(ready(folds=[student]), 3, "CT") == (AtlasUse(), ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Grid, Volume
 from diffatlas_pipeline.volumes.io import write_scalars
-from tests.model_files import plan
+from tests.model_files import plan, recipe
 
 CPU = torch.device("cpu")
 
@@ -71,6 +72,11 @@ def affine(order: tuple[int, ...], signs: tuple[int, ...], spacing: tuple[float,
         matrix[order[axis], axis] = signs[axis] * spacing[axis]
     matrix[:3, 3] = (5, -7, 11)
     return matrix
+
+
+def ready(folds: Sequence[TrainedFold] | None = None, **changes: object) -> Predictor:
+    """A predictor of the closed form; ``changes`` are those of its recipe."""
+    return Predictor(folds or [fold()], CPU, recipe(**changes), precision="float32")
 
 
 def segmented(predictor: Predictor, volume: Volume, modality: str | None = None, **maps: bool) -> Result:

@@ -8,10 +8,8 @@ import pytest
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.export import Destination, find_cases
-from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume
-from tests.inference.closed_form import CPU, fold, segmented, write_scans
-from tests.model_files import recipe
+from tests.inference.closed_form import ready, segmented, write_scans
 
 
 def out(tmp_path: Path) -> Destination:
@@ -23,7 +21,10 @@ def test_many_cases_files_names_grids_and_a_corrupt_one(tmp_path: Path) -> None:
     (tmp_path / "in" / "bad.nii.gz").write_bytes(b"nothing" * 100)
     cases = find_cases(tmp_path / "in", 1)
     outcomes = predict_cases(
-        Segmenter(Predictor([fold()], CPU, recipe())), cases, Wanted(out(tmp_path), distances=True), quiet=True
+        Segmenter(ready()),
+        cases,
+        Wanted(out(tmp_path), distances=True),
+        quiet=True,
     )
     assert [(outcome.case, outcome.status) for outcome in outcomes] == [
         ("a", "segmented"),
@@ -45,7 +46,7 @@ def test_many_cases_files_names_grids_and_a_corrupt_one(tmp_path: Path) -> None:
 
 def test_alone_or_among_others_a_case_gets_the_same_result(tmp_path: Path) -> None:
     write_scans(tmp_path / "in", "a.nii.gz", "b.nii.gz")
-    predictor = Predictor([fold()], CPU, recipe())
+    predictor = ready()
     predict_cases(Segmenter(predictor), find_cases(tmp_path / "in", 1), Wanted(out(tmp_path)), quiet=True)
     volume = read_volume([tmp_path / "in" / "b.nii.gz"])
     assert np.array_equal(segmented(predictor, volume).labels, read_labels(tmp_path / "out" / "b.nii.gz").array)
@@ -53,7 +54,7 @@ def test_alone_or_among_others_a_case_gets_the_same_result(tmp_path: Path) -> No
 
 def test_outputs_are_kept_unless_overwritten(tmp_path: Path) -> None:
     write_scans(tmp_path / "in", "a.nii.gz", "b.nii.gz")
-    predictor, cases = Predictor([fold()], CPU, recipe()), find_cases(tmp_path / "in", 1)
+    predictor, cases = ready(), find_cases(tmp_path / "in", 1)
     predict_cases(Segmenter(predictor), cases[:1], Wanted(out(tmp_path)), quiet=True)
     before = (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns
     outcomes = predict_cases(Segmenter(predictor), cases, Wanted(out(tmp_path)), quiet=True)
@@ -66,7 +67,7 @@ def test_outputs_are_kept_unless_overwritten(tmp_path: Path) -> None:
 
 def test_a_bug_is_not_taken_for_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scans(tmp_path / "in", "a.nii.gz")
-    predictor = Predictor([fold()], CPU, recipe())
+    predictor = ready()
 
     def broken(*arguments: object) -> None:
         raise RuntimeError("a bug")

@@ -14,7 +14,7 @@ from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.volumes.grids import Grid, Volume
-from tests.inference.closed_form import CPU, affine, fold, overlap, scan, segmented
+from tests.inference.closed_form import CPU, affine, fold, overlap, ready, scan, segmented
 from tests.model_files import plan, recipe
 
 
@@ -22,7 +22,7 @@ from tests.model_files import plan, recipe
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, 1, -1)])
 def test_segmentation_lies_on_the_scan_whatever_its_orientation(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     image, labels = scan()
-    result = segmented(Predictor([fold()], CPU, recipe()), Volume(image[None], Grid.of(image.shape, affine(order, signs))), "a")
+    result = segmented(ready(), Volume(image[None], Grid.of(image.shape, affine(order, signs))))
     assert result.labels.shape == image.shape
     for value in (2, 7):
         assert overlap(result.labels == value, labels == value) > 0.97
@@ -32,14 +32,14 @@ def test_segmentation_lies_on_the_scan_whatever_its_orientation(order: tuple[int
 def test_other_spacings_and_scans_smaller_than_the_patch(shape: tuple, spacing: tuple) -> None:
     image, labels = scan(shape)
     grid = Grid.of(shape, affine((0, 1, 2), (1, 1, 1), spacing))
-    result = segmented(Predictor([fold()], CPU, recipe()), Volume(image[None], grid), "a")
+    result = segmented(ready(), Volume(image[None], grid))
     assert result.labels.shape == shape
     assert overlap(result.labels > 0, labels > 0) > 0.9
 
 
 def test_maps_are_in_mm_and_agree_with_the_labels() -> None:
     image, _ = scan()
-    predictor = Predictor([fold()], CPU, recipe(draws=4))
+    predictor = ready(draws=4)
     result = segmented(predictor, Volume(image[None], Grid.of(image.shape, np.eye(4))), distances=True, uncertainty=True)
     assert result.distances_mm is not None
     assert result.uncertainty_mm is not None
@@ -53,8 +53,13 @@ def test_maps_are_in_mm_and_agree_with_the_labels() -> None:
 def test_folds_are_averaged_and_their_disagreement_is_the_uncertainty() -> None:
     image, _ = scan()
     volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
-    single = [segmented(Predictor([fold("a", level)], CPU, recipe()), volume, distances=True) for level in (0.0, 0.2)]
-    both = segmented(Predictor([fold("a", 0.0), fold("b", 0.2)], CPU, recipe()), volume, distances=True, uncertainty=True)
+    single = [segmented(ready(folds=[fold("a", level)]), volume, distances=True) for level in (0.0, 0.2)]
+    both = segmented(
+        ready(folds=[fold("a", 0.0), fold("b", 0.2)]),
+        volume,
+        distances=True,
+        uncertainty=True,
+    )
     assert both.distances_mm is not None
     assert both.uncertainty_mm is not None
     middle = (single[0].distances_mm[0] + single[1].distances_mm[0]) / 2  # type: ignore[index]
@@ -65,7 +70,7 @@ def test_folds_are_averaged_and_their_disagreement_is_the_uncertainty() -> None:
 
 def test_a_single_segmentation_has_no_uncertainty() -> None:
     image, _ = scan()
-    predictor = Predictor([fold()], CPU, recipe())
+    predictor = ready()
     volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
     found = segmented(predictor, volume, uncertainty=True)
     assert not predictor.has_spread
@@ -83,13 +88,7 @@ def test_small_scans_are_padded_as_in_training() -> None:
 
     image = torch.full((1, 4, 16, 5), 0.5)
     found = segment_padded(
-        create_method("brightness", plan(), recipe()),
-        Watching(),
-        image,
-        (8, 8, 8),
-        lambda run, v: run(v[None])[0],
-        recipe(),
-        0,
+        create_method("brightness", plan(patch=(8, 8, 8)), recipe()), Watching(), image, lambda run, v: run(v[None])[0], 0
     )
     assert found.distances.shape == (2, 4, 16, 5)
     assert seen[0].shape == (1, 1, 8, 16, 8)
@@ -97,23 +96,24 @@ def test_small_scans_are_padded_as_in_training() -> None:
     assert seen[0].sum() == pytest.approx(0.5 * image.numel() - (8 * 16 * 8 - image.numel()))
 
 
-def test_a_case_does_not_depend_on_the_others_but_on_seed_and_name() -> None:
-    """The real method with untrained weights: its noise belongs to the case."""
+def test_a_scan_does_not_depend_on_the_others_but_on_seed_and_content() -> None:
+    """The real method with untrained weights: its noise belongs to the scan."""
     method = create_method("diffatlas", plan(), recipe())
     torch.manual_seed(0)
     state = method.build_network().state_dict()
     trained = TrainedFold(plan(), "diffatlas", "default", "fold0", state, {})
     image, _ = scan((12, 20, 18))
-    volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
+    grid = Grid.of(image.shape, np.eye(4))
+    a, b = Volume(image[None], grid), Volume((2 * image)[None], grid)  # alike once they are normalised
 
-    def run(seed: int, *names: str) -> list[np.ndarray]:
+    def run(seed: int, *volumes: Volume) -> list[np.ndarray]:
         predictor = Predictor([trained], CPU, recipe(), seed, "float32")
-        return [segmented(predictor, volume, name, distances=True).distances_mm for name in names]  # type: ignore[misc]
+        return [segmented(predictor, volume, distances=True).distances_mm for volume in volumes]  # type: ignore[misc]
 
-    first = run(0, "a", "b")
-    assert np.array_equal(run(0, "b")[0], first[1])
+    first = run(0, a, b)
+    assert np.array_equal(run(0, b)[0], first[1])
     assert not np.array_equal(first[0], first[1])
-    assert not np.array_equal(run(1, "a")[0], first[0])
+    assert not np.array_equal(run(1, a)[0], first[0])
 
 
 def test_precision_is_decided_once_and_can_be_forced() -> None:
@@ -129,10 +129,10 @@ def test_precision_is_decided_once_and_can_be_forced() -> None:
 
 def test_folds_must_fit_each_other_and_their_plan() -> None:
     with pytest.raises(ModelError, match="different plans"):
-        Predictor([fold(), fold("fold1", small=plan(patch=(32, 16, 16)))], CPU, recipe())
+        ready(folds=[fold(), fold("fold1", small=plan(patch=(32, 16, 16)))])
     broken = replace(fold(), state={"weight": torch.zeros(3)})
     with pytest.raises(ModelError, match="does not fit"):
-        Predictor([broken], CPU, recipe())
+        ready(folds=[broken])
 
 
 @pytest.mark.parametrize(
@@ -147,19 +147,19 @@ def test_folds_must_fit_each_other_and_their_plan() -> None:
 def test_unusual_scans_are_said(make: object, expected: str) -> None:
     image, spacing = make()  # type: ignore[operator]
     grid = Grid.of(image.shape, np.diag([spacing, 1.0, 1.0, 1.0]))
-    warnings = segmented(Predictor([fold()], CPU, recipe()), Volume(image[None], grid)).warnings
+    warnings = segmented(ready(), Volume(image[None], grid)).warnings
     assert any(expected in warning for warning in warnings)
 
 
 def test_a_scan_like_the_training_data_gives_no_warning() -> None:
     image, _ = scan()
-    assert segmented(Predictor([fold()], CPU, recipe()), Volume(image[None], Grid.of(image.shape, np.eye(4)))).warnings == ()
+    assert segmented(ready(), Volume(image[None], Grid.of(image.shape, np.eye(4)))).warnings == ()
 
 
 def test_a_ct_model_says_when_a_scan_is_hardly_a_ct() -> None:
     ct = replace(plan(), channels=(replace(plan().channels[0], name="CT", scheme="ct", lower=-200, upper=300),))
     image, _ = scan()
     volume = Volume(image[None] * 100 - 2500, Grid.of(image.shape, np.eye(4)))
-    predictor = Predictor([fold(small=ct)], CPU, recipe())
+    predictor = ready(folds=[fold(small=ct)])
     assert any("`modality`" in warning for warning in segmented(predictor, volume).warnings)
     assert not any("`modality`" in warning for warning in segmented(predictor, volume, "MRI").warnings)
