@@ -50,11 +50,11 @@ class FolderPrediction:
         plan = segmenter.plan
         self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
         self.cases = find_cases(source, len(plan.channels))
-        self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
-        check_output(self.destination, self.cases)
         self.warnings = warnings
         self._distances = distances
         self._uncertainty = uncertainty and self._has_spread()
+        self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
+        check_output(self.destination, self.cases)
 
     def run(self) -> FolderResult:
         """Segment the cases; one that cannot be read, segmented or written fails alone."""

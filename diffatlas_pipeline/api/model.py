@@ -178,7 +178,7 @@ class Model:
         if isinstance(image, np.ndarray):
             return volume_of_array(image, spacing_mm, affine, self.plan.dimensions, len(self.channels)), None
         if spacing_mm is not None or affine is not None:
-            raise ImageError("`spacing_mm` and `affine` go with an array: files and images tell their own geometry.")
+            raise ImageError("spacing_mm and affine go with an array: files and images tell their own geometry.")
         parts = list(image) if isinstance(image, (list, tuple)) else [image]
         if parts and all(isinstance(part, (str, Path)) for part in parts):
             paths = [Path(part).expanduser() for part in parts]
@@ -187,5 +187,5 @@ class Model:
             return volume_of_images(parts), None
         kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts)) or "an empty list"
         raise ImageError(
-            f"`image`: found {kinds}. Give a path, an array, an image of SimpleITK or nibabel, or a list of one kind."
+            f"image: found {kinds}. Give a path, an array, an image of SimpleITK or nibabel, or a list of one kind."
         )

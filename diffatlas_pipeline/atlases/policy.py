@@ -57,6 +57,6 @@ def choose_use(
         out_of_domain = learned and predictor.is_out_of_domain(modality)
         adapt = "atlases" if out_of_domain and atlases else "off"
         if out_of_domain and not atlases:
-            warnings = ("The model has not learnt this modality and keeps no training scans to adapt the contrast by.",)
+            warnings = ("the model has not learnt this modality and keeps no training scans to adapt the contrast by.",)
     late_fusion = learned and adapt == "atlases" if with_atlases is None else with_atlases
     return AtlasUse(adapt, late_fusion), warnings

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.errors import UserError
 
@@ -134,7 +135,7 @@ def _announce(model: Model, prediction: FolderPrediction) -> None:
     sampling = f", {model.sampling}" if model.sampling else ""
     print(f"{len(prediction.cases)} case(s), model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
     for warning in prediction.warnings:
-        print(f"Warning: {warning}")
+        console.warn(warning)
     use = prediction.segmenter.use
     if use.adapt != "off":
         print(f"The scans are given the contrast of the training scans (--adapt-contrast {use.adapt}).")
@@ -147,7 +148,7 @@ def _report(result: FolderResult, prediction: FolderPrediction) -> None:
     """Warnings, kept and failed cases, the last line; exits with 1 if a case failed."""
     for outcome in result.outcomes:
         for warning in outcome.warnings:
-            print(f"Warning: {outcome.case}: {warning}")
+            console.warn(f"{outcome.case}: {warning}")
     kept, failed, output = result.of("kept"), result.of("failed"), prediction.destination
     if kept:
         print(f"{len(kept)} case(s) were there already and were kept (--overwrite segments them again).")
@@ -156,7 +157,7 @@ def _report(result: FolderResult, prediction: FolderPrediction) -> None:
     if failed:
         print(f"Error: {len(failed)} of {len(result.outcomes)} case(s) failed:", file=sys.stderr)
         for outcome in failed:
-            print(f"  {outcome.case}: {outcome.message}", file=sys.stderr)
+            print(f"  {outcome.case}: {console.in_words(outcome.message)}", file=sys.stderr)
     where = output.file or output.folder
     print(f"{len(result.of('segmented'))} segmentation(s) written to {where}, details in {result.record}")
     if failed:

@@ -116,7 +116,7 @@ class Stitcher:
 
     def _too_large(self) -> ModelError:
         size = "x".join(str(n) for n in self.patch)
-        return ModelError(f"One window of {size} voxels does not fit into the memory of '{self.device}'. Use `device` cpu.")
+        return ModelError(f"One window of {size} voxels does not fit into the memory of '{self.device}'. Use `device='cpu'`.")
 
     def _norm(self, starts: Sequence[Triple], shape: Triple) -> Tensor:
         """Sum of the weights (X, Y, Z): kept for the last shape, since a solver asks for the same one at every step."""

@@ -28,6 +28,6 @@ def unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str 
         elif channel.scheme == "ct" and modality is None and np.mean(np.abs(values) < 1) < FEW_INSIDE:
             warnings.append(
                 f"channel {channel.name}: hardly an intensity between {channel.lower:g} and {channel.upper:g}, the bounds "
-                "of the training data; if it is no CT, say so with `modality` MRI"
+                "of the training data; if it is no CT, say so with `modality='MRI'`"
             )
     return warnings

@@ -22,8 +22,8 @@ def volume_of_array(
 ) -> Volume:
     """An array (X, Y, Z), or (C, X, Y, Z), as a volume; (X, Y), or (C, X, Y), where ``dimensions`` is 2.
 
-    Its grid is given by ``spacing_mm``, one number per axis, or by ``affine``, the 4x4 voxel-to-world matrix in mm
-    (RAS+, as NIfTI's). With ``spacing_mm`` alone the axes are taken to run right, anterior, superior. Raises
+    Its grid is given by `spacing_mm`, one number per axis, or by `affine`, the 4x4 voxel-to-world matrix in mm
+    (RAS+, as NIfTI's). With `spacing_mm` alone the axes are taken to run right, anterior, superior. Raises
     ImageError.
     """
     values = np.asarray(array)
@@ -32,9 +32,9 @@ def volume_of_array(
     if values.ndim != dimensions + 1 or values.shape[0] != channels or values.size == 0:
         axes = "XYZ"[:dimensions]
         wanted = f"({', '.join(axes)})" if channels == 1 else f"({channels}, {', '.join(axes)})"
-        raise ImageError(f"`image` of shape {np.asarray(array).shape}: the model needs an array of shape {wanted}.")
+        raise ImageError(f"image of shape {np.asarray(array).shape}: the model needs an array of shape {wanted}.")
     if values.dtype.kind not in "biuf":
-        raise ImageError(f"`image` of type {values.dtype}: the model needs integers or real numbers.")
+        raise ImageError(f"image of type {values.dtype}: the model needs integers or real numbers.")
     if dimensions == 2:
         values = values[..., None]
     x, y, z = values.shape[1:]
@@ -50,7 +50,7 @@ def volume_of_images(images: Sequence[Any]) -> Volume:
     first = parts[0][1]
     for _, grid in parts[1:]:
         if difference := grid_difference(first, grid):
-            raise ImageError(f"`image`: its channels are not on one grid ({difference}). Resample one onto the other's.")
+            raise ImageError(f"image: its channels are not on one grid ({difference}). Resample one onto the other's.")
     array = np.stack([finite(values.astype(np.float32), "the image") for values, _ in parts])
     return Volume(array, first, "the image")
 
@@ -88,13 +88,13 @@ def _matrix(spacing_mm: Sequence[float] | None, affine: np.ndarray | None, dimen
     if affine is not None:
         matrix = np.asarray(affine, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
-            raise ImageError("`affine`: an invertible 4x4 matrix of finite numbers is needed, voxels to mm.")
+            raise ImageError("affine: an invertible 4x4 matrix of finite numbers is needed, voxels to mm.")
         return matrix
     if spacing_mm is None:
-        raise ImageError("`spacing_mm`: an array does not tell its voxel size. Give it, such as spacing_mm=(1, 1, 1).")
+        raise ImageError("spacing_mm: an array does not tell its voxel size. Give it, such as spacing_mm=(1, 1, 1).")
     spacing = [float(value) for value in spacing_mm]
     if len(spacing) not in (dimensions, 3) or not all(np.isfinite(value) and value > 0 for value in spacing):
-        raise ImageError(f"`spacing_mm` {tuple(spacing)}: {dimensions} lengths in mm above 0 are needed, one per axis.")
+        raise ImageError(f"spacing_mm {tuple(spacing)}: {dimensions} lengths in mm above 0 are needed, one per axis.")
     return np.diag([*spacing[:dimensions], *([1.0] * (3 - dimensions)), 1.0])
 
 
@@ -109,7 +109,7 @@ def _values(image: Any) -> tuple[np.ndarray, Grid]:
 
         return nifti.values_of(image)
     raise ImageError(
-        f"`image`: a {type(image).__name__} is no image. Give a path, an array, or an image of SimpleITK or nibabel."
+        f"image: a {type(image).__name__} is no image. Give a path, an array, or an image of SimpleITK or nibabel."
     )
 
 

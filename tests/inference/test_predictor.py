@@ -161,5 +161,5 @@ def test_a_ct_model_says_when_a_scan_is_hardly_a_ct() -> None:
     image, _ = scan()
     volume = Volume(image[None] * 100 - 2500, Grid.of(image.shape, np.eye(4)))
     predictor = ready(folds=[fold(small=ct)])
-    assert any("`modality`" in warning for warning in segmented(predictor, volume).warnings)
-    assert not any("`modality`" in warning for warning in segmented(predictor, volume, "MRI").warnings)
+    assert any("`modality=" in warning for warning in segmented(predictor, volume).warnings)
+    assert not any("`modality=" in warning for warning in segmented(predictor, volume, "MRI").warnings)

@@ -5,13 +5,12 @@ import torch
 
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 from diffatlas_pipeline.training.checkpoints import (
-    FINAL,
     LATEST,
     PREVIOUS,
     Progress,
     load_checkpoint,
+    remove_checkpoints,
     save_checkpoint,
-    write_final,
 )
 
 
@@ -74,7 +73,9 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
         read_tensors(path)
 
 
-def test_the_final_model_replaces_the_checkpoints(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, tensors(1), Progress(1, 1.0, {}))
-    write_final(tmp_path, {"w": torch.ones(2)}, {"fold": "fold0"})
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([FINAL, FINAL.replace(".safetensors", ".json")])
+def test_a_training_that_is_over_leaves_no_checkpoint(tmp_path: Path) -> None:
+    for iteration in (1, 2):
+        save_checkpoint(tmp_path, tensors(1), Progress(iteration, 1.0, {}))
+    (tmp_path / "log.csv").touch()
+    remove_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
