@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 TIMEOUT_S = 1800.0  # a case takes seconds, a huge one minutes: one that takes this long will not end
+WORTH_WORKERS_S = 10.0  # of work left, from which on other processes are worth their start
 ENDING_S = 5.0  # for a terminated process to be gone
 ONE_THREAD = (
     "OMP_NUM_THREADS",
@@ -69,6 +70,17 @@ def run_cases(
                 stalled = f"not finished after {waited}, so the work was stopped."
                 raise DatasetError(f"{late}: {_sentences(stalled, kept, _STALLED)}") from error
     return [results[index] for index in range(len(items))]
+
+
+def run_short_cases(
+    function: Callable[[Item], Result], items: Sequence[Item], names: Sequence[str], workers: int, title: str
+) -> list[Result]:
+    """:func:`run_cases`, but in this process where starting others would take longer than the work itself."""
+    start = time.perf_counter()
+    first, rest = [function(item) for item in items[:1]], items[1:]
+    if (time.perf_counter() - start) * len(rest) < WORTH_WORKERS_S:
+        workers = 1
+    return first + run_cases(function, rest, names[1:], workers, title)
 
 
 _KILLED = "the process working on it was killed, most often by the system for lack of memory."

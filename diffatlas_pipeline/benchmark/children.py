@@ -1,19 +1,21 @@
-"""``python -m diffatlas_pipeline.benchmark.children COMMAND ARGUMENTS``: a command that does not outlive who started it.
+"""Commands as processes that do not outlive who started them.
 
-It ends when its standard input does, which whoever started it holds open. So a benchmark that is killed leaves no training
+``python -m diffatlas_pipeline.benchmark.children COMMAND ARGUMENTS`` is ``python -m diffatlas_pipeline COMMAND ARGUMENTS``
+that ends when its standard input does, which whoever started it holds open. So a benchmark that is killed leaves no training
 behind that would write to the same files as the next one.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
+import runpy
 import shlex
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ENDED = 143
 
@@ -33,40 +35,12 @@ class Children:
 
     def do(self, command: str, words: Sequence[str], log: Path | None) -> int:
         """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. Stopped if told to stop."""
-        line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
-        file = None if log is None else log.open("ab")
-        try:
-            if file is not None:
-                file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())
-                file.flush()
-            with self._lock:
-                if self._stopping:
-                    raise Stopped
-                errors = None if file is None else subprocess.STDOUT
-                child = subprocess.Popen(  # in a session of its own: Ctrl-C is for this process, which then stops its children
-                    line,
-                    stdin=subprocess.PIPE,
-                    stdout=file,
-                    stderr=errors,
-                    env=self._environment,
-                    start_new_session=True,
-                )
-                self._running.add(child)
-            try:
-                code = child.wait()
-            except BaseException:
-                child.terminate()
-                raise
-        finally:
-            if file is not None:
-                file.close()
-        with self._lock:
-            self._running.discard(child)
-            if child.stdin is not None:
-                child.stdin.close()
-            if self._stopping:
-                raise Stopped
-        return code
+        if log is None:
+            return self._wait(command, words, {})
+        with log.open("ab") as file:
+            file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())
+            file.flush()
+            return self._wait(command, words, {"stdout": file, "stderr": subprocess.STDOUT})
 
     def stop(self) -> None:
         """End all that run, and start no more."""
@@ -74,6 +48,27 @@ class Children:
             self._stopping = True
             for child in self._running:
                 child.terminate()
+
+    def _wait(self, command: str, words: Sequence[str], outputs: Mapping[str, Any]) -> int:
+        line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
+        with self._lock:
+            if self._stopping:
+                raise Stopped
+            # In a session of its own: Ctrl-C is for this process, which then stops its children.
+            child = subprocess.Popen(line, stdin=subprocess.PIPE, env=self._environment, start_new_session=True, **outputs)
+            self._running.add(child)
+        try:
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            raise
+        with self._lock:
+            self._running.discard(child)
+            if child.stdin is not None:
+                child.stdin.close()
+            if self._stopping:
+                raise Stopped
+        return code
 
 
 def _end_with_parent() -> None:
@@ -84,4 +79,4 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    importlib.import_module(f"diffatlas_pipeline.commands.{sys.argv[1]}").main(sys.argv[2:])
+    runpy.run_module("diffatlas_pipeline", run_name="__main__", alter_sys=True)

@@ -1,22 +1,24 @@
-"""Run cells: train the model unless it is there, predict, evaluate; a failure ends its cell only."""
+"""Run a cell by commands: train the model unless it is there, predict, evaluate. A failure ends its cell only."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.cells import DONE, FAILED, METADATA, WEIGHTS, Cell, Status
-from diffatlas_pipeline.benchmark.settings import TestSet
+from diffatlas_pipeline.benchmark.cells import Cell
+from diffatlas_pipeline.benchmark.record import DONE, FAILED
+from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.inference.export import read_record
+from diffatlas_pipeline.models.folder import METADATA, PLANS, WEIGHTS
 from diffatlas_pipeline.planning.plan import Plan
 
-PLANS = "plans.json"  # in the folder of a model: the plan that it was trained by
 REGISTRATIONS = "registrations"  # what cells that register the same training scans share
 LONGEST_MESSAGE = 400
 
@@ -59,16 +61,17 @@ class Runner:
             self.report(cell)
 
     def _one(self, cell: Cell, wall: dict[str, float]) -> dict[str, Any]:
-        entry = cell.entry()
-        log, predictions = self.folder / entry["log"], self.folder / entry["predictions"]
+        """Train unless it is done, predict, evaluate; what benchmark.json is to say of it. ``wall`` is given the seconds."""
+        record = cell.record()
+        log, predictions = self.folder / record.log, self.folder / record.predictions
         fold = self.folder / cell.model
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         self._train(cell, fold, log, wall)
-        before = self.status.entry(cell) or {}
-        if "train" in wall or before.get("predicted") != json.loads(json.dumps(cell.prediction_options())):
+        before, predicted = self.status.record(cell), cell.options.predicted
+        if "train" in wall or before is None or before.predicted != predicted:
             shutil.rmtree(predictions, ignore_errors=True)  # of another model
-        self.status.update(cell, predicted=cell.prediction_options())
+        self.status.update(cell, predicted=predicted)
         place = self.test_sets[cell.test.dataset]
         predict = ["-i", str(place / "imagesTs"), "-o", str(predictions), "-m", str(fold.parent), "-f", fold.name]
         predict += ["--seed", str(cell.seed), "--device", self.device]
@@ -79,10 +82,10 @@ class Runner:
         predict += ["--save-uncertainty"] if has_spread(cell, fold.parent / PLANS) else []
         predict += ["--registrations", str(self.folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
-        evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / entry["evaluation"])]
+        evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / record.evaluation)]
         evaluate += ["--tolerance-mm", str(cell.conditions.tolerance_mm), "--labels", str(self.labels_json)]
         self._step("evaluate", [*evaluate, "--workers", str(self.workers)], log, wall)
-        return {"train_seconds": _train_seconds(fold), "seconds_per_case": _seconds_per_case(predictions, cell.test)}
+        return {"train_seconds": _train_seconds(fold), "seconds_per_case": seconds_per_case(predictions, cell.test.names)}
 
     def _train(self, cell: Cell, fold: Path, log: Path, wall: dict[str, float]) -> None:
         if cell.model in self._broken:
@@ -144,19 +147,15 @@ def reason(log: Path, code: int) -> str:
 
 
 def _train_seconds(fold: Path) -> float | None:
-    seconds = _json(fold / METADATA).get("seconds")
+    try:
+        seconds = json.loads((fold / METADATA).read_text(encoding="utf-8")).get("seconds")
+    except (OSError, ValueError):
+        return None
     return None if seconds is None else float(seconds)
 
 
-def _seconds_per_case(predictions: Path, test: TestSet) -> float | None:
-    """Mean over the test cases of the seconds of all stages."""
-    cases = _json(predictions / "prediction.json").get("cases", {})
-    taken = [sum(cases[name]["seconds"].values()) for name in test.names if cases.get(name, {}).get("seconds")]
+def seconds_per_case(predictions: Path, names: Iterable[str]) -> float | None:
+    """Mean over the cases ``names`` of the seconds of all stages; a registration counts in full, also where it was cached."""
+    cases = read_record(predictions).get("cases") or {}
+    taken = [sum(cases[name]["seconds"].values()) for name in names if cases.get(name, {}).get("seconds")]
     return round(sum(taken) / len(taken), 4) if taken else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -2,110 +2,17 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from diffatlas_pipeline.benchmark.choices import Setting
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.datasets.splits import SHOTS, Split, few_shot_name, load_splits
 from diffatlas_pipeline.errors import UserError
 
-FULL = "full"
-ZERO_SHOT = "zero-shot:"
-UNADAPTED = "zero-shot-unadapted:"  # the other data set's contrast is left as it is
 HELD_OUT = "fold0"  # its validation cases are tested on where a data set has no test cases with labels
-WITH_ATLASES = "+atlases"
-_SHOTS = re.compile(r"([1-9]\d*)-shot")
 _LISTED = 5
-MEAN_ATLAS = "mean"  # the sanity row: what the prior alone scores, without a look at the image
-
-
-@dataclass(frozen=True)
-class MethodChoice:
-    """A method and how it is used: ``recipe`` is a recipe's name, with "+atlases" for DiffAtlas_predict --with-atlases."""
-
-    name: str
-    recipe: str = "default"
-
-    @property
-    def trained(self) -> str:
-        """The recipe that it is trained with."""
-        return self.recipe.removesuffix(WITH_ATLASES)
-
-    @property
-    def with_atlases(self) -> bool:
-        return self.recipe.endswith(WITH_ATLASES)
-
-    @property
-    def text(self) -> str:
-        base = self.name if self.trained == "default" else f"{self.name}:{self.trained}"
-        return base + self.recipe.removeprefix(self.trained)
-
-    @staticmethod
-    def parse(text: str) -> MethodChoice:
-        """'icf', 'diffatlas:paper', 'diffatlas+atlases'. UserError otherwise."""
-        used = text.removesuffix(WITH_ATLASES)
-        name, colon, recipe = used.partition(":")
-        if not name or (colon and not recipe) or "+" in used:
-            raise UserError(
-                f"--methods {text}: write a method, method:recipe such as diffatlas:paper, or either with +atlases behind it."
-            )
-        return MethodChoice(name, (recipe or "default") + text.removeprefix(used))
-
-
-def method_order(text: str) -> tuple[bool, str]:
-    """Sorts methods: by name, the mean atlas last. A row stands where it did, whatever else is run later."""
-    return text == MEAN_ATLAS, text
-
-
-@dataclass(frozen=True)
-class Setting:
-    """``training`` is "full" or "K-shot"; ``dataset`` tests, None for the benchmark's own.
-
-    ``adapted``: scans of another modality are given the training scans' contrast, as DiffAtlas_predict does by itself.
-    """
-
-    training: str
-    dataset: str | None = None
-    adapted: bool = True
-
-    @property
-    def text(self) -> str:
-        if self.dataset is None:
-            return self.training
-        return f"{ZERO_SHOT if self.adapted else UNADAPTED}{self.dataset}" + (
-            "" if self.training == FULL else f"@{self.training}"
-        )
-
-    @property
-    def shots(self) -> int | None:
-        """Number of training cases, None for all."""
-        match = _SHOTS.fullmatch(self.training)
-        return int(match.group(1)) if match else None
-
-    @property
-    def order(self) -> tuple[bool, bool, str, float]:
-        """Sorts settings: own data set first, few cases before many."""
-        return self.dataset is not None, not self.adapted, self.dataset or "", self.shots or math.inf
-
-    @staticmethod
-    def parse(text: str) -> Setting:
-        """'full', '2-shot', 'zero-shot:DATASET' or 'zero-shot:DATASET@2-shot'. UserError otherwise."""
-        if text == FULL or _SHOTS.fullmatch(text):
-            return Setting(text)
-        prefix = next((prefix for prefix in (ZERO_SHOT, UNADAPTED) if text.startswith(prefix)), None)
-        other = text.removeprefix(prefix or "")
-        dataset, at, training = other.rpartition("@")
-        if not (at and (training == FULL or _SHOTS.fullmatch(training))):
-            dataset, training = other, FULL
-        if prefix is None or not dataset:
-            raise UserError(
-                f"--settings {text}: unknown; write full, K-shot (such as 2-shot), zero-shot:DATASET, "
-                "zero-shot:DATASET@2-shot, or zero-shot-unadapted:DATASET."
-            )
-        return Setting(training, dataset, prefix == ZERO_SHOT)
 
 
 @dataclass(frozen=True)
@@ -166,7 +73,7 @@ def check_settings(texts: Sequence[str], dataset: RawDataset, find: Callable[[st
         setting = Setting.parse(text)
         if setting.shots is not None and setting.shots > len(dataset.training):
             raise UserError(
-                f"--settings {text}: {setting.shots} training cases are asked for, but {dataset.folder.name} has "
+                f"`settings` {text}: {setting.shots} training cases are asked for, but {dataset.folder.name} has "
                 f"{len(dataset.training)}. Ask for fewer shots."
             )
         if setting.dataset is None:
@@ -183,17 +90,17 @@ def check_settings(texts: Sequence[str], dataset: RawDataset, find: Callable[[st
 def _check_other(text: str, own: RawDataset, other: RawDataset) -> None:
     """UserError unless a model of ``own`` can be scored on ``other``."""
     if own.folder.resolve() == other.folder.resolve():
-        raise UserError(f"--settings {text}: that is the data set that is trained on. Name another one.")
+        raise UserError(f"`settings` {text}: that is the data set that is trained on. Name another one.")
     counts = len(own.description.channels), len(other.description.channels)
     if counts[0] != counts[1]:
         raise UserError(
-            f"--settings {text}: {other.folder.name} has {counts[1]} channel(s), {own.folder.name} has {counts[0]}. "
+            f"`settings` {text}: {other.folder.name} has {counts[1]} channel(s), {own.folder.name} has {counts[0]}. "
             "Both need the same number."
         )
     labels = [{label.name: label.value for label in raw.description.labels} for raw in (own, other)]
     if labels[0] != labels[1]:
         raise UserError(
-            f"--settings {text}: {other.folder.name} has the labels {labels[1]}, {own.folder.name} has {labels[0]}. "
+            f"`settings` {text}: {other.folder.name} has the labels {labels[1]}, {own.folder.name} has {labels[0]}. "
             "Both need the same names and numbers."
         )
     modality_of(own, other)
@@ -279,9 +186,9 @@ def _pool(setting: Setting, seed: int, dataset: RawDataset, splits: Splits, own_
         name = name if name in splits else setting.training
     if name not in splits:
         raise UserError(
-            f"--settings {setting.text}: {dataset.folder.name} has no split '{name}' (it has {', '.join(splits)}). "
+            f"`settings` {setting.text}: {dataset.folder.name} has no split '{name}' (it has {', '.join(splits)}). "
             + (_few_shots(splits) if setting.shots is not None else "Run DiffAtlas_plan_and_preprocess to make it, or name")
-            + " your own with --splits-file."
+            + " your own as `splits_file`."
         )
     split, file = splits[name]
     return Pool(name, split.train, file)
@@ -301,7 +208,7 @@ def _check_apart(setting: Setting, pool: Pool, test: TestSet, dataset: RawDatase
     both = sorted(set(pool.cases) & set(test.names)) if test.dataset == dataset.folder.name else []
     if both:
         raise UserError(
-            f"--settings {setting.text}: split '{pool.split}' trains on cases that are tested on ({test.place}): "
+            f"`settings` {setting.text}: split '{pool.split}' trains on cases that are tested on ({test.place}): "
             f"{_some(both)}. "
             f"Take them out of the split, or give {dataset.folder.name} test cases of other names in imagesTs and labelsTs."
         )

@@ -31,7 +31,7 @@ def link_test_set(test: TestSet, folder: Path) -> Path:
         for path, source in wanted.items():
             _link(source.resolve(), path)
     except OSError as error:
-        raise UserError(f"{place}: cannot be written ({error.strerror or error}). Give another folder with -o.") from error
+        raise UserError(f"{place}: cannot be written ({error.strerror or error}). Give another `output`.") from error
     return place
 
 

@@ -65,7 +65,21 @@ def _report(arguments: argparse.Namespace) -> None:
         raise UserError(f"{folder}: must be a folder.")
     if not arguments.max_mb > 0:
         raise UserError(f"--max-mb {arguments.max_mb:g}: must be above 0.")
-    output = arguments.output or folder / "report.html"
+    if arguments.benchmark and (arguments.references or arguments.images or arguments.labels):
+        raise UserError("-r, -i and --labels go with -p: a benchmark knows its references, scans and labels.")
+    output = _page(arguments.output or folder / "report.html")
+
+    from diffatlas_pipeline.report.page import write_page
+    from diffatlas_pipeline.report.sources import benchmark_source
+
+    source = benchmark_source(arguments.benchmark) if arguments.benchmark else _prediction_source(arguments)
+    for note in write_page(source, output, arguments.max_mb, arguments.workers):
+        print(f"Note: {note}")
+    print(f"Written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+
+
+def _page(output: Path) -> Path:
+    """The file to write, in a folder that is there. UserError if it cannot be written."""
     if output.is_dir():
         raise UserError(f"{output}: is a folder. Give the name of the page, such as -o {output / 'report.html'}.")
     if output.suffix.lower() not in (".html", ".htm"):  # else browsers would show its source, or save it
@@ -74,25 +88,13 @@ def _report(arguments: argparse.Namespace) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror or error}). Choose another file with -o.") from error
-
-    from diffatlas_pipeline.report.page import write_page
-    from diffatlas_pipeline.report.sources import benchmark_source
-
-    if arguments.benchmark:
-        if arguments.references or arguments.images or arguments.labels:
-            raise UserError("-r, -i and --labels go with -p: a benchmark knows its references, scans and labels.")
-        source = benchmark_source(arguments.benchmark)
-    else:
-        source = _prediction_source(arguments)
-    notes = write_page(source, output, arguments.max_mb, arguments.workers)
-    for note in notes:
-        print(f"Note: {note}")
-    print(f"Written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    return output
 
 
 def _prediction_source(arguments: argparse.Namespace) -> Source:
     from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, read_labels_json
-    from diffatlas_pipeline.report.sources import labels_found, prediction_source, read_evaluation, record_labels
+    from diffatlas_pipeline.evaluation.stored import read_evaluation
+    from diffatlas_pipeline.report.sources import labels_of, prediction_source
 
     labels = read_labels_json(arguments.labels) if arguments.labels else None
     evaluation, scored = None, arguments.predictions / "evaluation"
@@ -102,7 +104,5 @@ def _prediction_source(arguments: argparse.Namespace) -> Source:
         )
     elif (scored / "summary.json").is_file():
         evaluation = read_evaluation(scored)
-    if evaluation:
-        labels = evaluation.labels
-    labels = labels or record_labels(arguments.predictions) or labels_found(arguments.predictions)
+    labels = evaluation.labels if evaluation else labels or labels_of(arguments.predictions, arguments.workers)
     return prediction_source(arguments.predictions, evaluation, labels, arguments.images)

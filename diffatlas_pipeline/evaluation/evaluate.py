@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,14 +20,13 @@ from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE, score
 from diffatlas_pipeline.files import write_text_atomically
-from diffatlas_pipeline.parallel import run_cases
+from diffatlas_pipeline.parallel import run_short_cases
 from diffatlas_pipeline.volumes.grids import grid_difference
 from diffatlas_pipeline.volumes.io import read_labels
 
 MISSING = ("error", "empty", "skip")
 METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")
 _LISTED = 20
-_WORTH_WORKERS_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,9 @@ def evaluate_folders(
     if not tolerance_mm >= 0:
         raise UserError(f"`tolerance_mm` {tolerance_mm}: must be 0 or more.")
     pairs, absent, unused = pair_files(predictions, references, missing)
-    labels = labels or find_labels(references) or _labels_in(pairs, workers)
-    outcomes = _score_all(pairs, partial(_score_case, labels=tuple(labels), tolerance_mm=tolerance_mm), workers)
+    labels = labels or find_labels(references) or labels_in([pair.reference for pair in pairs], workers)
+    score_one = partial(_score_case, labels=tuple(labels), tolerance_mm=tolerance_mm)
+    outcomes = run_short_cases(score_one, pairs, [pair.case for pair in pairs], workers, "Evaluating")
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
         raise ImageError(f"{len(problems)} of {len(pairs)} cases cannot be scored:\n" + _listing(problems))
@@ -185,15 +184,6 @@ class _Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def _score_all(pairs: Sequence[CasePair], score_one: Callable[[CasePair], _Outcome], workers: int) -> list[_Outcome]:
-    """Outcomes in the order of ``pairs``; in this process where starting others would take longer than the work itself."""
-    start = time.perf_counter()
-    first, rest = score_one(pairs[0]), pairs[1:]
-    if (time.perf_counter() - start) * len(rest) < _WORTH_WORKERS_S:
-        workers = 1
-    return [first, *run_cases(score_one, rest, [pair.case for pair in rest], workers, "Evaluating")]
-
-
 def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: float) -> _Outcome:
     try:
         reference = read_labels(pair.reference)
@@ -224,18 +214,18 @@ def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: floa
     return _Outcome(tuple(rows), warnings=tuple(warnings))
 
 
-def _labels_in(pairs: Sequence[CasePair], workers: int) -> tuple[LabelClass, ...]:
-    """One label per value above or below 0 found in the references."""
+def labels_in(files: Sequence[Path], workers: int) -> tuple[LabelClass, ...]:
+    """One label per value above or below 0 found in ``files``. DatasetError if there is none."""
     with ThreadPoolExecutor(max(1, workers)) as pool:  # reading only: threads do, and start at once
-        found = list(console.each(pool.map(_values_in, pairs), "Looking for labels", len(pairs), "cases"))
+        found = list(console.each(pool.map(_values_in, files), "Looking for labels", len(files), "cases"))
     values = sorted(set().union(*found) - {0})
     if not values:
-        raise DatasetError("The references hold no label at all. Give the label values with `labels=dataset.json`.")
+        raise DatasetError(f"{files[0].parent}: there is no label at all. Give the label values with `labels=dataset.json`.")
     return tuple(LabelClass(f"label {value}", value) for value in values)
 
 
-def _values_in(pair: CasePair) -> set[int]:
-    return set(np.unique(read_labels(pair.reference).array).tolist())
+def _values_in(file: Path) -> set[int]:
+    return set(np.unique(read_labels(file).array).tolist())
 
 
 def _statistics(column: pd.Series) -> dict[str, float]:

@@ -136,10 +136,17 @@ def find_images(references: Path) -> Path | None:
     return beside if beside != folder and beside.is_dir() else None
 
 
+def image_of(case: str, images: Path | None) -> Path | None:
+    """The file (or DICOM folder) of the case's first channel in ``images``, or ``images`` itself if it is a file."""
+    if images is None or images.is_file():
+        return images
+    names = [f"{case}{channel}{ending}" for channel in ("_0000", "") for ending in (*FILE_ENDINGS, "")]
+    return next((images / name for name in names if (images / name).exists()), None)
+
+
 def _scan_of(case: str, images: Path, pair: CasePair) -> tuple[np.ndarray | None, str]:
     """The first channel of the case's scan, or None and why."""
-    names = [f"{case}{channel}{ending}" for channel in ("_0000", "") for ending in (*FILE_ENDINGS, "")]
-    path = images if images.is_file() else next((images / name for name in names if (images / name).exists()), None)
+    path = image_of(case, images)
     if path is None:
         return None, f"{case}: no image found to show"
     try:

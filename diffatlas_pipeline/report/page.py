@@ -2,46 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jinja2
 from markupsafe import Markup, escape
 
 import diffatlas_pipeline
+from diffatlas_pipeline.benchmark.record import FAILED, WAITING, Benchmark
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE
 from diffatlas_pipeline.evaluation.overlays import label_colours
 from diffatlas_pipeline.files import write_text_atomically
-from diffatlas_pipeline.parallel import run_cases
+from diffatlas_pipeline.parallel import run_short_cases
 from diffatlas_pipeline.report import panels, pictures, plots, viewer
-from diffatlas_pipeline.report.panels import Table
+from diffatlas_pipeline.report.panels import Panel
 from diffatlas_pipeline.report.pictures import Picture
-from diffatlas_pipeline.report.sources import CaseSource, Cell, Source
+from diffatlas_pipeline.report.sources import CaseSource, Source
 from diffatlas_pipeline.report.viewer import EmbeddedCase
 
-Result = TypeVar("Result")
-_WORTH_WORKERS_S = 10.0  # of work left, from which on other processes are worth their start
 PICTURE_SHARE = 0.4  # of the size limit, at most, for pictures
+_LISTED = 20
 _FOLDER = Path(__file__).parent / "templates"
+Scores = dict[str, dict[str, list[float | None]]]  # case -> run -> Dice per label
 
 
 @dataclass
 class Content:
     """What the template shows."""
 
-    results: list[Table] = field(default_factory=list)
+    results: list[Panel] = field(default_factory=list)
     plots: list[tuple[str, str]] = field(default_factory=list)  # (title, SVG)
     training: list[tuple[str, str]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
-    details: list[tuple[str, Table]] = field(default_factory=list)  # (title, table), folded
+    details: list[tuple[str, Panel]] = field(default_factory=list)  # (title, table), folded
     notes: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
     viewer: dict[str, Any] | None = None  # what viewer.js reads; None without viewer
@@ -54,71 +57,73 @@ def write_page(source: Source, path: Path, max_mb: float = 100.0, workers: int =
 
     UserError if the file cannot be written.
     """
-    content = _compared(source) if source.benchmark else _described(source, workers)
+    content = _compared(source, source.benchmark) if source.benchmark else _described(source, workers)
     content.notes[:0] = source.notes
     _limit_pictures(content, max_mb * 1e6 * PICTURE_SHARE)
     _add_viewer(source, content, max_mb * 1e6, workers)
     try:
         write_text_atomically(path, _render(source, content))
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another file with -o.") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another `output`.") from error
     return content.notes
 
 
 def _described(source: Source, workers: int) -> Content:
     """The content for a prediction folder."""
-    content, cell = Content(), source.cells[0]
+    content, run = Content(), source.runs[0]
     cases = {case.case: case for case in source.cases}
-    if cell.evaluation:
-        content.results.append(panels.summary_table(cell.evaluation))
-        content.details.append(("All cases", panels.case_table(cell.evaluation)))
-        content.plots.append(("Scores per label", plots.score_plot([cell], source.labels, "scores")))
-        content.rules += _score_rules(cell)
-        chosen = pictures.remarkable_by_score(cell)
+    if run.evaluation:
+        content.results.append(panels.summary_panel(run.evaluation))
+        content.details.append(("All cases", panels.case_panel(run.evaluation)))
+        content.plots.append(("Scores per label", plots.score_plot([run], source.labels, "scores")))
+        content.rules += _score_rules(run.evaluation)
+        chosen = pictures.remarkable_by_score(run.evaluation)
     else:
-        measured = _run(partial(panels.measure_volumes, labels=source.labels), source.cases, workers, "Measuring volumes")
-        content.notes += [found for found in measured if isinstance(found, str)]
-        volumes = {case: found for case, found in zip(cases, measured, strict=True) if not isinstance(found, str)}
-        if volumes:
-            summary, each = panels.volume_tables(volumes, source.labels)
-            content.results.append(summary)
-            content.details.append(("All cases", each))
-            values = {label.name: [found[label.name] for found in volumes.values()] for label in source.labels}
-            content.plots.append(("Volumes per label", plots.box_plot({"all": values}, ["volume [ml]"], "volumes")))
+        volumes = _volumes(source, content, workers)
         content.notes.append("No references were given, so nothing is scored. Unusual volumes are where failures show first.")
         chosen = pictures.remarkable_by_volume(volumes)
     content.pictures, problems = pictures.case_pictures(cases, chosen, source.labels)
     content.notes += problems
-    curve = plots.training_plot([cell], "training")
+    curve = plots.training_plot([run], "training")
     content.training += [("", curve)] if curve else []
     return content
 
 
-def _compared(source: Source) -> Content:
+def _volumes(source: Source, content: Content, workers: int) -> dict[str, dict[str, float]]:
+    """Show the volumes of the labels of each case in millilitres; returns them: case -> label -> volume."""
+    measure, names = partial(panels.measure_volumes, labels=source.labels), [case.case for case in source.cases]
+    measured = dict(zip(names, run_short_cases(measure, source.cases, names, workers, "Measuring volumes"), strict=True))
+    content.notes += [found for found in measured.values() if isinstance(found, str)]
+    volumes = {case: found for case, found in measured.items() if not isinstance(found, str)}
+    if volumes:
+        summary, each = panels.volume_panels(volumes, source.labels)
+        content.results.append(summary)
+        content.details.append(("All cases", each))
+        values = {label.name: [found[label.name] for found in volumes.values()] for label in source.labels}
+        content.plots.append(("Volumes per label", plots.box_plot(values, "volume [ml]", "volumes")))
+    return volumes
+
+
+def _compared(source: Source, benchmark: Benchmark) -> Content:
     """The content for a benchmark."""
-    assert source.benchmark is not None
-    content = Content(results=panels.paper_tables(source.benchmark))
-    if not content.results:
-        content.notes.append(f"{source.benchmark / 'table.md'} is not there, so its table is missing here.")
-    content.details.append(("All cells", panels.cell_table(source.cells)))
-    failed = [cell for cell in source.cells if cell.status == "failed"]
-    waiting = sum(cell.status == "waiting" for cell in source.cells)
-    content.notes += [f"{cell.title} failed: {cell.message or 'no reason was recorded'}" for cell in failed]
+    content = Content(results=[panels.paper_panel(source)], details=[("All cells", panels.cell_panel(source))])
+    failed = [record for record in benchmark.cells if record.status == FAILED]
+    waiting = sum(record.status == WAITING for record in benchmark.cells)
+    content.notes += [f"{record.title} failed: {record.message or 'no reason was recorded'}" for record in failed]
     if waiting:
-        content.notes.append(f"{waiting} of {len(source.cells)} cells are still waiting.")
-    methods = list(dict.fromkeys(cell.method for cell in source.cells))
-    for index, setting in enumerate(dict.fromkeys(cell.setting for cell in source.cells)):
-        cells = [cell for cell in source.cells if cell.setting == setting]
-        scored = [cell for cell in cells if cell.evaluation]
+        content.notes.append(f"{waiting} of {len(benchmark.cells)} cells are still waiting.")
+    methods = list(dict.fromkeys(run.method for run in source.runs))
+    for index, setting in enumerate(dict.fromkeys(run.setting for run in source.runs)):
+        runs = [run for run in source.runs if run.setting == setting]
+        scored = [run for run in runs if run.evaluation]
         if scored:
             content.plots.append((setting, plots.score_plot(scored, source.labels, f"scores{index}", methods)))
-            first = {cell.method: cell.seed for cell in sorted(scored, key=lambda cell: cell.seed, reverse=True)}
-            content.pictures += [p for cell in scored if cell.seed == first[cell.method] for p in pictures.drawn_pictures(cell)]
-        curve = plots.training_plot(cells, f"training{index}", methods)
+            first = {run.method: run.seed for run in sorted(scored, key=lambda run: run.seed, reverse=True)}
+            content.pictures += [p for run in scored if run.seed == first[run.method] for p in pictures.drawn_pictures(run)]
+        curve = plots.training_plot(runs, f"training{index}", methods)
         content.training += [(setting, curve)] if curve else []
-    scored = [cell for cell in source.cells if cell.evaluation]
-    if scored:
-        content.rules += _score_rules(scored[0])
+    evaluations = [run.evaluation for run in source.runs if run.evaluation]
+    content.rules += _score_rules(evaluations[0]) if evaluations else []
     content.rules.append(
         "Box plots pool the cases of all seeds of a setting. Pictures are of a method's first seed that was scored."
     )
@@ -129,25 +134,19 @@ def _compared(source: Source) -> Content:
     return content
 
 
-def _score_rules(cell: Cell) -> list[str]:
-    assert cell.evaluation is not None
-    tolerance = f"NSD: normalised surface distance at a tolerance of {cell.evaluation.tolerance_mm:g} mm."
+def _score_rules(evaluation: Evaluation) -> list[str]:
+    tolerance = f"NSD: normalised surface distance at a tolerance of {evaluation.tolerance_mm:g} mm."
     return [tolerance, f"Empty masks. {EMPTY_RULE}"]
 
 
 def _limit_pictures(content: Content, most_bytes: float) -> None:
     """Keep as many pictures as fit; say how many were left out."""
-    kept: list[Picture] = []
-    used = 0
-    for picture in content.pictures:
-        used += len(picture.png)
-        if used > most_bytes:
-            break
-        kept.append(picture)
-    if len(kept) < len(content.pictures):
-        left = len(content.pictures) - len(kept)
-        content.notes.append(f"{left} of {len(content.pictures)} pictures were left out to keep the size limit (--max-mb).")
-    content.pictures = kept
+    sizes = itertools.accumulate(len(picture.png) for picture in content.pictures)
+    kept = sum(size <= most_bytes for size in sizes)
+    if kept < len(content.pictures):
+        left = len(content.pictures) - kept
+        content.notes.append(f"{left} of {len(content.pictures)} pictures were left out to keep the size limit (`max_mb`).")
+    content.pictures = content.pictures[:kept]
 
 
 def _add_viewer(source: Source, content: Content, max_bytes: float, workers: int) -> None:
@@ -159,67 +158,48 @@ def _add_viewer(source: Source, content: Content, max_bytes: float, workers: int
             "Install the package with the version in constraints.txt and make the report again."
         )
         return
+    scores = _dice_of(source)
     content.bundle = bundle
-    content.viewer = _viewer_data(source, [], [])
-    room = max_bytes - len(_render(source, content))
-    ranking = _ranking(source)
-    kept, left_out, problems = _embed(source, ranking, room, workers)
+    content.viewer = _viewer_data(source, [], scores, [])
+    ranking = _ranking(source, scores)
+    kept, problems = _embed(source, ranking, max_bytes - len(_render(source, content)), workers)
     content.notes += problems
-    if left_out:
-        names = ", ".join(case.title for case in left_out[:20]) + (
-            f" and {len(left_out) - 20} more" if len(left_out) > 20 else ""
-        )
-        content.notes.append(
-            f"{len(left_out)} of {len(ranking)} cases are not in the viewer to keep the size limit (--max-mb): {names}. "
-            "The worst, the best and cases evenly spread between them were kept."
-        )
     if not kept:
         content.viewer = None
         return
-    order = {case.title: rank for rank, case in enumerate(ranking)}
-    kept.sort(key=lambda embedded: order[embedded.source.title])
-    content.viewer = _viewer_data(source, kept, content.blocks)
+    content.viewer = _viewer_data(source, kept, scores, content.blocks)
     if any(embedded.reduced for embedded in kept):
         content.rules.append("In the viewer, large cases are shown with larger voxels than they have.")
     content.rules.append("The viewer shows the surroundings of the labels only, and images in 256 grey values.")
 
 
-def _embed(
-    source: Source, ranking: Sequence[CaseSource], room: float, workers: int
-) -> tuple[list[EmbeddedCase], list[CaseSource], list[str]]:
-    """Cases that fit into ``room`` bytes, the most telling first; those that do not; and what went wrong."""
-    kept: list[EmbeddedCase] = []
+def _embed(source: Source, ranking: Sequence[CaseSource], room: float, workers: int) -> tuple[list[EmbeddedCase], list[str]]:
+    """Cases that fit into ``room`` bytes, the most telling first chosen, in the order of ``ranking``; and what is left out."""
+    kept: dict[str, EmbeddedCase] = {}
+    notes: list[str] = []
+    order = [ranking[index] for index in spread_order(len(ranking))]
     left_out: list[CaseSource] = []
-    problems: list[str] = []
-    waiting = [ranking[index] for index in spread_order(len(ranking))]
-    embed = partial(viewer.embed_case, labels=source.labels)
     chunk = 16 * max(1, workers)
-    full = False
-    for start in range(0, len(waiting), chunk):
-        part = waiting[start : start + chunk]
-        if full:
+    for part in (order[start : start + chunk] for start in range(0, len(order), chunk)):
+        if left_out:
             left_out += part
             continue
-        for embedded in _run(embed, part, workers, "Preparing the viewer"):
-            problems += embedded.problems
-            if not embedded.image:
-                continue
-            if embedded.size > room:
-                full = True
+        embed, names = partial(viewer.embed_case, labels=source.labels), [case.title for case in part]
+        for embedded in run_short_cases(embed, part, names, workers, "Preparing the viewer"):
+            notes += embedded.problems
+            if embedded.image and embedded.size > room:
                 left_out.append(embedded.source)
-                continue
-            room -= embedded.size
-            kept.append(embedded)
-    return kept, left_out, problems
-
-
-def _run(function: Callable[[CaseSource], Result], cases: Sequence[CaseSource], workers: int, title: str) -> list[Result]:
-    """``function`` of each case; in this process where starting others would take longer than the work itself."""
-    start = time.perf_counter()
-    first, rest = [function(case) for case in cases[:1]], cases[1:]
-    if (time.perf_counter() - start) * len(rest) < _WORTH_WORKERS_S:
-        workers = 1
-    return first + run_cases(function, rest, [case.title for case in rest], workers, title)
+            elif embedded.image:
+                room -= embedded.size
+                kept[embedded.source.title] = embedded
+    if left_out:
+        names = [case.title for case in left_out[:_LISTED]]
+        more = f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else ""
+        notes.append(
+            f"{len(left_out)} of {len(ranking)} cases are not in the viewer to keep the size limit (`max_mb`): "
+            f"{', '.join(names)}{more}. The worst, the best and cases evenly spread between them were kept."
+        )
+    return [kept[case.title] for case in ranking if case.title in kept], notes
 
 
 def spread_order(count: int) -> list[int]:
@@ -235,33 +215,32 @@ def spread_order(count: int) -> list[int]:
     return order
 
 
-def _ranking(source: Source) -> list[CaseSource]:
-    """All cases from worst to best mean Dice over labels and cells; by name where nothing is scored."""
-    scores: dict[str, list[float]] = {case.title: [] for case in source.cases}
-    for case, _, dice in _dice_of(source):
-        defined = [value for value in dice if not math.isnan(value)]
-        if defined:
-            scores[case.title].append(sum(defined) / len(defined))
-    return sorted(source.cases, key=lambda case: (_mean(scores[case.title]), case.title))
+def _ranking(source: Source, scores: Scores) -> list[CaseSource]:
+    """All cases from worst to best mean Dice over labels and runs; by name where nothing is scored."""
+    means = {}
+    for case in source.cases:
+        found = [[value for value in dice if value is not None] for dice in scores.get(case.title, {}).values()]
+        means[case.title] = [statistics.fmean(dice) for dice in found if dice]
+    return sorted(source.cases, key=lambda case: (statistics.fmean(means[case.title] or [math.inf]), case.title))
 
 
-def _dice_of(source: Source) -> Iterator[tuple[CaseSource, Cell, list[float]]]:
-    """(case, cell, Dice per label) of all that is scored."""
+def _dice_of(source: Source) -> Scores:
+    """The Dice per label of all that is scored, by the case's title and the run's key; None where it is not defined."""
     by_reference = {case.reference.resolve(): case for case in source.cases if case.reference}
-    for cell in source.cells:
-        if cell.evaluation is None:
+    scores: Scores = {}
+    for run in source.runs:
+        if run.evaluation is None:
             continue
-        table = cell.evaluation.cases.pivot_table(index="case", columns="label", values="dice", dropna=False, aggfunc="first")
-        for pair in cell.evaluation.pairs:
+        dice = run.evaluation.cases.set_index(["case", "label"])["dice"].dropna().round(4).to_dict()
+        for pair in run.evaluation.pairs:
             case = by_reference.get(pair.reference.resolve())
-            if case and pair.case in table.index:
-                found = [
-                    float(table.loc[pair.case, label.name]) if label.name in table else math.nan for label in source.labels
-                ]
-                yield case, cell, found
+            if case:
+                found = [dice.get((pair.case, label.name)) for label in source.labels]
+                scores.setdefault(case.title, {})[run.key] = found
+    return scores
 
 
-def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], blocks: list[tuple[str, str]]) -> dict[str, Any]:
+def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], scores: Scores, blocks: list[tuple[str, str]]) -> dict[str, Any]:
     """What viewer.js reads; the volumes go to ``blocks``."""
 
     def block(part: str) -> str:
@@ -269,9 +248,6 @@ def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], blocks: list[tupl
             blocks.append((f"volume{len(blocks)}", part))
         return blocks[-1][0] if part else ""
 
-    scores: dict[str, dict[str, list[float | None]]] = {}
-    for case, cell, dice in _dice_of(source):
-        scores.setdefault(case.title, {})[cell.key] = [None if math.isnan(value) else round(value, 4) for value in dice]
     cases = [
         {
             "title": embedded.source.title,
@@ -291,7 +267,7 @@ def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], blocks: list[tupl
     colours = [[round(255 * part) for part in colour[:3]] for colour in label_colours(len(source.labels))]
     return {
         "labels": [{"name": label.name, "colour": colour} for label, colour in zip(source.labels, colours, strict=True)],
-        "cells": [{"key": cell.key, "title": cell.title} for cell in source.cells if cell.key in shown],
+        "cells": [{"key": run.key, "title": run.title} for run in source.runs if run.key in shown],
         "cases": cases,
     }
 
@@ -317,7 +293,3 @@ def _render(source: Source, content: Content) -> str:
 def _strong(text: str) -> Markup:
     """Escaped text in which ``**x**`` is bold."""
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.inf

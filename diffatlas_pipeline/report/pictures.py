@@ -14,8 +14,9 @@ import numpy as np
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.overlays import overlay_png
-from diffatlas_pipeline.report.sources import CaseSource, Cell
+from diffatlas_pipeline.report.sources import CaseSource, ModelRun
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 
 EACH = 3  # worst and best cases shown
@@ -47,21 +48,19 @@ def case_pictures(
     return pictures, problems
 
 
-def drawn_pictures(cell: Cell) -> list[Picture]:
-    """The worst and the best case of a cell, as its evaluation drew them."""
+def drawn_pictures(run: ModelRun) -> list[Picture]:
+    """The worst and the best case of a run, as its evaluation drew them."""
     pictures = []
     for role in ("worst", "best"):
-        for path in sorted(cell.evaluation_folder.glob(f"{role}_*.png")) if cell.evaluation_folder else ():
-            case = path.name.removeprefix(f"{role}_").removesuffix(".png")
-            png = base64.b64encode(path.read_bytes()).decode()
-            pictures.append(Picture(f"{cell.title}: {role} case, {case}", png))
+        for path in sorted(run.evaluation_folder.glob(f"{role}_*.png")) if run.evaluation_folder else ():
+            case = path.stem.removeprefix(f"{role}_")
+            pictures.append(Picture(f"{run.title}: {role} case, {case}", base64.b64encode(path.read_bytes()).decode()))
     return pictures
 
 
-def remarkable_by_score(cell: Cell) -> list[tuple[str, str]]:
+def remarkable_by_score(evaluation: Evaluation) -> list[tuple[str, str]]:
     """The worst and the best cases by mean Dice, each once, with captions."""
-    assert cell.evaluation is not None
-    dice = cell.evaluation.case_dice()
+    dice = evaluation.case_dice()
     ranked = list(dice.index)
     worst = ranked[: min(EACH, (len(ranked) + 1) // 2)]
     best = [case for case in ranked[-EACH:] if case not in worst]

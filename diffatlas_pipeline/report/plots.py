@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
 from diffatlas_pipeline.datasets.description import LabelClass
-from diffatlas_pipeline.report.sources import Cell
+from diffatlas_pipeline.report.sources import ModelRun
 
 COLOURS = ("#3a7fc1", "#d9762b", "#45976a", "#a8559b", "#8f8b2c", "#c4524e", "#4aa3a8", "#8a6d5a")
 _INK = "#010203"  # stands for the page's own colour of text
@@ -27,79 +28,69 @@ _WIDTH = 11.0  # inches; the page scales it to its own width
 METRICS = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 [mm]"))
 
 
-def box_plot(groups: Mapping[str, Mapping[str, Sequence[float]]], titles: Sequence[str], name: str) -> str:
-    """One box per label and group, side by side. ``groups``: group -> label -> one value per case; ``titles``: y axis, unit.
+def box_plot(values: Mapping[str, Sequence[float]], title: str, name: str) -> str:
+    """One box per label. ``values``: label -> one value per case; ``title``: of the y axis, with its unit.
 
     ``name`` makes the ids inside the SVG differ from those of others in the page.
     """
-    labels = list(next(iter(groups.values())))
     with _style():
         figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
         axis = figure.add_subplot()
-        colours = _colours(list(groups))
-        _boxes(axis, groups, labels, colours)
-        axis.set_ylabel(titles[0])
-        if len(groups) > 1:
-            _legend(figure, colours)
+        _boxes(axis, {"all": values}, list(values), _colours(["all"]))
+        axis.set_ylabel(title)
         return _svg(figure, name)
 
 
-def score_plot(cells: Sequence[Cell], labels: Sequence[LabelClass], name: str, known: Sequence[str] = ()) -> str:
-    """Dice, NSD and HD95 per label; a box per method, pooled over seeds. Cells without scores are left out.
+def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str, known: Sequence[str] = ()) -> str:
+    """Dice, NSD and HD95 per label; a box per method, pooled over seeds. Runs without scores are left out.
 
     The methods that are ``known`` to the page have one colour in all of its plots.
     """
-    scored = [cell for cell in cells if cell.evaluation]
-    methods = list(dict.fromkeys(cell.method for cell in scored))
+    tables = [run.evaluation.cases.assign(method=run.method) for run in runs if run.evaluation]
+    cases = pd.concat(tables, ignore_index=True)
+    methods, names = list(cases["method"].unique()), [label.name for label in labels]
     colours = _colours(methods, known)
     metrics = METRICS if len(methods) == 1 else METRICS[:2]
+    wide = len(methods) * len(labels) <= 8
     with _style():
-        wide = len(methods) * len(labels) <= 8
-        size = (_WIDTH, 3.3) if wide else (_WIDTH, 2.7 * len(metrics))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 3.3 if wide else 2.7 * len(metrics)), layout="constrained")
         axes = figure.subplots(1, len(metrics)) if wide else figure.subplots(len(metrics), 1)
         for axis, (metric, title) in zip(axes, metrics, strict=True):
             groups = {
-                method: {
-                    label.name: [v for cell in scored if cell.method == method for v in _values(cell, label.name, metric)]
-                    for label in labels
-                }
-                for method in methods
+                method: {label: of_method.loc[of_method["label"] == label, metric].tolist() for label in names}
+                for method, of_method in cases.groupby("method", sort=False)
             }
-            _boxes(axis, groups, [label.name for label in labels], colours)
-            axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+            _boxes(axis, groups, names, colours)
+            _heading(axis, title)
             if metric == "hd95_mm":
                 axis.set_ylim(bottom=0)
             else:
-                axis.set_ylim(_floor(v for values in groups.values() for part in values.values() for v in part), 1.01)
+                axis.set_ylim(_floor(cases[metric].min()), 1.01)
         if len(methods) > 1:
-            _legend(figure, colours)
+            _legend(figure, [Patch(facecolor=f"{c}40", edgecolor=c, label=method) for method, c in colours.items()])
         return _svg(figure, name)
 
 
-def training_plot(cells: Sequence[Cell], name: str, known: Sequence[str] = ()) -> str | None:
+def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()) -> str | None:
     """Validation Dice and training loss over minutes of training, a line per log; None if there is no log to show.
 
     Colours are those of :func:`score_plot`.
     """
-    logs = [(cell, table) for cell in cells for path in cell.logs if (table := _log(path)) is not None]
-    if not logs:
+    logs = [(run.method, table) for run in runs for path in run.logs if (table := _log(path)) is not None]
+    curves = [("Training loss", "loss"), ("Validation Dice, mean over labels", "dice")]
+    curves = [curve for curve in curves if any(len(_curve(table, curve[1])) for _, table in logs)]
+    if not curves:
         return None
-    colours = _colours(list(dict.fromkeys(cell.method for cell, _ in logs)), known)
+    colours = _colours(list(dict.fromkeys(method for method, _ in logs)), known)
     with _style():
-        curves = [("Training loss", "loss"), ("Validation Dice, mean over labels", "dice")]
-        curves = [curve for curve in curves if any(len(_curve(table, curve[1])) for _, table in logs)]
-        if not curves:
-            return None
         figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
         for axis, (title, what) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
-            for cell, table in logs:
+            for method, table in logs:
                 values = _curve(table, what)
-                minutes = table["seconds"][values.index] / 60
-                alone = len(values) == 1  # no line could be seen
-                style = {"marker": "o", "markersize": 2.5} if what == "dice" or alone else {}
-                axis.plot(minutes, values, color=colours[cell.method], linewidth=1.3, **style)
-            axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+                dots = what == "dice" or len(values) == 1  # of a single value no line could be seen
+                style = {"marker": "o", "markersize": 2.5} if dots else {}
+                axis.plot(table["seconds"][values.index] / 60, values, color=colours[method], linewidth=1.3, **style)
+            _heading(axis, title)
             axis.set_xlabel("minutes of training")
             axis.grid(True, axis="both")
             if what == "dice":
@@ -109,8 +100,7 @@ def training_plot(cells: Sequence[Cell], name: str, known: Sequence[str] = ()) -
                 axis.yaxis.set_major_formatter("{x:g}")
                 axis.yaxis.set_minor_formatter(NullFormatter())
         if len(colours) > 1:
-            handles = [Line2D([], [], color=colour, linewidth=2, label=method) for method, colour in colours.items()]
-            figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(colours)), frameon=False)
+            _legend(figure, [Line2D([], [], color=c, linewidth=2, label=method) for method, c in colours.items()])
         return _svg(figure, name)
 
 
@@ -154,16 +144,9 @@ def _curve(table: pd.DataFrame, what: str) -> pd.Series:
     return table[[column for column in table if str(column).startswith("dice_")]].mean(axis=1).dropna()
 
 
-def _floor(values: Iterable[float]) -> float:
-    """Where an axis for scores begins: a tenth below the smallest, at least 0."""
-    smallest = min((value for value in values if not math.isnan(value)), default=0.0)
-    return max(-0.01, math.floor(10 * smallest - 0.5) / 10)
-
-
-def _values(cell: Cell, label: str, metric: str) -> list[float]:
-    assert cell.evaluation is not None
-    cases = cell.evaluation.cases
-    return [float(value) for value in cases.loc[cases["label"] == label, metric]]
+def _floor(smallest: float) -> float:
+    """Where an axis for scores begins: a tenth below the smallest (NaN: none is defined), at least 0."""
+    return -0.01 if math.isnan(smallest) else max(-0.01, math.floor(10 * smallest - 0.5) / 10)
 
 
 def _log(path: Path) -> pd.DataFrame | None:
@@ -175,9 +158,12 @@ def _log(path: Path) -> pd.DataFrame | None:
     return table if len(table) and "seconds" in table else None
 
 
-def _legend(figure: Figure, colours: Mapping[str, str]) -> None:
-    handles = [Patch(facecolor=f"{colour}40", edgecolor=colour, label=name) for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(colours)), frameon=False)
+def _heading(axis: Axes, title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+
+
+def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
 
 
 def _colours(names: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
@@ -219,9 +205,5 @@ def _svg(figure: Figure, name: str) -> str:
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r'(id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"font: ([^;\"]*?px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
-    return re.sub(
-        r"<svg ([^>]*?)width=\"[^\"]*\" ",
-        r'<svg \1role="img" ',
-        re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1),
-        count=1,
-    )
+    text = re.sub(r'<svg ([^>]*?)height="[^"]*" ', r"<svg \1", text, count=1)
+    return re.sub(r'<svg ([^>]*?)width="[^"]*" ', r'<svg \1role="img" ', text, count=1)

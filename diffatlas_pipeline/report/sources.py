@@ -2,76 +2,65 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from diffatlas_pipeline import console
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, CellRecord, read_benchmark
+from diffatlas_pipeline.benchmark.run import seconds_per_case
 from diffatlas_pipeline.datasets.cases import list_cases
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, UserError
-from diffatlas_pipeline.evaluation.evaluate import METRICS, CasePair, Evaluation
-from diffatlas_pipeline.evaluation.overlays import find_images
+from diffatlas_pipeline.evaluation.evaluate import Evaluation, labels_in
+from diffatlas_pipeline.evaluation.overlays import find_images, image_of
+from diffatlas_pipeline.evaluation.stored import read_evaluation
 from diffatlas_pipeline.inference.export import RECORD, UNCERTAINTY, read_record
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_labels
-
-BENCHMARK = "benchmark.json"
-VERSION = 1
-DONE, FAILED, WAITING = "done", "failed", "waiting"
-_COLUMNS = ("case", "label", "value", *METRICS)
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One model on one set of cases: a cell of a benchmark, or the whole of a prediction folder (then without a method)."""
+class ModelRun:
+    """One model on one set of cases: a cell of a benchmark, or the whole of a prediction folder (then without a setting)."""
 
     key: str
     title: str
     method: str = ""
-    recipe: str = ""
     setting: str = ""
     seed: int = 0
-    status: str = DONE
-    message: str = ""
     evaluation: Evaluation | None = None
     evaluation_folder: Path | None = None
-    predictions: Path | None = None
     logs: tuple[Path, ...] = ()  # log.csv of each fold
-    training_cases: int | None = None
-    train_seconds: float | None = None
-    seconds_per_case: float | None = None
 
 
 @dataclass(frozen=True)
 class CaseSource:
-    """The files of one scan: its image, its reference, and per cell its segmentation and uncertainty."""
+    """The files of one scan: its image, its reference, and per run its segmentation and uncertainty."""
 
     title: str
     case: str
     image: Path | None
     reference: Path | None
-    segmentations: tuple[tuple[str, Path], ...]  # (key of the cell, file)
+    segmentations: tuple[tuple[str, Path], ...]  # (key of the run, file)
     uncertainties: tuple[tuple[str, Path], ...]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that :func:`~diffatlas_pipeline.report.page.write_page` shows. ``facts`` are (name, value) for the head."""
+    """Everything that :func:`~diffatlas_pipeline.report.page.write_page` shows. ``facts`` are (name, value) for the head.
 
+    ``folder`` is what was read; ``benchmark`` is what it holds, if it is one, with a run for each of its cells.
+    """
+
+    folder: Path
     title: str
     facts: tuple[tuple[str, str], ...]
     labels: tuple[LabelClass, ...]
-    cells: tuple[Cell, ...]
+    runs: tuple[ModelRun, ...]
     cases: tuple[CaseSource, ...]
     notes: tuple[str, ...] = ()
-    benchmark: Path | None = None  # its folder, if it is one
+    benchmark: Benchmark | None = None
 
 
 def prediction_source(
@@ -85,198 +74,100 @@ def prediction_source(
         images = find_images(next(iter(references.values())))
     cases = []
     for case in sorted({*found, *references}):
-        uncertainty = _beside(predictions / UNCERTAINTY, case)
-        cases.append(
-            CaseSource(
-                case,
-                case,
-                image_of(case, images),
-                references.get(case),
-                (("all", found[case]),) if case in found else (),
-                (("all", uncertainty),) if uncertainty else (),
-            )
-        )
-    cell = Cell(
-        "all",
-        predictions.resolve().name,
-        method=str(record.get("method", "")),
-        evaluation=evaluation,
-        predictions=predictions,
-        logs=_logs_of(record),
-        seconds_per_case=_seconds_per_case(record),
-    )
+        made = (("all", found[case]),) if case in found else ()
+        files = (image_of(case, images), references.get(case), made, _uncertainties(made, case))
+        cases.append(CaseSource(case, case, *files))
+    name, dataset = predictions.resolve().name, record.get("dataset")
+    run = ModelRun("all", name, str(record.get("method", "")), evaluation=evaluation, logs=_logs_of(record))
     notes = [*(evaluation.warnings if evaluation else ()), *_record_notes(record)]
     if evaluation and evaluation.missing:
         meaning = "scored as empty" if evaluation.missing_rule == "empty" else "left out"
         notes.append(f"{len(evaluation.missing)} references without prediction were {meaning}: {', '.join(evaluation.missing)}")
-    dataset = str(record.get("dataset", ""))
-    title = f"Segmentations of {dataset}" if dataset else f"Segmentations in {predictions.resolve().name}"
-    return Source(title, _record_facts(record, len(found)), tuple(labels), (cell,), tuple(cases), tuple(notes))
+    title = f"Segmentations of {dataset}" if dataset else f"Segmentations in {name}"
+    facts = tuple(_record_facts(predictions, record, found))
+    return Source(predictions, title, facts, tuple(labels), (run,), tuple(cases), tuple(notes))
 
 
 def benchmark_source(folder: Path) -> Source:
     """The source of a folder written by DiffAtlas_benchmark. UserError if its benchmark.json is missing or not usable."""
-    record = _read_json(folder / BENCHMARK)
-    if record.get("version") != VERSION:
-        raise UserError(
-            f"{folder / BENCHMARK}: version {record.get('version')!r}, but this program reads version {VERSION}. "
-            "Use the program that wrote it."
-        )
-    notes: list[str] = []
-    try:
-        cells = tuple(_cell(folder, index, entry, notes) for index, entry in enumerate(record["cells"]))
-        names = [str(name) for name in record["labels"]]
-        facts = [
-            ("data set", str(record["dataset"])),
-            ("methods", ", ".join(map(str, record["methods"]))),
-            ("settings", ", ".join(map(str, record["settings"]))),
-            ("seeds", ", ".join(map(str, record["seeds"]))),
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / BENCHMARK}: not as DiffAtlas_benchmark writes it ({error!r}). Run it again.") from error
-    seconds = record.get("max_time_s")
+    benchmark, notes = read_benchmark(folder), list[str]()
+    runs = tuple(_run_of(folder, index, record, notes) for index, record in enumerate(benchmark.cells))
+    facts = [
+        ("data set", benchmark.dataset),
+        ("methods", ", ".join(benchmark.methods)),
+        ("settings", ", ".join(benchmark.settings)),
+        ("seeds", ", ".join(map(str, benchmark.seeds))),
+    ]
+    seconds = benchmark.max_time_s
     if seconds:
         facts.append(("training time per cell", f"{seconds:g} s" if seconds < 120 else f"{seconds / 60:.4g} min"))
-    evaluations = [cell.evaluation for cell in cells if cell.evaluation]
-    labels = evaluations[0].labels if evaluations else tuple(LabelClass(name, i + 1) for i, name in enumerate(names))
-    title = f"Comparison on {record['dataset']}"
-    return Source(title, tuple(facts), labels, cells, _shared_cases(cells), tuple(notes), folder)
+    named = tuple(LabelClass(name, value) for value, name in enumerate(benchmark.labels, 1))
+    labels = next((run.evaluation.labels for run in runs if run.evaluation), named)
+    title = f"Comparison on {benchmark.dataset}"
+    return Source(folder, title, tuple(facts), labels, runs, _shared_cases(runs), tuple(notes), benchmark)
 
 
-def read_evaluation(folder: Path, benchmark: Path | None = None) -> Evaluation:
-    """What ``Evaluation.write`` left in ``folder``. UserError if it cannot be read or is incomplete.
-
-    Files that are not where they were are looked for in ``benchmark``, the folder that holds all of it: it may have moved.
-    """
-    summary = _read_json(folder / "summary.json")
-    table = folder / "cases.csv"
+def labels_of(predictions: Path, workers: int = 1) -> tuple[LabelClass, ...]:
+    """The labels that ``prediction.json`` names, else one per value above or below 0. DatasetError if there is none."""
+    labels = read_record(predictions).get("labels")
     try:
-        frame = pd.read_csv(
-            table, dtype={"case": str, "label": str}, keep_default_na=False, na_values={name: [""] for name in METRICS}
-        )
-        frame = frame[list(_COLUMNS)]
-        labels = tuple(
-            LabelClass(str(name), int(value))
-            for name, value in frame[["label", "value"]].drop_duplicates().itertuples(index=False)
-        )
-        pairs = tuple(
-            CasePair(
-                pair["case"],
-                _path(pair["prediction"], folder, benchmark),
-                _path(pair["reference"], folder, benchmark) or Path(),
-            )
-            for pair in summary["pairs"]
-        )
-        return Evaluation(
-            frame,
-            pairs,
-            labels,
-            float(summary["tolerance_mm"]),
-            tuple(summary["missing_predictions"]),
-            summary["missing_rule"],
-            tuple(summary["warnings"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{table}: cannot be used with its summary.json ({error}). Run DiffAtlas_evaluate again.") from error
+        named = [LabelClass(str(name), int(value)) for name, value in (labels or {}).items()]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DatasetError(f'{predictions / RECORD}: "labels" must map names to numbers ({error}).') from error
+    files = [files.images[0] for files in list_cases(predictions, None, 1)]
+    return tuple(label for label in named if label.value) or labels_in(files, workers)
 
 
-def image_of(case: str, images: Path | None) -> Path | None:
-    """The file (or DICOM folder) of the case's first channel in ``images``, or ``images`` itself if it is a file."""
-    if images is None or images.is_file():
-        return images
-    names = [f"{case}{channel}{ending}" for channel in ("_0000", "") for ending in (*FILE_ENDINGS, "")]
-    return next((images / name for name in names if (images / name).exists()), None)
-
-
-def _cell(folder: Path, index: int, entry: Mapping[str, Any], notes: list[str]) -> Cell:
-    method, setting, seed = str(entry["method"]), str(entry["setting"]), int(entry["seed"])
-    recipe = str(entry.get("recipe") or "default")
-    trained, plus, use = recipe.partition("+")
-    chosen = (method if trained == "default" else f"{method}:{trained}") + plus + use  # as --methods takes it
-    title = f"{chosen}, {setting}, seed {seed}"
-    status, message = str(entry["status"]), str(entry.get("message") or "")
-    evaluation, scores = None, _inside(folder, entry.get("evaluation"))
-    if status == DONE:
+def _run_of(folder: Path, index: int, record: CellRecord, notes: list[str]) -> ModelRun:
+    """A cell of the benchmark in ``folder``; ``notes`` is told what is missing."""
+    scores, log, evaluation = folder / record.evaluation, folder / record.model / "log.csv", None
+    if record.status == DONE:
         try:
-            if scores is None:
-                raise UserError("benchmark.json names no folder of scores")
             evaluation = read_evaluation(scores, folder)
         except UserError as error:
-            notes.append(f"{title}: its scores cannot be shown. {error}")
-    model = _inside(folder, entry.get("model"))
-    log = model / "log.csv" if model else None
-    return Cell(
-        f"c{index}",
-        title,
-        chosen,
-        recipe,
-        setting,
-        seed,
-        status,
-        message,
-        evaluation,
-        scores,
-        _inside(folder, entry.get("predictions")),
-        (log,) if log and log.is_file() else (),
-        len(entry["training_cases"]) if entry.get("training_cases") else None,
-        _number(entry.get("train_seconds")),
-        _number(entry.get("seconds_per_case")),
-    )
+            notes.append(f"{record.title}: its scores cannot be shown. {error}")
+    logs = (log,) if log.is_file() else ()
+    named = (record.choice.text, record.setting, record.seed)
+    return ModelRun(f"c{index}", record.title, *named, evaluation, scores, logs)
 
 
-def _shared_cases(cells: Sequence[Cell]) -> tuple[CaseSource, ...]:
-    """One entry per reference file, with the segmentations of all cells that were scored against it."""
+def _shared_cases(runs: Sequence[ModelRun]) -> tuple[CaseSource, ...]:
+    """One entry per reference file, with the segmentations of all runs that were scored against it."""
     names: dict[Path, str] = {}
-    segmentations: dict[Path, list[tuple[str, Path]]] = {}
-    uncertainties: dict[Path, list[tuple[str, Path]]] = {}
-    for cell in cells:
-        for pair in cell.evaluation.pairs if cell.evaluation else ():
-            key = pair.reference.resolve()
-            names[key] = pair.case
-            prediction = pair.prediction
-            if prediction is None:
-                continue
-            segmentations.setdefault(key, []).append((cell.key, prediction))
-            uncertainty = _beside(prediction.parent / UNCERTAINTY, pair.case)
-            if uncertainty:
-                uncertainties.setdefault(key, []).append((cell.key, uncertainty))
+    made: dict[Path, list[tuple[str, Path]]] = {}
+    for run in runs:
+        for pair in run.evaluation.pairs if run.evaluation else ():
+            reference = pair.reference.resolve()
+            names[reference] = pair.case
+            made.setdefault(reference, []).extend([(run.key, pair.prediction)] if pair.prediction else [])
     often = Counter(names.values())
     cases: list[CaseSource] = []
     for path, case in sorted(names.items(), key=lambda item: (item[1], str(item[0]))):
         title = case if often[case] == 1 else f"{case} ({path.parent.parent.name})"
         if title in {other.title for other in cases}:
             title = f"{case} ({path})"
-        made = tuple(segmentations.get(path, ()))
-        image = image_of(case, find_images(path))
-        cases.append(CaseSource(title, case, image, path, made, tuple(uncertainties.get(path, ()))))
+        files = (image_of(case, find_images(path)), path, tuple(made[path]), _uncertainties(made[path], case))
+        cases.append(CaseSource(title, case, *files))
     return tuple(cases)
 
 
-def _beside(folder: Path, case: str) -> Path | None:
-    return next((folder / f"{case}{ending}" for ending in FILE_ENDINGS if (folder / f"{case}{ending}").is_file()), None)
+def _uncertainties(segmentations: Sequence[tuple[str, Path]], case: str) -> tuple[tuple[str, Path], ...]:
+    """(key of the run, file) of the uncertainty that lies with each of ``segmentations``, where there is one."""
+    files = [(key, path.parent / UNCERTAINTY / f"{case}{end}") for key, path in segmentations for end in FILE_ENDINGS]
+    return tuple((key, file) for key, file in files if file.is_file())
 
 
 def _logs_of(record: Mapping[str, Any]) -> tuple[Path, ...]:
     """The training logs of the folds that made the predictions, as far as they are still there."""
-    folds = record.get("folds")
-    if not isinstance(record.get("model"), str) or not isinstance(folds, list):
-        return ()
-    logs = [Path(record["model"]) / str(fold) / "log.csv" for fold in folds]
+    logs = [Path(str(record.get("model"))) / str(fold) / "log.csv" for fold in record.get("folds") or ()]
     return tuple(log for log in logs if log.is_file())
 
 
-def _seconds_per_case(record: Mapping[str, Any]) -> float | None:
-    cases = record.get("cases")
-    entries = cases.values() if isinstance(cases, dict) else ()
-    seconds = [sum(entry["seconds"].values()) for entry in entries if isinstance(entry, dict) and entry.get("seconds")]
-    return sum(seconds) / len(seconds) if seconds else None
-
-
-def _record_facts(record: Mapping[str, Any], count: int) -> tuple[tuple[str, str], ...]:
-    settings = record.get("settings") if isinstance(record.get("settings"), dict) else {}
-    assert isinstance(settings, dict)
-    facts = [("cases", str(count))]
+def _record_facts(predictions: Path, record: Mapping[str, Any], cases: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    settings = record.get("settings") or {}
+    seconds = seconds_per_case(predictions, cases)
     for name, value in (
+        ("cases", len(cases)),
         ("data set", record.get("dataset")),
         ("method", record.get("method") or settings.get("method")),
         ("recipe", settings.get("name")),
@@ -284,76 +175,15 @@ def _record_facts(record: Mapping[str, Any], count: int) -> tuple[tuple[str, str
         ("sampling steps", settings.get("steps") or None),
         ("draws", settings.get("draws")),
         ("modality", record.get("modality")),
+        ("time per case", None if seconds is None else f"{seconds:.2g} s"),
     ):
         if value not in (None, ""):
-            facts.append((name, str(value)))
-    seconds = _seconds_per_case(record)
-    if seconds is not None:
-        facts.append(("time per case", f"{seconds:.2g} s"))
-    return tuple(facts)
+            yield name, str(value)
 
 
-def _record_notes(record: Mapping[str, Any]) -> list[str]:
+def _record_notes(record: Mapping[str, Any]) -> Iterator[str]:
     """Cases of prediction.json that failed or that carry a warning."""
-    cases = record.get("cases")
-    notes = []
-    for case, entry in cases.items() if isinstance(cases, dict) else ():
-        if not isinstance(entry, dict):
-            continue
+    for case, entry in (record.get("cases") or {}).items():
         if entry.get("status") == FAILED:
-            notes.append(f"{case} was not segmented: {entry.get('message')}")
-        notes += [f"{case}: {warning}" for warning in entry.get("warnings") or ()]
-    return notes
-
-
-def record_labels(predictions: Path) -> tuple[LabelClass, ...]:
-    """The labels that ``prediction.json`` names, () if it is not there."""
-    labels = read_record(predictions).get("labels")
-    if not isinstance(labels, dict):
-        return ()
-    try:
-        return tuple(LabelClass(str(name), int(value)) for name, value in labels.items() if int(value) != 0)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f'{predictions / RECORD}: "labels" must map names to numbers ({error}).') from error
-
-
-def labels_found(predictions: Path) -> tuple[LabelClass, ...]:
-    """One label per value above or below 0 in the predictions. DatasetError if there is none."""
-    values: set[int] = set()
-    cases = list_cases(predictions, None, 1)
-    for files in console.each(cases, "Looking for labels", len(cases), "cases"):
-        values |= set(np.unique(read_labels(files.images[0]).array).tolist())
-    if not values - {0}:
-        raise DatasetError(f"{predictions}: the predictions hold no label at all. Name the labels with --labels dataset.json.")
-    return tuple(LabelClass(f"label {value}", value) for value in sorted(values - {0}))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}). Give the folder that holds it.") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}). Run the command again that writes it.") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds {type(found).__name__}, but must hold an object. Run the command that writes it again.")
-    return found
-
-
-def _inside(folder: Path, entry: Any) -> Path | None:
-    return folder / str(entry) if entry else None
-
-
-def _path(entry: Any, folder: Path, benchmark: Path | None) -> Path | None:
-    """A path of summary.json: as it stands; if there is nothing, relative to the folder of the scores, or in the benchmark."""
-    if not entry:
-        return None
-    path = Path(str(entry))
-    beside = [folder / path]
-    if benchmark is not None:  # at least a folder and a name, so that no file is taken for another of its name
-        beside += [benchmark.joinpath(*path.parts[start:]) for start in range(1, len(path.parts) - 1)]
-    return next((found for found in (path, *beside) if found.exists()), path)
-
-
-def _number(entry: Any) -> float | None:
-    return float(entry) if isinstance(entry, int | float) and math.isfinite(entry) else None
+            yield f"{case} was not segmented: {entry.get('message')}"
+        yield from (f"{case}: {warning}" for warning in entry.get("warnings") or ())

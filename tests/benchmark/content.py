@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline.benchmark.cells import Cell, Conditions
+from diffatlas_pipeline.benchmark.record import Benchmark
 from diffatlas_pipeline.benchmark.settings import Pool, TestSet
 from diffatlas_pipeline.datasets.description import CaseFiles, DatasetDescription, LabelClass, RawDataset
 
 METHODS = ("icf", "icf:other", "icmd", "rba", "rba:staple", "mean", "diffatlas", "diffatlas:paper")
 RECIPES = {name: f"plan with {name}" for name in METHODS}
 CONDITIONS = Conditions("Dataset001_A", 600.0, 1.0, "0123456789ab", "cpu", RECIPES)
+ASKED = Benchmark(
+    dataset="Dataset001_A",
+    labels=("front",),
+    methods=("icf",),
+    settings=("2-shot",),
+    seeds=(0,),
+    max_time_s=600.0,
+    tolerance_mm=1.0,
+    models={},
+)
 
 
 def case_files(*names: str) -> tuple[CaseFiles, ...]:

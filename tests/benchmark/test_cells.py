@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status, plan_cells, safe
-from diffatlas_pipeline.benchmark.settings import MethodChoice, Pool, PreparedSetting
+from diffatlas_pipeline.benchmark.cells import Cell, plan_cells, safe
+from diffatlas_pipeline.benchmark.choices import MethodChoice
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, WAITING, Benchmark, CellRecord
+from diffatlas_pipeline.benchmark.settings import Pool, PreparedSetting
+from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.errors import UserError
-from tests.benchmark.content import CONDITIONS, RECIPES, case_files, make_cell
-
-HEADER: dict[str, Any] = {
-    "dataset": "Dataset001_A",
-    "labels": ["front"],
-    "methods": ["icf"],
-    "settings": ["2-shot"],
-    "seeds": [0],
-}
+from diffatlas_pipeline.models.folder import WEIGHTS
+from tests.benchmark.content import ASKED, CONDITIONS, RECIPES, case_files, make_cell
 
 
-def begun(folder: Path, *cells: Cell, **header: Any) -> Status:
+def begun(folder: Path, *cells: Cell, **asked: Any) -> Status:
     status = Status(folder)
-    status.begin({**HEADER, **header}, cells)
+    status.begin(replace(ASKED, **asked), cells)
     return status
+
+
+def held(status: Status) -> Benchmark:
+    assert status.benchmark is not None
+    return status.benchmark
+
+
+def record_of(status: Status, cell: Cell) -> CellRecord:
+    record = status.record(cell)
+    assert record is not None
+    return record
 
 
 def finish(status: Status, cell: Cell, result: str = DONE) -> None:
     status.note_model(cell)
     (status.folder / cell.model).mkdir(parents=True, exist_ok=True)
     (status.folder / cell.model / WEIGHTS).touch()
-    evaluation = status.folder / cell.entry()["evaluation"]
+    evaluation = status.folder / cell.record().evaluation
     evaluation.mkdir(parents=True, exist_ok=True)
     (evaluation / "summary.json").touch()
     status.update(cell, status=result)
@@ -78,7 +84,7 @@ def test_a_done_cell_is_kept_with_the_same_options_only(tmp_path: Path) -> None:
         replace(cell, test=replace(cell.test, modality="MRI")),
     ):
         assert not Status(tmp_path).is_done(other)
-    (tmp_path / cell.entry()["evaluation"] / "summary.json").unlink()
+    (tmp_path / cell.record().evaluation / "summary.json").unlink()
     assert not Status(tmp_path).is_done(cell)
 
 
@@ -87,16 +93,16 @@ def test_a_cell_that_is_not_done_is_run_again(tmp_path: Path, result: str) -> No
     cell = make_cell()
     finish(begun(tmp_path, cell), cell, result)
     again = begun(tmp_path, cell)
-    assert not again.is_done(cell) and (again.entry(cell) or {})["status"] == "waiting"
+    assert not again.is_done(cell) and record_of(again, cell).status == WAITING
 
 
 def test_cells_of_earlier_runs_stay_beside_new_ones(tmp_path: Path) -> None:
     first, second = make_cell(), make_cell(method="mean", learned=False)
-    finish(begun(tmp_path, first, notes=["2-shot: as it was.", "full: of a setting that is gone."]), first)
-    status = begun(tmp_path, second, methods=["mean"], notes=["2-shot: as it is."])
-    assert [entry["method"] for entry in status.content["cells"]] == ["icf", "mean"]
-    assert status.content["methods"] == ["icf", "mean"] and status.content["notes"] == ["2-shot: as it is."]
-    assert json.loads((tmp_path / "benchmark.json").read_text()) == status.content
+    finish(begun(tmp_path, first, notes=("2-shot: as it was.", "full: of a setting that is gone.")), first)
+    status = begun(tmp_path, second, methods=("mean",), notes=("2-shot: as it is.",))
+    assert [record.method for record in status.records] == ["icf", "mean"]
+    assert held(status).methods == ("icf", "mean") and held(status).notes == ("2-shot: as it is.",)
+    assert Status(tmp_path).benchmark == status.benchmark
 
 
 def test_rows_have_one_order_whatever_is_run_first(tmp_path: Path) -> None:
@@ -106,17 +112,17 @@ def test_rows_have_one_order_whatever_is_run_first(tmp_path: Path) -> None:
 
     status = Status(tmp_path)
     first = cells("full", "zero-shot:Dataset002_B")
-    status.begin({**HEADER, "methods": ["icf", "icf+atlases", "mean"], "settings": ["full", "zero-shot:Dataset002_B"]}, first)
+    status.begin(replace(ASKED, methods=("icf", "icf+atlases", "mean"), settings=("full", "zero-shot:Dataset002_B")), first)
     for cell in first:
         finish(status, cell)
     status.begin(
-        {**HEADER, "methods": ["mean", "icf+atlases", "icf"], "settings": ["16-shot", "2-shot"]}, cells("16-shot", "2-shot")
+        replace(ASKED, methods=("mean", "icf+atlases", "icf"), settings=("16-shot", "2-shot")), cells("16-shot", "2-shot")
     )
-    assert status.content["settings"] == ["2-shot", "16-shot", "full", "zero-shot:Dataset002_B"]
-    assert status.content["methods"] == ["icf", "icf+atlases", "mean"]
-    rows = [(entry["setting"], entry["recipe"], entry["method"]) for entry in status.content["cells"]]
+    assert held(status).settings == ("2-shot", "16-shot", "full", "zero-shot:Dataset002_B")
+    assert held(status).methods == ("icf", "icf+atlases", "mean")
+    rows = [(record.setting, record.recipe, record.method) for record in status.records]
     assert rows[:3] == [("2-shot", "default", "icf"), ("2-shot", "default+atlases", "icf"), ("2-shot", "default", "mean")]
-    assert [setting for setting, *_ in rows[::3]] == status.content["settings"]
+    assert tuple(setting for setting, *_ in rows[::3]) == held(status).settings
 
 
 def test_cells_of_earlier_runs_leave_where_they_cannot_be_compared(tmp_path: Path) -> None:
@@ -124,8 +130,8 @@ def test_cells_of_earlier_runs_leave_where_they_cannot_be_compared(tmp_path: Pat
     finish(begun(tmp_path, first), first)
     other = make_cell(method="mean", conditions=replace(CONDITIONS, tolerance_mm=2.0))
     status = Status(tmp_path)
-    assert status.begin({**HEADER, "methods": ["mean"]}, [other]) == 1
-    assert status.content["methods"] == ["mean"] and len(status.content["cells"]) == 1
+    assert status.begin(replace(ASKED, methods=("mean",)), [other]) == 1
+    assert held(status).methods == ("mean",) and len(status.records) == 1
 
 
 def test_a_cell_of_an_earlier_run_whose_scores_are_gone_leaves(tmp_path: Path) -> None:
@@ -133,11 +139,11 @@ def test_a_cell_of_an_earlier_run_whose_scores_are_gone_leaves(tmp_path: Path) -
     status = begun(tmp_path, first, failed)
     finish(status, first)
     finish(status, failed, FAILED)
-    (tmp_path / first.entry()["evaluation"] / "summary.json").unlink()
-    (tmp_path / failed.entry()["evaluation"] / "summary.json").unlink()
+    (tmp_path / first.record().evaluation / "summary.json").unlink()
+    (tmp_path / failed.record().evaluation / "summary.json").unlink()
     status = Status(tmp_path)
-    assert status.begin({**HEADER, "methods": ["mean"]}, [make_cell(method="mean", learned=False)]) == 1
-    assert [(entry["method"], entry["status"]) for entry in status.content["cells"]] == [("mean", "waiting"), ("icf", FAILED)]
+    assert status.begin(replace(ASKED, methods=("mean",)), [make_cell(method="mean", learned=False)]) == 1
+    assert {(record.method, record.status) for record in status.records} == {("mean", WAITING), ("icf", FAILED)}
 
 
 def test_cells_of_a_recipe_that_has_changed_leave_and_the_others_stay(tmp_path: Path) -> None:
@@ -147,8 +153,8 @@ def test_cells_of_a_recipe_that_has_changed_leave_and_the_others_stay(tmp_path: 
     finish(status, other)
     changed = replace(CONDITIONS, recipes=RECIPES | {"diffatlas": "plan with another recipe"})
     status = Status(tmp_path)
-    assert status.begin({**HEADER, "methods": ["icf"]}, [make_cell(conditions=changed)]) == 1
-    assert status.content["methods"] == ["icf", "icmd"]
+    assert status.begin(ASKED, [make_cell(conditions=changed)]) == 1
+    assert held(status).methods == ("icf", "icmd")
 
 
 def test_models_with_other_options_are_told_and_removed_on_demand(tmp_path: Path) -> None:
@@ -164,7 +170,7 @@ def test_models_with_other_options_are_told_and_removed_on_demand(tmp_path: Path
     replanned = replace(beside, conditions=replace(CONDITIONS, recipes=RECIPES | {"icf": "another plan"}))
     finish(status, cell)
     status.remove_models([replanned])  # a model folder holds one plan only
-    assert not (tmp_path / cell.model).exists() and status.content["models"] == {}
+    assert not (tmp_path / cell.model).exists() and status.models == {}
 
 
 def test_a_model_of_unknown_origin_is_not_taken_for_ours(tmp_path: Path) -> None:
@@ -176,5 +182,5 @@ def test_a_model_of_unknown_origin_is_not_taken_for_ours(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"version": 1, "cells": [{}]}', '{"version": 2, "cells": []}'])
 def test_a_damaged_or_foreign_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "benchmark.json").write_text(text)
-    with pytest.raises(UserError, match=r"benchmark\.json: .*-o"):
+    with pytest.raises(UserError, match=r"benchmark\.json: .*(another folder|the release)"):
         Status(tmp_path)

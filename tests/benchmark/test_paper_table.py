@@ -5,54 +5,54 @@ from __future__ import annotations
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from diffatlas_pipeline.benchmark.cells import DONE, FAILED
 from diffatlas_pipeline.benchmark.paper_table import cells_frame, markdown, plain, summarise, write_tables
-from tests.benchmark.content import make_cell, write_scores
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, CellRecord
+from tests.benchmark.content import ASKED, make_cell, write_scores
 
 
-def entry(folder: Path, method: str, seed: int, setting: str = "2-shot", **changes: Any) -> dict[str, Any]:
-    return {**make_cell(method=method, seed=seed, setting=setting).entry(), **changes}
+def record(method: str, seed: int, setting: str = "2-shot", **changes: Any) -> CellRecord:
+    return replace(make_cell(method=method, seed=seed, setting=setting).record(), **changes)
 
 
 @pytest.fixture
-def content(tmp_path: Path) -> dict[str, Any]:
+def content(tmp_path: Path) -> Benchmark:
     """icf with three seeds (one failed), mean with one seed and an undefined label, diffatlas failed; full: not run yet."""
     costs = {"status": DONE, "train_seconds": 600.0, "seconds_per_case": 0.5}
-    cells = [
-        entry(tmp_path, "icf", 0, **costs),
-        entry(tmp_path, "icf", 1, **{**costs, "train_seconds": 660.0}),
-        entry(tmp_path, "icf", 2, status=FAILED, message="no | memory\nleft"),
-        entry(tmp_path, "mean", 0, **{**costs, "train_seconds": 0.0}),
-        entry(tmp_path, "diffatlas", 0, status=FAILED, message="<broken>"),
-        entry(tmp_path, "diffatlas", 1, status=FAILED, message="<broken>"),
-        entry(tmp_path, "icf", 0, setting="full"),
-    ]
+    cells = (
+        record("icf", 0, **costs),
+        record("icf", 1, **{**costs, "train_seconds": 660.0}),
+        record("icf", 2, status=FAILED, message="no | memory\nleft"),
+        record("mean", 0, **{**costs, "train_seconds": 0.0}),
+        record("diffatlas", 0, status=FAILED, message="<broken>"),
+        record("diffatlas", 1, status=FAILED, message="<broken>"),
+        record("icf", 0, setting="full"),
+    )
     for cell, iterations in zip(cells[:4], (1000, 900, 1, 0), strict=True):
-        (tmp_path / cell["model"]).mkdir(parents=True)
-        (tmp_path / cell["model"] / "checkpoint_final.json").write_text(json.dumps({"iterations": iterations}))
-    write_scores(tmp_path / cells[0]["evaluation"], {"front": 0.80, "back": 0.60}, {"front": 0.9, "back": 0.7})
-    write_scores(tmp_path / cells[1]["evaluation"], {"front": 0.90, "back": 0.60}, {"front": 0.9, "back": 0.8})
-    write_scores(tmp_path / cells[3]["evaluation"], {"front": 0.86, "back": None}, {"front": 0.1, "back": None})
-    return {
-        "dataset": "Dataset001_A",
-        "labels": ["front", "back"],
-        "methods": ["diffatlas", "icf", "mean"],
-        "settings": ["2-shot", "full"],
-        "seeds": [0, 1, 2],
-        "max_time_s": 600.0,
-        "tolerance_mm": 2.0,
-        "notes": ["2-shot: trained on two cases."],
-        "cells": cells,
-    }
+        (tmp_path / cell.model).mkdir(parents=True)
+        (tmp_path / cell.model / "checkpoint_final.json").write_text(json.dumps({"iterations": iterations}))
+    write_scores(tmp_path / cells[0].evaluation, {"front": 0.80, "back": 0.60}, {"front": 0.9, "back": 0.7})
+    write_scores(tmp_path / cells[1].evaluation, {"front": 0.90, "back": 0.60}, {"front": 0.9, "back": 0.8})
+    write_scores(tmp_path / cells[3].evaluation, {"front": 0.86, "back": None}, {"front": 0.1, "back": None})
+    return replace(
+        ASKED,
+        labels=("front", "back"),
+        methods=("diffatlas", "icf", "mean"),
+        settings=("2-shot", "full"),
+        seeds=(0, 1, 2),
+        tolerance_mm=2.0,
+        notes=("2-shot: trained on two cases.",),
+        cells=cells,
+    )
 
 
-def test_means_and_spreads_over_the_seeds_that_are_done(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_means_and_spreads_over_the_seeds_that_are_done(tmp_path: Path, content: Benchmark) -> None:
     frame = summarise(cells_frame(tmp_path, content), content).set_index(["setting", "method"])
     icf = frame.loc[("2-shot", "icf")]
     assert icf["seeds"] == 2
@@ -71,7 +71,7 @@ def test_means_and_spreads_over_the_seeds_that_are_done(tmp_path: Path, content:
     assert ("full", "mean") not in frame.index
 
 
-def test_markdown_is_the_papers_table(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_markdown_is_the_papers_table(tmp_path: Path, content: Benchmark) -> None:
     text = markdown(summarise(cells_frame(tmp_path, content), content), content)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
@@ -86,7 +86,7 @@ def test_markdown_is_the_papers_table(tmp_path: Path, content: dict[str, Any]) -
     assert "Zero-shot" not in text
 
 
-def test_the_files_agree(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_the_files_agree(tmp_path: Path, content: Benchmark) -> None:
     csv, _, page = write_tables(tmp_path, content)
     read = pd.read_csv(io.StringIO(csv.read_text())).fillna({"remarks": ""})
     pd.testing.assert_frame_equal(read, summarise(cells_frame(tmp_path, content), content), check_dtype=False)
@@ -97,13 +97,12 @@ def test_the_files_agree(tmp_path: Path, content: dict[str, Any]) -> None:
     assert [len(re.findall(r"<t[dh][ >]", row)) for row in rows] == [13, 12, 12, 13]  # the setting spans its rows
 
 
-def test_the_terminal_shows_averages(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_the_terminal_shows_averages(tmp_path: Path, content: Benchmark) -> None:
     text = plain(summarise(cells_frame(tmp_path, content), content), content)
     row = next(line for line in text.splitlines() if "icf" in line)
     assert row.split("  ")[0] == "2-shot" and "0.725 ± 0.035" in row and "0.825 ± 0.035" in row and "0.850" not in row
 
 
-def test_nothing_done_yet_is_a_table_too(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["cells"] = content["cells"][-1:]
-    for path in write_tables(tmp_path, content):
+def test_nothing_done_yet_is_a_table_too(tmp_path: Path, content: Benchmark) -> None:
+    for path in write_tables(tmp_path, replace(content, cells=content.cells[-1:])):
         assert "not run yet" in path.read_text()

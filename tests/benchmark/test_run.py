@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
-from diffatlas_pipeline.benchmark.cells import DONE, FAILED, WEIGHTS, Cell, Status
+from diffatlas_pipeline.benchmark.cells import Cell
+from diffatlas_pipeline.benchmark.record import DONE, FAILED
 from diffatlas_pipeline.benchmark.run import Runner, reason
 from diffatlas_pipeline.benchmark.settings import Pool, TestSet
+from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.benchmark.test_sets import link_test_set
 from diffatlas_pipeline.benchmark.time_left import duration, seconds_left
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.files import to_json
+from diffatlas_pipeline.models.folder import WEIGHTS
 from diffatlas_pipeline.planning.recipes import default_recipes
-from tests.benchmark.content import CONDITIONS, case_files, make_cell
+from tests.benchmark.content import ASKED, CONDITIONS, case_files, make_cell
 from tests.factories import make_plan
 
 
@@ -54,8 +57,7 @@ class Commands:
 
 def runner(folder: Path, commands: Commands, *cells: Cell) -> Runner:
     status = Status(folder)
-    header = {"dataset": "Dataset001_A", "labels": ["front"], "methods": ["icf"], "settings": ["2-shot"], "seeds": [0]}
-    status.begin(header, cells)
+    status.begin(ASKED, cells)
     sets = {"Dataset001_A": folder / "one", "Dataset002_B": folder / "two"}
     return Runner(status, commands, sets, "10m", "cpu", Path("dataset.json"), 1, lambda cell: None)
 
@@ -75,7 +77,7 @@ def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
     assert "--no-with-atlases" in plain and "--with-atlases" in fused
     assert plain[-2:] == fused[-2:] == ["--registrations", str(tmp_path / "registrations")]
     assert plain[plain.index("-o") + 1] != fused[fused.index("-o") + 1]
-    assert cell.training_options() == beside.training_options() and cell.options() != beside.options()
+    assert cell.training == beside.training and cell.options != beside.options
 
 
 ONE_ATLAS = Pool("own", ("c1",))
@@ -119,21 +121,13 @@ def test_uncertainty_follows_the_draws_of_the_plan(tmp_path: Path) -> None:
 
 def test_cells_finished_before_uncertainty_was_asked_for_stay(tmp_path: Path) -> None:
     """The options of a cell as benchmark.json of an earlier release holds them."""
-    training = {
-        "split": "2-shot",
-        "training_cases": ["c1", "c2"],
-        "seed": 0,
-        "max_time_s": 600.0,
-        "plan": "0123456789ab",
-        "recipe": "plan with icmd",
-        "device": "cpu",
-    }
-    predicted = {"training": training, "test_dataset": "Dataset001_A", "modality": None, "adapted": True}
-    options = {**predicted, "test_cases": ["t1", "t2"], "tolerance_mm": 1.0}
     cell = make_cell(method="icmd")
     made = runner(tmp_path, Commands(tmp_path), cell)
     made.run([cell])
-    made.status.update(cell, options=options, predicted=predicted)
+    content = json.loads((tmp_path / "benchmark.json").read_text())
+    [entry] = content["cells"]
+    assert entry["options"].pop("with_atlases") is entry["predicted"].pop("with_atlases") is False
+    (tmp_path / "benchmark.json").write_text(json.dumps(content))
     again = Status(tmp_path)
     assert again.is_done(cell) and again.is_trained(cell)
 
@@ -149,8 +143,9 @@ def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) 
     assert predict[predict.index("-f") + 1] == "2-shot_seed2" and "--modality" not in predict
     assert other[other.index("-i") + 1] == str(tmp_path / "two" / "imagesTs") and other[other.index("--modality") + 1] == "MRI"
     assert evaluate[evaluate.index("-r") + 1] == str(tmp_path / "one" / "labelsTs")
-    entry = made.status.entry(cell) or {}
-    assert entry["status"] == DONE and entry["train_seconds"] == 12.5 and entry["seconds_per_case"] == 0.75
+    record = made.status.record(cell)
+    assert record is not None and record.status == DONE
+    assert record.train_seconds == 12.5 and record.seconds_per_case == 0.75
     assert made.status.is_done(cell) and made.status.is_done(zero_shot(cell))
 
 
@@ -168,9 +163,9 @@ def test_a_failure_says_why_and_is_tried_again(tmp_path: Path, failing: str) -> 
     commands = Commands(tmp_path, failing)
     made = runner(tmp_path, commands, cell, zero_shot(cell), beside)
     made.run([cell, zero_shot(cell)])
-    entry = made.status.entry(cell) or {}
-    assert entry["status"] == FAILED
-    assert entry["message"] == f"DiffAtlas_{failing}: no such thing. case1: it is gone"
+    record = made.status.record(cell)
+    assert record is not None and record.status == FAILED
+    assert record.message == f"DiffAtlas_{failing}: no such thing. case1: it is gone"
     assert [name for name, _ in commands.calls].count("train") == 1  # not once more for the other test set
     again = Commands(tmp_path)
     made = runner(tmp_path, again, cell, zero_shot(cell), beside)
@@ -183,7 +178,7 @@ def test_predictions_of_another_modality_are_not_kept(tmp_path: Path) -> None:
     cell = make_cell()
     commands = Commands(tmp_path)
     runner(tmp_path, commands, cell).run([cell])
-    old = tmp_path / cell.entry()["predictions"] / "t1.nii.gz"
+    old = tmp_path / cell.record().predictions / "t1.nii.gz"
     old.touch()
     scored = replace(cell, conditions=replace(CONDITIONS, tolerance_mm=3.0))
     runner(tmp_path, commands, scored).run([scored])
@@ -205,8 +200,8 @@ def test_reasons(tmp_path: Path) -> None:
 def test_time_left() -> None:
     cell, other = make_cell(), make_cell(seed=1)
     mean = make_cell(method="mean", learned=False)
-    done: dict[str, Any] = {"method": "icf", "status": DONE, "test_cases": ["t1", "t2", "t3", "t4"]}
-    done["wall_seconds"] = {"train": 605.0, "predict": 6.0, "evaluate": 2.0}
+    wall = {"train": 605.0, "predict": 6.0, "evaluate": 2.0}
+    done = replace(cell.record(), status=DONE, test_cases=("t1", "t2", "t3", "t4"), wall_seconds=wall)
     assert seconds_left([cell, other, mean], [], []) == 1200  # the budget, nothing known of testing
     assert seconds_left([cell, zero_shot(cell), other], [], [done]) == 2 * 605 + 3 * 2 * 2
     assert seconds_left([cell, mean], [cell.model], [done]) == 2 * 2 + 2 * 2

@@ -8,14 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from diffatlas_pipeline.benchmark.settings import (
-    MethodChoice,
-    Setting,
-    check_settings,
-    known_splits,
-    modality_of,
-    prepare_settings,
-)
+from diffatlas_pipeline.benchmark.choices import MethodChoice, Setting
+from diffatlas_pipeline.benchmark.settings import check_settings, known_splits, modality_of, prepare_settings
 from diffatlas_pipeline.datasets.description import RawDataset
 from diffatlas_pipeline.datasets.splits import Split, make_splits
 from diffatlas_pipeline.errors import UserError
@@ -150,10 +144,10 @@ def test_missing_test_labels_and_missing_splits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no label for 2 of the 3 test cases: t2, t3"):
         prepare_settings({Setting("full"): own}, own, splits_of(own), [0])
     other = raw_dataset(tmp_path / "Dataset002_B")
-    with pytest.raises(UserError, match=r"no split '3-shot'.*--splits-file"):
+    with pytest.raises(UserError, match=r"no split '3-shot'.*`splits_file`"):
         prepare_settings({Setting("3-shot"): other}, other, splits_of(other), [0])
     nine = raw_dataset(tmp_path / "Dataset004_D", training=9)  # seven of them train in fold0
-    with pytest.raises(UserError, match=r"drawn from the 7 training cases of fold0: 2, 4 of them.*--splits-file"):
+    with pytest.raises(UserError, match=r"drawn from the 7 training cases of fold0: 2, 4 of them.*`splits_file`"):
         prepare_settings({Setting("8-shot"): nine}, nine, splits_of(nine), [0])
     single = raw_dataset(tmp_path / "Dataset003_C", training=1)
     with pytest.raises(UserError, match="nothing to test on"):

@@ -59,7 +59,7 @@ def test_without_references_and_record(folders: tuple[Path, Path], capsys: pytes
 def test_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_benchmark(tmp_path / "benchmark", NAMES[:1])
     main(["-b", str(folder), "--workers", "1"])
-    assert "Note: icf, 2-shot, seed 1 failed: out of memory" in capsys.readouterr().out
+    assert "Note: 2-shot, icf, seed 1 failed: out of memory" in capsys.readouterr().out
     assert (folder / "report.html").is_file()
 
 

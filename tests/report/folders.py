@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffatlas_pipeline.benchmark.paper_table import write_tables
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, CellRecord
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.evaluation.overlays import write_overlays
+from diffatlas_pipeline.files import to_json
 from diffatlas_pipeline.volumes.io import write_labels, write_scalars
+from tests.benchmark.content import ASKED, make_cell
 from tests.factories import make_case
 
 LABELS = {"background": 0, "front": 1, "back": 2}
@@ -73,47 +76,21 @@ def write_log(folder: Path) -> None:
 def write_benchmark(folder: Path, names: Sequence[str]) -> Path:
     """Two methods in one setting with two seeds, one cell failed and one waiting; returns the folder."""
     dataset = write_dataset(folder / "raw" / "Dataset001_Ellipsoids", names)
-    cells: list[dict[str, Any]] = []
+    cells: list[CellRecord] = []
     for method, seed, shift in (("diffatlas", 0, 1), ("diffatlas", 1, 1), ("icf", 0, 2)):
-        place = folder / "cells" / f"{method}{seed}"
-        write_predictions(place / "predictions", names, shift)
-        evaluation = evaluate_folders(place / "predictions", dataset / "labelsTs")
-        evaluation.write(place / "evaluation")
+        done = {"status": DONE, "train_seconds": 300.0, "seconds_per_case": 0.4}
+        record = replace(make_cell(method=method, seed=seed).record(), **done)
+        write_predictions(folder / record.predictions, names, shift)
+        evaluation = evaluate_folders(folder / record.predictions, dataset / "labelsTs")
+        evaluation.write(folder / record.evaluation)
         if seed == 0:
-            write_overlays(evaluation, place / "evaluation", dataset / "imagesTs")
-        write_log(folder / "models" / f"{method}{seed}")
-        cells.append(_cell(method, seed, "done", ""))
-    cells += [_cell("icf", 1, "failed", REASON), _cell("rba", 0, "waiting", "")]
-    content = {
-        "version": 1,
-        "dataset": dataset.name,
-        "labels": ["front", "back"],
-        "methods": ["diffatlas", "icf", "rba"],
-        "settings": ["2-shot"],
-        "seeds": [0, 1],
-        "max_time_s": 600.0,
-        "tolerance_mm": 1.0,
-        "cells": cells,
-    }
-    (folder / "benchmark.json").write_text(json.dumps(content))
-    write_tables(folder, content)
+            write_overlays(evaluation, folder / record.evaluation, dataset / "imagesTs")
+        write_log(folder / record.model)
+        cells.append(record)
+    cells.append(replace(make_cell(method="icf", seed=1).record(), status=FAILED, message=REASON))
+    cells.append(make_cell(method="rba").record())
+    told = {"dataset": dataset.name, "labels": ("front", "back"), "methods": ("diffatlas", "icf", "rba"), "seeds": (0, 1)}
+    benchmark = replace(ASKED, cells=tuple(cells), **told)
+    (folder / "benchmark.json").write_text(to_json(benchmark))
+    write_tables(folder, benchmark)
     return folder
-
-
-def _cell(method: str, seed: int, status: str, message: str) -> dict[str, Any]:
-    place = f"cells/{method}{seed}"
-    return {
-        "method": method,
-        "recipe": "default",
-        "setting": "2-shot",
-        "seed": seed,
-        "status": status,
-        "message": message,
-        "model": f"models/{method}{seed}",
-        "predictions": f"{place}/predictions",
-        "evaluation": f"{place}/evaluation",
-        "training_cases": ["x", "y"],
-        "test_cases": ["a"],
-        "train_seconds": 300.0 if status == "done" else None,
-        "seconds_per_case": 0.4 if status == "done" else None,
-    }

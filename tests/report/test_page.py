@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation, evaluate_folders
+from diffatlas_pipeline.evaluation.stored import read_evaluation
 from diffatlas_pipeline.report import page, viewer
 from diffatlas_pipeline.report.page import spread_order, write_page
 from diffatlas_pipeline.report.plots import COLOURS
-from diffatlas_pipeline.report.sources import Source, benchmark_source, prediction_source, read_evaluation, record_labels
+from diffatlas_pipeline.report.sources import Source, benchmark_source, labels_of, prediction_source
 from tests.report.folders import REASON, write_benchmark, write_dataset, write_log, write_predictions
 
 HOSTILE = ["<script>alert(1)<", "a&b\"'><img src=x onerror=boom()>", "$x_{1}$ %s {{7*7}}"]
@@ -107,7 +108,7 @@ def test_training_curves_are_those_of_the_folds_that_predicted(tmp_path: Path) -
 
     def curves() -> tuple[int, int]:
         """How many of the training loss, and of the validation Dice (a point: it was measured once)."""
-        source = prediction_source(predictions, None, record_labels(predictions), None)
+        source = prediction_source(predictions, None, labels_of(predictions), None)
         write_page(source, tmp_path / "r.html")
         before, section, after = (tmp_path / "r.html").read_text(encoding="utf-8").partition('<section id="training">')
         assert bool(section) == ('href="#training"' in before)
@@ -142,7 +143,7 @@ def test_without_references(tmp_path: Path) -> None:
     names = ["a", "b", "c", "d"]
     write_dataset(tmp_path / "raw", names)
     predictions = write_predictions(tmp_path / "predictions", names)
-    source = prediction_source(predictions, None, record_labels(predictions), tmp_path / "raw" / "imagesTs")
+    source = prediction_source(predictions, None, labels_of(predictions), tmp_path / "raw" / "imagesTs")
     notes = write_page(source, tmp_path / "r.html")
     made = Page(tmp_path / "r.html")
     assert any("No references" in note for note in notes)
@@ -200,7 +201,7 @@ def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
     assert "1 of 5 cells are still waiting" in made.text
     table = (folder / "table.md").read_text(encoding="utf-8")
     row = next(line for line in table.splitlines() if "diffatlas" in line and "±" in line)
-    for cell in re.findall(r"\d+\.\d+ ± \d+\.\d+", row):
+    for cell in re.findall(r"\d\.\d{3} ± \d\.\d{3}", row):
         assert cell in made.text
     remark = next(line for line in table.splitlines() if "failed" in line).split(" | ")[-1].rstrip(" |")
     assert remark in made.text
@@ -208,9 +209,9 @@ def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
     assert made.tags.count("img") == 4  # worst and best of two methods, first seed
     data = json.loads(made.blocks["viewer-data"])
     assert [cell["title"] for cell in data["cells"]] == [
-        "diffatlas, 2-shot, seed 0",
-        "diffatlas, 2-shot, seed 1",
-        "icf, 2-shot, seed 0",
+        "2-shot, diffatlas, seed 0",
+        "2-shot, diffatlas, seed 1",
+        "2-shot, icf, seed 0",
     ]
     assert len(data["cases"]) == 3 and len(data["cases"][0]["layers"]) == 3
     assert "minutes of training" in made.text
@@ -218,9 +219,8 @@ def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
 
 def test_a_method_whose_first_seed_failed_has_its_pictures(benchmark_folder: Path, tmp_path: Path) -> None:
     source = benchmark_source(benchmark_folder)
-    cells = [cell for cell in source.cells if cell.method == "diffatlas" or cell.evaluation]
-    later = tuple(replace(cell, seed=1) if cell.method == "icf" else cell for cell in cells)
-    write_page(replace(source, cells=later), tmp_path / "r.html")
+    later = tuple(replace(run, seed=1) if run.method == "icf" and run.evaluation else run for run in source.runs)
+    write_page(replace(source, runs=later), tmp_path / "r.html")
     made = Page(tmp_path / "r.html")
     assert made.tags.count("img") == 4  # worst and best of both methods
     assert "first seed that was scored" in made.text
@@ -244,7 +244,7 @@ def test_evaluation_reads_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "not JSON"), ("[]", "holds list"), ('{"version": 2}', "version 2"), ('{"version": 1}', "DiffAtlas_benchmark")],
+    [("{", "damaged"), ("[]", "damaged"), ('{"version": 2}', "version 2"), ('{"version": 1}', "damaged")],
 )
 def test_unusable_benchmarks_are_user_errors(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "benchmark.json").write_text(text)
@@ -254,9 +254,9 @@ def test_unusable_benchmarks_are_user_errors(tmp_path: Path, text: str, said: st
 
 def test_a_cell_whose_scores_are_gone_is_noted(benchmark_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(benchmark_folder, tmp_path / "copy")
-    (folder / "cells" / "icf0" / "evaluation" / "cases.csv").unlink()
+    (folder / "cells" / "2-shot" / "icf__default__seed0" / "evaluation" / "cases.csv").unlink()
     source = benchmark_source(folder)
-    assert any("icf, 2-shot, seed 0: its scores cannot be shown" in note for note in source.notes)
+    assert any("2-shot, icf, seed 0: its scores cannot be shown" in note for note in source.notes)
     write_page(source, tmp_path / "r.html", max_mb=1)
     assert "its scores cannot be shown" in Page(tmp_path / "r.html").text
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.report.plots import COLOURS, METRICS, box_plot, score_plot, training_plot
-from diffatlas_pipeline.report.sources import Cell, benchmark_source
+from diffatlas_pipeline.report.sources import ModelRun, benchmark_source
 from tests.report.folders import write_log
 
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
@@ -84,7 +84,7 @@ def check_axis(axis: Axis, groups: Mapping[str, Mapping[str, Sequence[float]]]) 
     np.testing.assert_allclose(drawn, slope * values + offset, atol=0.05)
 
 
-def scores(cells: Sequence[Cell], metric: str) -> dict[str, dict[str, list[float]]]:
+def scores(cells: Sequence[ModelRun], metric: str) -> dict[str, dict[str, list[float]]]:
     """The values of ``metric`` by method and label, pooled over cells."""
     found: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
@@ -96,8 +96,8 @@ def scores(cells: Sequence[Cell], metric: str) -> dict[str, dict[str, list[float
 
 def test_each_label_and_method_has_its_box_and_each_case_its_dot(benchmark_folder: Path) -> None:
     source = benchmark_source(benchmark_folder)
-    cells = [cell for cell in source.cells if cell.evaluation]
-    svg = score_plot(source.cells, source.labels, "a")  # with cells that failed or wait
+    cells = [cell for cell in source.runs if cell.evaluation]
+    svg = score_plot(source.runs, source.labels, "a")  # with cells that failed or wait
     axes = axes_of(svg)
     assert len(axes) == 2
     for axis, (metric, _) in zip(axes, METRICS, strict=False):
@@ -109,7 +109,7 @@ def test_each_label_and_method_has_its_box_and_each_case_its_dot(benchmark_folde
 
 def test_many_labels_and_methods(benchmark_folder: Path) -> None:
     """As many as there are colours, so that metrics are drawn below each other."""
-    cell = next(cell for cell in benchmark_source(benchmark_folder).cells if cell.evaluation)
+    cell = next(cell for cell in benchmark_source(benchmark_folder).runs if cell.evaluation)
     assert cell.evaluation is not None
     labels = [replace(cell.evaluation.labels[0], name=f"label {index}", value=index) for index in range(1, 6)]
     names = {label.value: label.name for label in labels}
@@ -130,14 +130,14 @@ def test_many_labels_and_methods(benchmark_folder: Path) -> None:
 
 
 def test_volumes_have_boxes_too() -> None:
-    groups = {"all": {"left": [1.0, 2.0, 4.0], "right": [3.0, 3.5]}}
-    [axis] = axes_of(box_plot(groups, ["volume [ml]"], "v"))
-    check_axis(axis, groups)
+    values = {"left": [1.0, 2.0, 4.0], "right": [3.0, 3.5]}
+    [axis] = axes_of(box_plot(values, "volume [ml]", "v"))
+    check_axis(axis, {"all": values})
 
 
 def test_a_method_keeps_its_colour_where_others_are_missing(benchmark_folder: Path) -> None:
     source = benchmark_source(benchmark_folder)
-    cell = next(cell for cell in source.cells if cell.evaluation and cell.logs)
+    cell = next(cell for cell in source.runs if cell.evaluation and cell.logs)
     known = ["first", cell.method, "third"]
     assert colours(score_plot([cell], source.labels, "a", known)) == {COLOURS[1]}
     assert colours(training_plot([cell], "b", known)) == {COLOURS[1]}
@@ -151,7 +151,7 @@ def test_a_training_of_a_single_row_is_seen(tmp_path: Path, rows: int) -> None:
     write_log(tmp_path / "fold0")
     path = tmp_path / "fold0" / "log.csv"
     path.write_text("\n".join(path.read_text().splitlines()[: rows + 1]) + "\n")
-    svg = training_plot([Cell("all", "all", logs=(path,))], "t")
+    svg = training_plot([ModelRun("all", "all", logs=(path,))], "t")
     assert svg is not None
     groups = [group for group in ElementTree.fromstring(svg).iter(f"{SVG}g") if "-axes_" in group.get("id", "")]
     assert len(groups) == (1 if rows == 1 else 2)  # without or with a validation

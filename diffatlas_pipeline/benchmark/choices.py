@@ -1,0 +1,102 @@
+"""What a user compares: a method with a recipe, and a setting, which is a training situation such as 2-shot; as text."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from diffatlas_pipeline.errors import UserError
+
+FULL = "full"
+ZERO_SHOT = "zero-shot:"
+UNADAPTED = "zero-shot-unadapted:"  # the other data set's contrast is left as it is
+WITH_ATLASES = "+atlases"
+_SHOTS = re.compile(r"([1-9]\d*)-shot")
+MEAN_ATLAS = "mean"  # the sanity row: what the prior alone scores, without a look at the image
+
+
+@dataclass(frozen=True)
+class MethodChoice:
+    """A method and how it is used: ``recipe`` is a recipe's name, with "+atlases" if it predicts with atlases."""
+
+    name: str
+    recipe: str = "default"
+
+    @property
+    def trained(self) -> str:
+        """The recipe that it is trained with."""
+        return self.recipe.removesuffix(WITH_ATLASES)
+
+    @property
+    def with_atlases(self) -> bool:
+        return self.recipe.endswith(WITH_ATLASES)
+
+    @property
+    def text(self) -> str:
+        base = self.name if self.trained == "default" else f"{self.name}:{self.trained}"
+        return base + self.recipe.removeprefix(self.trained)
+
+    @staticmethod
+    def parse(text: str) -> MethodChoice:
+        """'icf', 'diffatlas:paper', 'diffatlas+atlases'. UserError otherwise."""
+        used = text.removesuffix(WITH_ATLASES)
+        name, colon, recipe = used.partition(":")
+        if not name or (colon and not recipe) or "+" in used:
+            raise UserError(
+                f"`methods` {text}: write a method, method:recipe such as diffatlas:paper, or either with +atlases behind it."
+            )
+        return MethodChoice(name, (recipe or "default") + text.removeprefix(used))
+
+
+def method_order(text: str) -> tuple[bool, str]:
+    """Sorts methods: by name, the mean atlas last. A row stands where it did, whatever else is run later."""
+    return text == MEAN_ATLAS, text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """``training`` is "full" or "K-shot"; ``dataset`` tests, None for the benchmark's own.
+
+    ``adapted``: scans of another modality are given the training scans' contrast, as DiffAtlas_predict does by itself.
+    """
+
+    training: str
+    dataset: str | None = None
+    adapted: bool = True
+
+    @property
+    def text(self) -> str:
+        if self.dataset is None:
+            return self.training
+        return f"{ZERO_SHOT if self.adapted else UNADAPTED}{self.dataset}" + (
+            "" if self.training == FULL else f"@{self.training}"
+        )
+
+    @property
+    def shots(self) -> int | None:
+        """Number of training cases, None for all."""
+        match = _SHOTS.fullmatch(self.training)
+        return int(match.group(1)) if match else None
+
+    @property
+    def order(self) -> tuple[bool, bool, str, float]:
+        """Sorts settings: own data set first, few cases before many."""
+        return self.dataset is not None, not self.adapted, self.dataset or "", self.shots or math.inf
+
+    @staticmethod
+    def parse(text: str) -> Setting:
+        """'full', '2-shot', 'zero-shot:DATASET' or 'zero-shot:DATASET@2-shot'. UserError otherwise."""
+        if text == FULL or _SHOTS.fullmatch(text):
+            return Setting(text)
+        prefix = next((prefix for prefix in (ZERO_SHOT, UNADAPTED) if text.startswith(prefix)), None)
+        other = text.removeprefix(prefix or "")
+        dataset, at, training = other.rpartition("@")
+        if not (at and (training == FULL or _SHOTS.fullmatch(training))):
+            dataset, training = other, FULL
+        if prefix is None or not dataset:
+            raise UserError(
+                f"`settings` {text}: unknown; write full, K-shot (such as 2-shot), zero-shot:DATASET, "
+                "zero-shot:DATASET@2-shot, or zero-shot-unadapted:DATASET."
+            )
+        return Setting(training, dataset, prefix == ZERO_SHOT)

@@ -1,0 +1,251 @@
+"""A benchmark, from what is asked for to its table: check, plan, run what is not done. What is done is kept."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from diffatlas_pipeline.benchmark import paper_table
+from diffatlas_pipeline.benchmark.cells import Cell, Conditions, plan_cells
+from diffatlas_pipeline.benchmark.children import Children
+from diffatlas_pipeline.benchmark.choices import MEAN_ATLAS, MethodChoice
+from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, CellRecord
+from diffatlas_pipeline.benchmark.schedule import run_cells
+from diffatlas_pipeline.benchmark.settings import PreparedSetting, check_settings, known_splits, prepare_settings
+from diffatlas_pipeline.benchmark.status import Status
+from diffatlas_pipeline.commands.train import seconds_of
+from diffatlas_pipeline.datasets.description import RawDataset
+from diffatlas_pipeline.datasets.raw import read_dataset
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.machine import usable_cores
+from diffatlas_pipeline.methods.base import LearnedMethod
+from diffatlas_pipeline.methods.registry import METHODS as KNOWN
+from diffatlas_pipeline.methods.registry import known_method
+from diffatlas_pipeline.networks.execution import resolve_device
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.store import list_stored
+from diffatlas_pipeline.training.plan_check import check_plan
+
+METHODS = ("diffatlas", "icf", "icmd", "rba")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is asked for.
+
+    ``max_time``, such as "10m", is for each training; None: as long as the plan says. ``output`` None: a folder of the
+    workspace, named by data set and time. ``test_cases``: the first so many, None for all. ``overwrite``: replace models that
+    were trained with other options.
+    """
+
+    dataset: str
+    methods: Sequence[str] = METHODS
+    settings: Sequence[str] = ("full",)
+    seeds: Sequence[int] = (0,)
+    max_time: str | None = None
+    output: Path | None = None
+    splits_file: Path | None = None
+    test_cases: int | None = None
+    tolerance_mm: float = 1.0
+    mean_atlas: bool = True
+    device: str = "auto"
+    jobs: int = 1
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of it: the averages as a table to read, the files with all numbers, the cells that failed."""
+
+    folder: Path
+    table: str
+    files: tuple[Path, ...]
+    count: int
+    failed: tuple[CellRecord, ...]
+
+
+def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
+    """Train, predict and evaluate every method in every setting with every seed, and write the table.
+
+    UserError for anything that can be seen to be wrong before it starts. A cell that fails does not end the others.
+    """
+    _check(asked)
+    limit_s = seconds_of(asked.max_time) if asked.max_time else None
+    device = resolve_device(asked.device).type
+
+    def find(name: str) -> RawDataset:
+        return read_dataset(workspace.raw_dataset(name))
+
+    dataset, methods = find(asked.dataset), _methods(asked)
+    settings = check_settings(asked.settings, dataset, find)
+    time_name = (asked.max_time or "planned").replace(" ", "")
+    folder = asked.output or workspace.results.parent / "benchmarks" / f"{dataset.folder.name}_{time_name}"
+    folder = folder.expanduser().resolve()
+    children = Children(_environment(workspace, folder, asked.jobs))
+    _plan_if_needed(dataset, workspace, device, children)
+    source = workspace.preprocessed / dataset.folder.name
+    plan = _plan(source / "plans.json", methods)
+    splits = known_splits(source / "splits.json", asked.splits_file, [files.case for files in dataset.training])
+    seeds = list(dict.fromkeys(asked.seeds))
+    prepared = prepare_settings(settings, dataset, splits, seeds, asked.test_cases)
+    digests = _digests(plan, methods)
+    conditions = Conditions(dataset.folder.name, limit_s, asked.tolerance_mm, plan.digest(), device, digests)
+    learned = {method.name: issubclass(known_method(method.name), LearnedMethod) for method in methods}
+    cells = plan_cells(methods, prepared, seeds, conditions, learned)
+    with _alone_in(folder):
+        status = Status(folder)
+        _clear_conflicts(status, cells, asked.overwrite)
+        left_out = status.begin(_described(dataset, methods, prepared, cells, seeds), cells)
+        if left_out:
+            print(f"{left_out} finished cell(s) of an earlier run with other options leave the table.")
+        labels_json = dataset.folder / "dataset.json"
+        run_cells(cells, status, prepared, children, labels_json, asked.max_time, asked.device, asked.jobs)
+        return _outcome(status, cells)
+
+
+def _check(asked: Comparison) -> None:
+    for name, value, least in (
+        ("jobs", asked.jobs, 1),
+        ("test_cases", asked.test_cases, 1),
+        ("tolerance_mm", asked.tolerance_mm, 0),
+        ("seeds", min(asked.seeds), 0),
+    ):
+        if value is not None and not value >= least:
+            raise UserError(f"`{name}` {value}: must be {least} or more.")
+    if asked.splits_file is not None and not asked.splits_file.is_file():
+        raise UserError(f"`splits_file` {asked.splits_file}: no such file.")
+
+
+def _methods(asked: Comparison) -> list[MethodChoice]:
+    """The methods asked for, and the mean atlas. UserError for an unknown one."""
+    texts = [*asked.methods, *([MEAN_ATLAS] if asked.mean_atlas else [])]
+    methods = list(dict.fromkeys(MethodChoice.parse(text) for text in texts))
+    for method in methods:
+        if method.with_atlases and not issubclass(known_method(method.name), LearnedMethod):
+            raise UserError(f"`methods` {method.text}: {method.name} has no network to average with atlases. Leave it out.")
+        known_method(method.name)
+    return methods
+
+
+def _environment(workspace: Workspace, folder: Path, jobs: int) -> dict[str, str]:
+    """The user's data, but models of the benchmark's own; jobs at the same time share the cores."""
+    environment = {name: value for name, value in os.environ.items() if name != "DIFFATLAS_WORKSPACE"}
+    environment |= {"DiffAtlas_raw": str(workspace.raw), "DiffAtlas_preprocessed": str(workspace.preprocessed)}
+    environment["DiffAtlas_results"] = str(folder / "models")
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
+    return environment
+
+
+def _plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, children: Children) -> None:
+    """Plan and preprocess unless all training cases are preprocessed. UserError if that fails."""
+    source = workspace.preprocessed / dataset.folder.name
+    stored = set(list_stored(source)) if (source / "plans.json").is_file() else set()
+    if stored >= {files.case for files in dataset.training} and (source / "splits.json").is_file():
+        return
+    words = ["-d", str(dataset.folder), "--device", device]
+    print(f"{dataset.folder.name} is not planned yet:\n$ {shlex.join(['DiffAtlas_plan_and_preprocess', *words])}", flush=True)
+    if children.do("plan_and_preprocess", words, None):
+        raise UserError(f"{dataset.folder.name} could not be planned; the message above says why.")
+    print()
+
+
+def _plan(path: Path, methods: Sequence[MethodChoice]) -> Plan:
+    """The plan of the data set. UserError if it is not usable or has not the recipe of one of ``methods``."""
+    plan = from_json(Plan, path.read_text(encoding="utf-8"), str(path))
+    check_plan(plan, str(path))
+    for method in methods:
+        plan.recipe(method.trained, method.name)
+    return plan
+
+
+def _digests(plan: Plan, methods: Sequence[MethodChoice]) -> dict[str, str]:
+    """What a training depends on in the plan, for each of ``methods`` and all that earlier runs may have had, by its text."""
+    planned = [MethodChoice(recipe.method, recipe.name) for recipe in plan.recipes]
+    known = [*methods, *planned, *map(MethodChoice, KNOWN)]
+    return {MethodChoice(one.name, one.trained).text: plan.digest(one.name, one.trained) for one in known}
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Make ``folder``. UserError if it cannot be written, or if another benchmark is running there."""
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{folder}: a benchmark is running there already. Wait for it, or give another `output`.") from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another `output`.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _clear_conflicts(status: Status, cells: Sequence[Cell], overwrite: bool) -> None:
+    """Remove models that were trained with other options, if that is allowed, else UserError; also for another data set."""
+    dataset = cells[0].conditions.dataset
+    if status.benchmark and status.benchmark.dataset != dataset:
+        raise UserError(f"{status.folder} holds a benchmark of {status.benchmark.dataset}. Give another `output`.")
+    others = {cell.model: cell for cell in cells if status.model_matches(cell) is False}
+    if overwrite:
+        status.remove_models(list(others.values()))
+    elif others:
+        model, cell = next(iter(others.items()))
+        known, asked = status.models.get(model), cell.training
+        different = ", ".join(name for name in vars(asked) if getattr(known, name, None) != getattr(asked, name))
+        raise UserError(
+            f"{status.folder}: {len(others)} model(s) there were trained with other options (for example {model}, other "
+            f"{different}). Give another `output`, or `overwrite` to train them again."
+        )
+
+
+def _described(
+    dataset: RawDataset,
+    methods: Sequence[MethodChoice],
+    prepared: Sequence[PreparedSetting],
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+) -> Benchmark:
+    """The record of what is asked for, without cells."""
+    notes = [note for setting in prepared for note in setting.notes]
+    once = list(dict.fromkeys(cell.method for cell in cells if not cell.learned))
+    if once and len(seeds) > 1:
+        notes.append(
+            f"{', '.join(once)}: nothing is trained by gradient; run once for each different set of training cases, so a row "
+            "can have fewer seeds."
+        )
+    if MEAN_ATLAS in once:
+        notes.append(
+            f"{MEAN_ATLAS}: the mean distance map of the training cases, without a look at the image. A method shows skill "
+            "only as far as it is above this row."
+        )
+    return Benchmark(
+        dataset=dataset.folder.name,
+        labels=tuple(label.name for label in dataset.description.labels),
+        methods=tuple(method.text for method in methods),
+        settings=tuple(setting.text for setting in prepared),
+        seeds=tuple(seeds),
+        max_time_s=cells[0].conditions.max_time_s,
+        tolerance_mm=cells[0].conditions.tolerance_mm,
+        notes=tuple(notes),
+        models={},
+    )
+
+
+def _outcome(status: Status, cells: Sequence[Cell]) -> Outcome:
+    assert status.benchmark is not None
+    files = paper_table.write_tables(status.folder, status.benchmark)
+    frame = paper_table.summarise(paper_table.cells_frame(status.folder, status.benchmark), status.benchmark)
+    records = [status.record(cell) for cell in cells]
+    failed = tuple(record for record in records if record is not None and record.status == FAILED)
+    return Outcome(status.folder, paper_table.plain(frame, status.benchmark), files, len(cells), failed)
