@@ -19,7 +19,7 @@ from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, CellRecord
 from diffatlas_pipeline.benchmark.schedule import run_cells
 from diffatlas_pipeline.benchmark.settings import PreparedSetting, check_settings, known_splits, prepare_settings
 from diffatlas_pipeline.benchmark.status import Status
-from diffatlas_pipeline.commands.train import seconds_of
+from diffatlas_pipeline.console import say
 from diffatlas_pipeline.datasets.description import RawDataset
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -41,17 +41,18 @@ METHODS = ("diffatlas", "icf", "icmd", "rba")
 class Comparison:
     """What is asked for.
 
-    ``max_time``, such as "10m", is for each training; None: as long as the plan says. ``output`` None: a folder of the
-    workspace, named by data set and time. ``test_cases``: the first so many, None for all. ``overwrite``: replace models that
-    were trained with other options.
+    ``max_time_s``: seconds for each training, None as long as the plan says. ``output`` None: the folder DATASET_``name`` in
+    the workspace's benchmarks/, where ``name`` "" is the time. ``test_cases``: the first so many, None for all. ``overwrite``:
+    replace models that were trained with other options.
     """
 
     dataset: str
     methods: Sequence[str] = METHODS
     settings: Sequence[str] = ("full",)
     seeds: Sequence[int] = (0,)
-    max_time: str | None = None
+    max_time_s: float | None = None
     output: Path | None = None
+    name: str = ""
     splits_file: Path | None = None
     test_cases: int | None = None
     tolerance_mm: float = 1.0
@@ -78,7 +79,6 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
     UserError for anything that can be seen to be wrong before it starts. A cell that fails does not end the others.
     """
     _check(asked)
-    limit_s = seconds_of(asked.max_time) if asked.max_time else None
     device = resolve_device(asked.device).type
 
     def find(name: str) -> RawDataset:
@@ -86,8 +86,8 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
 
     dataset, methods = find(asked.dataset), _methods(asked)
     settings = check_settings(asked.settings, dataset, find)
-    time_name = (asked.max_time or "planned").replace(" ", "")
-    folder = asked.output or workspace.results.parent / "benchmarks" / f"{dataset.folder.name}_{time_name}"
+    name = asked.name or ("planned" if asked.max_time_s is None else f"{asked.max_time_s:g}s")
+    folder = asked.output or workspace.results.parent / "benchmarks" / f"{dataset.folder.name}_{name}"
     folder = folder.expanduser().resolve()
     children = Children(_environment(workspace, folder, asked.jobs))
     _plan_if_needed(dataset, workspace, device, children)
@@ -97,7 +97,7 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
     seeds = list(dict.fromkeys(asked.seeds))
     prepared = prepare_settings(settings, dataset, splits, seeds, asked.test_cases)
     digests = _digests(plan, methods)
-    conditions = Conditions(dataset.folder.name, limit_s, asked.tolerance_mm, plan.digest(), device, digests)
+    conditions = Conditions(dataset.folder.name, asked.max_time_s, asked.tolerance_mm, plan.digest(), device, digests)
     learned = {method.name: issubclass(known_method(method.name), LearnedMethod) for method in methods}
     cells = plan_cells(methods, prepared, seeds, conditions, learned)
     with _alone_in(folder):
@@ -105,9 +105,9 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
         _clear_conflicts(status, cells, asked.overwrite)
         left_out = status.begin(_described(dataset, methods, prepared, cells, seeds), cells)
         if left_out:
-            print(f"{left_out} finished cell(s) of an earlier run with other options leave the table.")
+            say(f"{left_out} finished cell(s) of an earlier run with other options leave the table.")
         labels_json = dataset.folder / "dataset.json"
-        run_cells(cells, status, prepared, children, labels_json, asked.max_time, asked.device, asked.jobs)
+        run_cells(cells, status, prepared, children, labels_json, asked.device, asked.jobs)
         return _outcome(status, cells)
 
 
@@ -152,10 +152,10 @@ def _plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, chil
     if stored >= {files.case for files in dataset.training} and (source / "splits.json").is_file():
         return
     words = ["-d", str(dataset.folder), "--device", device]
-    print(f"{dataset.folder.name} is not planned yet:\n$ {shlex.join(['DiffAtlas_plan_and_preprocess', *words])}", flush=True)
+    say(f"{dataset.folder.name} is not planned yet:\n$ {shlex.join(['DiffAtlas_plan_and_preprocess', *words])}")
     if children.do("plan_and_preprocess", words, None):
         raise UserError(f"{dataset.folder.name} could not be planned; the message above says why.")
-    print()
+    say("")
 
 
 def _plan(path: Path, methods: Sequence[MethodChoice]) -> Plan:

@@ -37,7 +37,6 @@ class Runner:
     status: Status
     do: Do
     test_sets: dict[str, Path]
-    max_time: str | None
     device: str
     labels_json: Path
     workers: int
@@ -95,7 +94,8 @@ class Runner:
         self.status.note_model(cell)
         train = [cell.conditions.dataset, cell.pool.split, "--method", cell.method, "--recipe", cell.choice.trained]
         train += ["--seed", str(cell.seed), "--device", self.device, "--no-validation"]
-        train += ["--max-time", self.max_time] if self.max_time else []
+        limit_s = cell.conditions.max_time_s
+        train += [] if limit_s is None else ["--max-time", f"{limit_s:g}s"]
         train += ["--splits-file", str(cell.pool.splits_file)] if cell.pool.splits_file else []
         try:
             self._step("train", train, log, wall)

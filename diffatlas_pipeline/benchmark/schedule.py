@@ -17,6 +17,7 @@ from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.benchmark.test_sets import link_test_set
 from diffatlas_pipeline.benchmark.time_left import duration, time_left
+from diffatlas_pipeline.console import say
 from diffatlas_pipeline.machine import default_workers
 
 
@@ -33,13 +34,13 @@ class Schedule:
         """Print what is compared, how much of it is done, and how long the rest takes."""
         seeds = sorted({cell.seed for cell in self.cells})
         methods = dict.fromkeys(cell.choice.text for cell in self.cells)
-        print(f"Methods: {', '.join(methods)}\nSeeds: {', '.join(map(str, seeds))}\nSettings:")
+        say(f"Methods: {', '.join(methods)}\nSeeds: {', '.join(map(str, seeds))}\nSettings:")
         for note in (note for setting in prepared for note in setting.notes):
-            print(f"  {note}")
+            say(f"  {note}")
         models = {cell.model for cell in self.todo} - self._trained()
         done = f", {len(self.cells) - len(self.todo)} of them done already" if len(self.todo) < len(self.cells) else ""
-        print(f"{len(self.cells)} cells{done}; {len(models)} model(s) to make. Expected time: {self._left()}.")
-        print(f"Results: {self.status.folder} (what each cell prints is in its log.txt)\n", flush=True)
+        say(f"{len(self.cells)} cells{done}; {len(models)} model(s) to make. Expected time: {self._left()}.")
+        say(f"Results: {self.status.folder} (what each cell prints is in its log.txt)\n")
 
     def run(self, runner: Runner, children: Children) -> None:
         """Run what is not done, cells of one model together. KeyboardInterrupt if that is stopped."""
@@ -69,7 +70,7 @@ class Schedule:
         else:
             result = f"FAILED: {record.message}"
         left = f"; about {self._left()} left" if self.todo else ""
-        print(f"[{count}/{len(self.cells)}] {cell.title}: {result}{left}", flush=True)
+        say(f"[{count}/{len(self.cells)}] {cell.title}: {result}{left}")
         write_tables(self.status.folder, self.status.benchmark)
 
     def _left(self) -> str:
@@ -85,7 +86,6 @@ def run_cells(
     prepared: Sequence[PreparedSetting],
     children: Children,
     labels_json: Path,
-    max_time: str | None,
     device: str,
     jobs: int,
 ) -> None:
@@ -96,7 +96,7 @@ def run_cells(
         return
     test_sets = {setting.test.dataset: link_test_set(setting.test, status.folder / "test_sets") for setting in prepared}
     workers = 1 if jobs > 1 else default_workers()
-    runner = Runner(status, children.do, test_sets, max_time, device, labels_json, workers, schedule.done)
+    runner = Runner(status, children.do, test_sets, device, labels_json, workers, schedule.done)
     schedule.run(runner, children)
 
 

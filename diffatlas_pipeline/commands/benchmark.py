@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from diffatlas_pipeline.commands import _common
+from diffatlas_pipeline.commands.train import seconds_of
 
 METHODS = ("diffatlas", "icf", "icmd", "rba")
 
@@ -69,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
 def _benchmark(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.benchmark.job import Comparison, run_benchmark
 
+    arguments.max_time_s = seconds_of(arguments.max_time) if arguments.max_time else None
+    arguments.name = (arguments.max_time or "planned").replace(" ", "")
     asked = Comparison(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(Comparison)})
     outcome = run_benchmark(asked, _common.workspace_of(arguments))
     print(f"\n{outcome.table}")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.errors import UserError
 
@@ -74,7 +75,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     source = benchmark_source(arguments.benchmark) if arguments.benchmark else _prediction_source(arguments)
     for note in write_page(source, output, arguments.max_mb, arguments.workers):
-        print(f"Note: {note}")
+        console.say(f"Note: {note}")
     print(f"Written: {output} ({output.stat().st_size / 1e6:.1f} MB)")
 
 

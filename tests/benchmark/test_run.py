@@ -59,7 +59,7 @@ def runner(folder: Path, commands: Commands, *cells: Cell) -> Runner:
     status = Status(folder)
     status.begin(ASKED, cells)
     sets = {"Dataset001_A": folder / "one", "Dataset002_B": folder / "two"}
-    return Runner(status, commands, sets, "10m", "cpu", Path("dataset.json"), 1, lambda cell: None)
+    return Runner(status, commands, sets, "cpu", Path("dataset.json"), 1, lambda cell: None)
 
 
 def zero_shot(cell: Cell) -> Cell:
@@ -139,7 +139,7 @@ def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) 
     made.run([cell, zero_shot(cell)])
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
     train, predict, evaluate, other, _ = (words for _, words in commands.calls)
-    assert train[:2] == ["Dataset001_A", "2-shot"] and train[-2:] == ["--max-time", "10m"] and "--no-validation" in train
+    assert train[:2] == ["Dataset001_A", "2-shot"] and train[-2:] == ["--max-time", "600s"] and "--no-validation" in train
     assert predict[predict.index("-f") + 1] == "2-shot_seed2" and "--modality" not in predict
     assert other[other.index("-i") + 1] == str(tmp_path / "two" / "imagesTs") and other[other.index("--modality") + 1] == "MRI"
     assert evaluate[evaluate.index("-r") + 1] == str(tmp_path / "one" / "labelsTs")
