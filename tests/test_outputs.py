@@ -81,4 +81,4 @@ def test_scores(model: Path) -> None:
 
 
 def test_cells_of_a_benchmark() -> None:
-    assert set(vars(make_cell().record())) == documented("benchmark.json", "entry of a cell")
+    assert set(vars(make_cell())) == documented("benchmark.json", "entry of a cell")

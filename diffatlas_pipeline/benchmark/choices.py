@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.base import LearnedMethod
+from diffatlas_pipeline.methods.registry import known_method
 
 FULL = "full"
 ZERO_SHOT = "zero-shot:"
@@ -31,6 +33,11 @@ class MethodChoice:
     @property
     def with_atlases(self) -> bool:
         return self.recipe.endswith(WITH_ATLASES)
+
+    @property
+    def learned(self) -> bool:
+        """Whether it has a network that is trained by gradient. UserError if there is no such method."""
+        return issubclass(known_method(self.name), LearnedMethod)
 
     @property
     def text(self) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffatlas_pipeline.benchmark import paper_table
-from diffatlas_pipeline.benchmark.cells import Cell, Conditions, plan_cells
+from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells
 from diffatlas_pipeline.benchmark.children import Children
 from diffatlas_pipeline.benchmark.choices import MEAN_ATLAS, MethodChoice
-from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, CellRecord
+from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, Cell
 from diffatlas_pipeline.benchmark.schedule import run_cells
 from diffatlas_pipeline.benchmark.settings import PreparedSetting, check_settings, known_splits, prepare_settings
 from diffatlas_pipeline.benchmark.status import Status
@@ -26,9 +26,7 @@ from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.machine import usable_cores
-from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.registry import METHODS as KNOWN
-from diffatlas_pipeline.methods.registry import known_method
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.store import list_stored
@@ -70,7 +68,7 @@ class Outcome:
     table: str
     files: tuple[Path, ...]
     count: int
-    failed: tuple[CellRecord, ...]
+    failed: tuple[Cell, ...]
 
 
 def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
@@ -98,12 +96,11 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
     prepared = prepare_settings(settings, dataset, splits, seeds, asked.test_cases)
     digests = _digests(plan, methods)
     conditions = Conditions(dataset.folder.name, asked.max_time_s, asked.tolerance_mm, plan.digest(), device, digests)
-    learned = {method.name: issubclass(known_method(method.name), LearnedMethod) for method in methods}
-    cells = plan_cells(methods, prepared, seeds, conditions, learned)
+    cells = plan_cells(methods, prepared, seeds, conditions)
     with _alone_in(folder):
         status = Status(folder)
-        _clear_conflicts(status, cells, asked.overwrite)
-        left_out = status.begin(_described(dataset, methods, prepared, cells, seeds), cells)
+        _clear_conflicts(status, dataset.folder.name, cells, asked.overwrite)
+        left_out = status.begin(_described(dataset, methods, prepared, conditions, seeds), cells, conditions)
         if left_out:
             say(f"{left_out} finished cell(s) of an earlier run with other options leave the table.")
         labels_json = dataset.folder / "dataset.json"
@@ -129,9 +126,8 @@ def _methods(asked: Comparison) -> list[MethodChoice]:
     texts = [*asked.methods, *([MEAN_ATLAS] if asked.mean_atlas else [])]
     methods = list(dict.fromkeys(MethodChoice.parse(text) for text in texts))
     for method in methods:
-        if method.with_atlases and not issubclass(known_method(method.name), LearnedMethod):
+        if not method.learned and method.with_atlases:
             raise UserError(f"`methods` {method.text}: {method.name} has no network to average with atlases. Leave it out.")
-        known_method(method.name)
     return methods
 
 
@@ -191,9 +187,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _clear_conflicts(status: Status, cells: Sequence[Cell], overwrite: bool) -> None:
+def _clear_conflicts(status: Status, dataset: str, cells: Sequence[Cell], overwrite: bool) -> None:
     """Remove models that were trained with other options, if that is allowed, else UserError; also for another data set."""
-    dataset = cells[0].conditions.dataset
     if status.benchmark and status.benchmark.dataset != dataset:
         raise UserError(f"{status.folder} holds a benchmark of {status.benchmark.dataset}. Give another `output`.")
     others = {cell.model: cell for cell in cells if status.model_matches(cell) is False}
@@ -201,7 +196,7 @@ def _clear_conflicts(status: Status, cells: Sequence[Cell], overwrite: bool) -> 
         status.remove_models(list(others.values()))
     elif others:
         model, cell = next(iter(others.items()))
-        known, asked = status.models.get(model), cell.training
+        known, asked = status.models.get(model), cell.options.training
         different = ", ".join(name for name in vars(asked) if getattr(known, name, None) != getattr(asked, name))
         raise UserError(
             f"{status.folder}: {len(others)} model(s) there were trained with other options (for example {model}, other "
@@ -213,12 +208,12 @@ def _described(
     dataset: RawDataset,
     methods: Sequence[MethodChoice],
     prepared: Sequence[PreparedSetting],
-    cells: Sequence[Cell],
+    conditions: Conditions,
     seeds: Sequence[int],
 ) -> Benchmark:
     """The record of what is asked for, without cells."""
     notes = [note for setting in prepared for note in setting.notes]
-    once = list(dict.fromkeys(cell.method for cell in cells if not cell.learned))
+    once = list(dict.fromkeys(method.name for method in methods if not method.learned))
     if once and len(seeds) > 1:
         notes.append(
             f"{', '.join(once)}: nothing is trained by gradient; run once for each different set of training cases, so a row "
@@ -235,8 +230,8 @@ def _described(
         methods=tuple(method.text for method in methods),
         settings=tuple(setting.text for setting in prepared),
         seeds=tuple(seeds),
-        max_time_s=cells[0].conditions.max_time_s,
-        tolerance_mm=cells[0].conditions.tolerance_mm,
+        max_time_s=conditions.max_time_s,
+        tolerance_mm=conditions.tolerance_mm,
         notes=tuple(notes),
         models={},
     )
@@ -246,6 +241,6 @@ def _outcome(status: Status, cells: Sequence[Cell]) -> Outcome:
     assert status.benchmark is not None
     files = paper_table.write_tables(status.folder, status.benchmark)
     frame = paper_table.summarise(paper_table.cells_frame(status.folder, status.benchmark), status.benchmark)
-    records = [status.record(cell) for cell in cells]
-    failed = tuple(record for record in records if record is not None and record.status == FAILED)
+    keys = {cell.key for cell in cells}
+    failed = tuple(cell for cell in status.cells if cell.key in keys and cell.status == FAILED)
     return Outcome(status.folder, paper_table.plain(frame, status.benchmark), files, len(cells), failed)

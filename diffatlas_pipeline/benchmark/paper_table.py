@@ -41,11 +41,11 @@ def cells_frame(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
     """
     told = ("setting", "method", "recipe", "seed", "status", "message", "train_seconds", "seconds_per_case")
     rows = []
-    for record in benchmark.cells:
-        row = {name: getattr(record, name) for name in told}
-        done = record.status == DONE
-        scores = _json(folder / record.evaluation / "summary.json") if done else {}
-        row["iterations"] = (_json(folder / record.model / METADATA).get("iterations") or None) if done else None
+    for cell in benchmark.cells:
+        row = {name: getattr(cell, name) for name in told}
+        done = cell.status == DONE
+        scores = _json(folder / cell.evaluation / "summary.json") if done else {}
+        row["iterations"] = (_json(folder / cell.model / METADATA).get("iterations") or None) if done else None
         for metric in METRICS:
             for label in benchmark.labels:
                 row[f"{metric}_{label}"] = scores.get("labels", {}).get(label, {}).get(metric, {}).get("mean")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffatlas_pipeline.benchmark.choices import MethodChoice
@@ -53,10 +53,10 @@ class ScoredWith(PredictedWith):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CellRecord:
+class Cell:
     """One method in one setting with one seed, and what came of it. Paths are relative to the benchmark's folder.
 
-    ``predicted`` is what the predictions that are there were made with, ``options`` what they are to be made with.
+    ``options`` is what the scores depend on; ``predicted`` what the predictions that are there were made with.
     """
 
     method: str
@@ -73,7 +73,7 @@ class CellRecord:
     train_seconds: float | None = None
     seconds_per_case: float | None = None
     log: str
-    wall_seconds: dict[str, float]
+    wall_seconds: dict[str, float] = field(default_factory=dict)
     options: ScoredWith
     predicted: PredictedWith | None = None
 
@@ -104,7 +104,7 @@ class Benchmark:
     tolerance_mm: float
     notes: tuple[str, ...] = ()
     models: dict[str, TrainedWith]
-    cells: tuple[CellRecord, ...] = ()
+    cells: tuple[Cell, ...] = ()
 
 
 def read_benchmark(folder: Path) -> Benchmark:

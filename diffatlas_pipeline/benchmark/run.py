@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.cells import Cell
-from diffatlas_pipeline.benchmark.record import DONE, FAILED
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, Cell
+from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
@@ -32,20 +32,21 @@ class CellFailed(Exception):
 
 @dataclass
 class Runner:
-    """``do`` runs a command; ``test_sets`` are the folders with the test cases by data set; ``device`` as the user gave it."""
+    """Runs cells of the benchmark in ``status``.
+
+    ``do`` runs a command; ``settings`` by their text; ``test_sets``: the folders with the test cases by data set; ``device`` as
+    the user gave it; ``report`` is told each cell that has ended.
+    """
 
     status: Status
     do: Do
-    test_sets: dict[str, Path]
+    settings: Mapping[str, PreparedSetting]
+    test_sets: Mapping[str, Path]
     device: str
     labels_json: Path
     workers: int
     report: Callable[[Cell], None]
     _broken: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        return self.status.folder
 
     def run(self, cells: Sequence[Cell]) -> None:
         """Run cells that share one model, one after the other."""
@@ -61,30 +62,29 @@ class Runner:
 
     def _one(self, cell: Cell, wall: dict[str, float]) -> dict[str, Any]:
         """Train unless it is done, predict, evaluate; what benchmark.json is to say of it. ``wall`` is given the seconds."""
-        record = cell.record()
-        log, predictions = self.folder / record.log, self.folder / record.predictions
-        fold = self.folder / cell.model
+        folder, options = self.status.folder, cell.options
+        log, predictions, fold = folder / cell.log, folder / cell.predictions, folder / cell.model
         log.parent.mkdir(parents=True, exist_ok=True)
         log.unlink(missing_ok=True)
         self._train(cell, fold, log, wall)
-        before, predicted = self.status.record(cell), cell.options.predicted
-        if "train" in wall or before is None or before.predicted != predicted:
+        before = self.status.known(cell)
+        if "train" in wall or before is None or before.predicted != options.predicted:
             shutil.rmtree(predictions, ignore_errors=True)  # of another model
-        self.status.update(cell, predicted=predicted)
-        place = self.test_sets[cell.test.dataset]
+        self.status.update(cell, predicted=options.predicted)
+        place = self.test_sets[options.test_dataset]
         predict = ["-i", str(place / "imagesTs"), "-o", str(predictions), "-m", str(fold.parent), "-f", fold.name]
         predict += ["--seed", str(cell.seed), "--device", self.device]
-        predict += ["--modality", cell.test.modality] if cell.test.modality else []
-        predict += [] if cell.test.adapted else ["--adapt-contrast", "off"]
-        predict += ["--with-atlases" if cell.choice.with_atlases else "--no-with-atlases"]
+        predict += ["--modality", options.modality] if options.modality else []
+        predict += [] if options.adapted else ["--adapt-contrast", "off"]
+        predict += ["--with-atlases" if options.with_atlases else "--no-with-atlases"]
         # No option of the cell: the segmentations are the same without it, so finished cells need not be run again for it.
         predict += ["--save-uncertainty"] if has_spread(cell, fold.parent / PLANS) else []
-        predict += ["--registrations", str(self.folder / REGISTRATIONS)]
+        predict += ["--registrations", str(folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
-        evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(self.folder / record.evaluation)]
-        evaluate += ["--tolerance-mm", str(cell.conditions.tolerance_mm), "--labels", str(self.labels_json)]
+        evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(folder / cell.evaluation)]
+        evaluate += ["--tolerance-mm", str(options.tolerance_mm), "--labels", str(self.labels_json)]
         self._step("evaluate", [*evaluate, "--workers", str(self.workers)], log, wall)
-        return {"train_seconds": _train_seconds(fold), "seconds_per_case": seconds_per_case(predictions, cell.test.names)}
+        return {"train_seconds": _train_seconds(fold), "seconds_per_case": seconds_per_case(predictions, cell.test_cases)}
 
     def _train(self, cell: Cell, fold: Path, log: Path, wall: dict[str, float]) -> None:
         if cell.model in self._broken:
@@ -92,11 +92,11 @@ class Runner:
         if self.status.is_trained(cell):
             return
         self.status.note_model(cell)
-        train = [cell.conditions.dataset, cell.pool.split, "--method", cell.method, "--recipe", cell.choice.trained]
+        training, splits_file = cell.options.training, self.settings[cell.setting].pools[cell.seed].splits_file
+        train = [fold.parent.parent.name, training.split, "--method", cell.method, "--recipe", cell.choice.trained]
         train += ["--seed", str(cell.seed), "--device", self.device, "--no-validation"]
-        limit_s = cell.conditions.max_time_s
-        train += [] if limit_s is None else ["--max-time", f"{limit_s:g}s"]
-        train += ["--splits-file", str(cell.pool.splits_file)] if cell.pool.splits_file else []
+        train += [] if training.max_time_s is None else ["--max-time", f"{training.max_time_s:g}s"]
+        train += ["--splits-file", str(splits_file)] if splits_file else []
         try:
             self._step("train", train, log, wall)
             if not (fold / WEIGHTS).is_file():
@@ -118,7 +118,7 @@ def has_spread(cell: Cell, plan: Path) -> bool:
 
     They are a network's and the atlases', those of several atlases, or several draws.
     """
-    if cell.choice.with_atlases or (cell.method == "rba" and len(cell.pool.cases) > 1):
+    if cell.choice.with_atlases or (cell.method == "rba" and len(cell.training_cases) > 1):
         return True
     try:
         recipe = from_json(Plan, plan.read_text(encoding="utf-8"), str(plan)).recipe(cell.choice.trained, cell.method)

@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffatlas_pipeline.benchmark.cells import Cell
 from diffatlas_pipeline.benchmark.children import Children, Stopped
 from diffatlas_pipeline.benchmark.paper_table import write_tables
-from diffatlas_pipeline.benchmark.record import DONE
+from diffatlas_pipeline.benchmark.record import DONE, Cell
 from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
@@ -60,21 +59,21 @@ class Schedule:
 
     def done(self, cell: Cell) -> None:
         """Print what became of ``cell``, and write the tables anew."""
-        record = self.status.record(cell)
-        assert record is not None and self.status.benchmark is not None
+        ended = self.status.known(cell)
+        assert ended is not None and self.status.benchmark is not None
         self.todo.remove(cell)
         count = len(self.cells) - len(self.todo)
-        if record.status == DONE:
-            took = duration(sum(record.wall_seconds.values()))
-            result = f"Dice {_mean_dice(self.status.folder / record.evaluation)}, {took}"
+        if ended.status == DONE:
+            took = duration(sum(ended.wall_seconds.values()))
+            result = f"Dice {_mean_dice(self.status.folder / ended.evaluation)}, {took}"
         else:
-            result = f"FAILED: {record.message}"
+            result = f"FAILED: {ended.message}"
         left = f"; about {self._left()} left" if self.todo else ""
         say(f"[{count}/{len(self.cells)}] {cell.title}: {result}{left}")
         write_tables(self.status.folder, self.status.benchmark)
 
     def _left(self) -> str:
-        return time_left(self.todo, self._trained(), self.status.records, self.jobs)
+        return time_left(self.todo, self._trained(), self.status.cells, self.jobs)
 
     def _trained(self) -> set[str]:
         return {cell.model for cell in self.cells if self.status.is_trained(cell)}
@@ -94,9 +93,10 @@ def run_cells(
     schedule.announce(prepared)
     if not schedule.todo:
         return
+    settings = {setting.text: setting for setting in prepared}
     test_sets = {setting.test.dataset: link_test_set(setting.test, status.folder / "test_sets") for setting in prepared}
     workers = 1 if jobs > 1 else default_workers()
-    runner = Runner(status, children.do, test_sets, device, labels_json, workers, schedule.done)
+    runner = Runner(status, children.do, settings, test_sets, device, labels_json, workers, schedule.done)
     schedule.run(runner, children)
 
 

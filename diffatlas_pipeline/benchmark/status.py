@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.cells import Cell
+from diffatlas_pipeline.benchmark.cells import Conditions
 from diffatlas_pipeline.benchmark.choices import MethodChoice, Setting, method_order
-from diffatlas_pipeline.benchmark.record import DONE, FILE, WAITING, Benchmark, CellRecord, TrainedWith, read_benchmark
+from diffatlas_pipeline.benchmark.record import DONE, FILE, WAITING, Benchmark, Cell, TrainedWith, read_benchmark
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import to_json, write_text_atomically
 from diffatlas_pipeline.models.folder import WEIGHTS
@@ -26,27 +26,28 @@ class Status:
         self.benchmark = read_benchmark(folder) if (folder / FILE).is_file() else None
 
     @property
-    def records(self) -> tuple[CellRecord, ...]:
+    def cells(self) -> tuple[Cell, ...]:
         return self.benchmark.cells if self.benchmark else ()
 
     @property
     def models(self) -> dict[str, TrainedWith]:
         return self.benchmark.models if self.benchmark else {}
 
-    def record(self, cell: Cell) -> CellRecord | None:
-        return next((record for record in self.records if record.key == cell.key), None)
+    def known(self, cell: Cell) -> Cell | None:
+        """What came of the cell so far, with whatever options."""
+        return next((one for one in self.cells if one.key == cell.key), None)
 
     def is_done(self, cell: Cell) -> bool:
         """Whether the cell was finished with the same options, and its scores are still there."""
-        record = self.record(cell)
-        return record is not None and record.options == cell.options and record.status == DONE and self._has_scores(record)
+        known = self.known(cell)
+        return known is not None and known.options == cell.options and known.status == DONE and self._has_scores(known)
 
     def model_matches(self, cell: Cell) -> bool | None:
         """Whether the model of ``cell`` was trained (or begun) with its options; None if there is none."""
         known = self.models.get(cell.model)
         if known is None and not (self.folder / cell.model).exists():
             return None
-        return known == cell.training
+        return known == cell.options.training
 
     def is_trained(self, cell: Cell) -> bool:
         return bool(self.model_matches(cell)) and (self.folder / cell.model / WEIGHTS).is_file()
@@ -57,38 +58,37 @@ class Status:
             if self.model_matches(cell) is not False:
                 continue
             place, known = Path(cell.model), self.models.get(cell.model)
-            if known is None or known.recipe != cell.training.recipe:
+            if known is None or known.recipe != cell.options.training.recipe:
                 place = place.parent
             shutil.rmtree(self.folder / place, ignore_errors=True)
             for name in [name for name in self.models if Path(name).is_relative_to(place)]:
                 del self.models[name]
 
-    def begin(self, asked: Benchmark, cells: Sequence[Cell]) -> int:
+    def begin(self, asked: Benchmark, cells: Sequence[Cell], conditions: Conditions) -> int:
         """Take up ``cells`` as they are done or waiting, after them the cells of earlier runs that still fit.
 
         ``asked`` has everything but cells and models. Returns how many finished or failed cells no longer fit beside these
         and are left out.
         """
-        wanted = {cell.key for cell in cells}
-        records = []
+        taken = []
         for cell in cells:
-            old = self.record(cell)  # what predictions there are were made with the options that it had
-            waiting = replace(cell.record(), predicted=old.predicted if old else None)
-            records.append(old if old is not None and self.is_done(cell) else waiting)
-        others = [record for record in self.records if record.key not in wanted and record.status != WAITING]
-        kept = [record for record in others if self._fits(record, cells)]
-        methods = {*asked.methods, *(record.choice.text for record in kept)}
-        settings = {*asked.settings, *(record.setting for record in kept)}
+            known = self.known(cell)  # what predictions there are were made with the options that it had
+            waiting = replace(cell, predicted=known.predicted if known else None)
+            taken.append(known if known is not None and self.is_done(cell) else waiting)
+        wanted = {cell.key for cell in cells}
+        others = [cell for cell in self.cells if cell.key not in wanted and cell.status != WAITING]
+        kept = [cell for cell in others if self._fits(cell, cells, conditions)]
+        settings = {*asked.settings, *(cell.setting for cell in kept)}
         earlier = [note for note in (self.benchmark.notes if self.benchmark else ()) if _about(note) in settings]
         notes = [*asked.notes, *(note for note in earlier if _about(note) not in asked.settings)]
         self.benchmark = replace(
             asked,
-            methods=tuple(sorted(methods, key=method_order)),
+            methods=tuple(sorted({*asked.methods, *(cell.choice.text for cell in kept)}, key=method_order)),
             settings=tuple(sorted(settings, key=lambda text: Setting.parse(text).order)),
-            seeds=tuple(sorted({*asked.seeds, *(record.seed for record in kept)})),
+            seeds=tuple(sorted({*asked.seeds, *(cell.seed for cell in kept)})),
             notes=tuple(dict.fromkeys(notes)),
             models=self.models,
-            cells=tuple(sorted([*records, *kept], key=_order)),
+            cells=tuple(sorted([*taken, *kept], key=_order)),
         )
         self.write()
         return len(others) - len(kept)
@@ -96,14 +96,14 @@ class Status:
     def update(self, cell: Cell, **fields: Any) -> None:
         with self._lock:
             assert self.benchmark is not None  # begin() made it
-            changed = [replace(one, **fields) if one.key == cell.key else one for one in self.records]
+            changed = [replace(one, **fields) if one.key == cell.key else one for one in self.cells]
             self.benchmark = replace(self.benchmark, cells=tuple(changed))
             self.write()
 
     def note_model(self, cell: Cell) -> None:
         """Record what the model of ``cell`` is trained with."""
         with self._lock:
-            self.models[cell.model] = cell.training
+            self.models[cell.model] = cell.options.training
             self.write()
 
     def write(self) -> None:
@@ -115,23 +115,22 @@ class Status:
                     f"{self.folder}: cannot be written ({error.strerror or error}). Mend it, or give another `output`."
                 ) from error
 
-    def _has_scores(self, record: CellRecord) -> bool:
-        return (self.folder / record.evaluation / "summary.json").is_file()
+    def _has_scores(self, cell: Cell) -> bool:
+        return (self.folder / cell.evaluation / "summary.json").is_file()
 
-    def _fits(self, record: CellRecord, cells: Sequence[Cell]) -> bool:
-        """Whether a cell of an earlier run can stand in one table with ``cells``."""
-        conditions, training = cells[0].conditions, record.options.training
-        trained = MethodChoice(record.method, record.choice.trained).text
+    def _fits(self, cell: Cell, beside: Sequence[Cell], conditions: Conditions) -> bool:
+        """Whether a cell of an earlier run can stand in one table with those ``beside`` it."""
+        training = cell.options.training
         same = (
             training.max_time_s == conditions.max_time_s
             and training.plan == conditions.plan
-            and training.recipe == conditions.recipes.get(trained)
+            and training.recipe == conditions.recipes.get(MethodChoice(cell.method, cell.choice.trained).text)
             and training.device == conditions.device
-            and record.options.tolerance_mm == conditions.tolerance_mm
-            and self.models.get(record.model) == training
-            and (record.status != DONE or self._has_scores(record))
+            and cell.options.tolerance_mm == conditions.tolerance_mm
+            and self.models.get(cell.model) == training
+            and (cell.status != DONE or self._has_scores(cell))
         )
-        return same and all(cell.test.names == record.test_cases for cell in cells if cell.setting == record.setting)
+        return same and all(other.test_cases == cell.test_cases for other in beside if other.setting == cell.setting)
 
 
 def _about(note: str) -> str:
@@ -139,5 +138,5 @@ def _about(note: str) -> str:
     return note.split(": ")[0]
 
 
-def _order(record: CellRecord) -> tuple[Any, ...]:
-    return Setting.parse(record.setting).order, record.seed, method_order(record.choice.text)
+def _order(cell: Cell) -> tuple[Any, ...]:
+    return Setting.parse(cell.setting).order, cell.seed, method_order(cell.choice.text)

@@ -82,8 +82,8 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         print(
             f"Error: {len(outcome.failed)} of {outcome.count} cells failed; the same command tries them again:", file=sys.stderr
         )
-        for record in outcome.failed:
-            print(f"  {record.title}: {record.message} (log: {outcome.folder / record.log})", file=sys.stderr)
+        for cell in outcome.failed:
+            print(f"  {cell.title}: {cell.message} (log: {outcome.folder / cell.log})", file=sys.stderr)
         sys.exit(1)
 
 

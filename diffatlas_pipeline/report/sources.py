@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, CellRecord, read_benchmark
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, Cell, read_benchmark
 from diffatlas_pipeline.benchmark.run import seconds_per_case
 from diffatlas_pipeline.datasets.cases import list_cases
 from diffatlas_pipeline.datasets.description import LabelClass
@@ -118,7 +118,7 @@ def labels_of(predictions: Path, workers: int = 1) -> tuple[LabelClass, ...]:
     return tuple(label for label in named if label.value) or labels_in(files, workers)
 
 
-def _run_of(folder: Path, index: int, record: CellRecord, notes: list[str]) -> ModelRun:
+def _run_of(folder: Path, index: int, record: Cell, notes: list[str]) -> ModelRun:
     """A cell of the benchmark in ``folder``; ``notes`` is told what is missing."""
     scores, log, evaluation = folder / record.evaluation, folder / record.model / "log.csv", None
     if record.status == DONE:

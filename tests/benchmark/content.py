@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.benchmark.cells import Cell, Conditions
-from diffatlas_pipeline.benchmark.record import Benchmark
-from diffatlas_pipeline.benchmark.settings import Pool, TestSet
+from diffatlas_pipeline.benchmark.cells import Conditions, plan_cell
+from diffatlas_pipeline.benchmark.choices import MethodChoice
+from diffatlas_pipeline.benchmark.record import Benchmark, Cell
+from diffatlas_pipeline.benchmark.settings import Pool, PreparedSetting, TestSet
 from diffatlas_pipeline.datasets.description import CaseFiles, DatasetDescription, LabelClass, RawDataset
 
 METHODS = ("icf", "icf:other", "icmd", "rba", "rba:staple", "mean", "diffatlas", "diffatlas:paper")
@@ -38,19 +40,23 @@ def raw_dataset(folder: Path, training: int = 4, channels: tuple[str, ...] = ("C
     return RawDataset(folder, DatasetDescription(folder.name, channels, classes, ".nii.gz"), case_files(*names))
 
 
-def make_cell(**changes: Any) -> Cell:
-    """A cell of method icf in setting 2-shot with seed 0; ``changes`` replace fields."""
-    test = TestSet("Dataset001_A", Path("dataset.json"), case_files("t1", "t2"), "imagesTs")
-    fields: dict[str, Any] = {
-        "method": "icf",
-        "recipe": "default",
-        "setting": "2-shot",
-        "seed": 0,
-        "pool": Pool("2-shot", ("c1", "c2")),
-        "test": test,
-        "conditions": CONDITIONS,
-    }
-    return Cell(**(fields | changes))
+def with_labels(*names: str, **changes: Any) -> TestSet:
+    return replace(TestSet("Dataset001_A", Path("dataset.json"), case_files(*names), "imagesTs"), **changes)
+
+
+POOL, TEST = Pool("2-shot", ("c1", "c2")), with_labels("t1", "t2")
+
+
+def make_cell(
+    method: str = "icf",
+    recipe: str = "default",
+    setting: str = "2-shot",
+    seed: int = 0,
+    pool: Pool = POOL,
+    test: TestSet = TEST,
+    conditions: Conditions = CONDITIONS,
+) -> Cell:
+    return plan_cell(MethodChoice(method, recipe), PreparedSetting(setting, {seed: pool}, test, ()), seed, conditions)
 
 
 def write_scores(folder: Path, dice: dict[str, float | None], nsd: dict[str, float | None]) -> None:

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from diffatlas_pipeline.benchmark.paper_table import cells_frame, markdown, plain, summarise, write_tables
-from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, CellRecord
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, Cell
 from tests.benchmark.content import ASKED, make_cell, write_scores
 
 
-def record(method: str, seed: int, setting: str = "2-shot", **changes: Any) -> CellRecord:
-    return replace(make_cell(method=method, seed=seed, setting=setting).record(), **changes)
+def cell_of(method: str, seed: int, setting: str = "2-shot", **changes: Any) -> Cell:
+    return replace(make_cell(method=method, seed=seed, setting=setting), **changes)
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def content(tmp_path: Path) -> Benchmark:
     """icf with three seeds (one failed), mean with one seed and an undefined label, diffatlas failed; full: not run yet."""
     costs = {"status": DONE, "train_seconds": 600.0, "seconds_per_case": 0.5}
     cells = (
-        record("icf", 0, **costs),
-        record("icf", 1, **{**costs, "train_seconds": 660.0}),
-        record("icf", 2, status=FAILED, message="no | memory\nleft"),
-        record("mean", 0, **{**costs, "train_seconds": 0.0}),
-        record("diffatlas", 0, status=FAILED, message="<broken>"),
-        record("diffatlas", 1, status=FAILED, message="<broken>"),
-        record("icf", 0, setting="full"),
+        cell_of("icf", 0, **costs),
+        cell_of("icf", 1, **{**costs, "train_seconds": 660.0}),
+        cell_of("icf", 2, status=FAILED, message="no | memory\nleft"),
+        cell_of("mean", 0, **{**costs, "train_seconds": 0.0}),
+        cell_of("diffatlas", 0, status=FAILED, message="<broken>"),
+        cell_of("diffatlas", 1, status=FAILED, message="<broken>"),
+        cell_of("icf", 0, setting="full"),
     )
     for cell, iterations in zip(cells[:4], (1000, 900, 1, 0), strict=True):
         (tmp_path / cell.model).mkdir(parents=True)

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from diffatlas_pipeline.benchmark.cells import Cell
-from diffatlas_pipeline.benchmark.record import DONE, FAILED
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, Cell
 from diffatlas_pipeline.benchmark.run import Runner, reason
-from diffatlas_pipeline.benchmark.settings import Pool, TestSet
+from diffatlas_pipeline.benchmark.settings import Pool, PreparedSetting, TestSet
 from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.benchmark.test_sets import link_test_set
 from diffatlas_pipeline.benchmark.time_left import duration, seconds_left
@@ -22,7 +21,7 @@ from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.files import to_json
 from diffatlas_pipeline.models.folder import WEIGHTS
 from diffatlas_pipeline.planning.recipes import default_recipes
-from tests.benchmark.content import ASKED, CONDITIONS, case_files, make_cell
+from tests.benchmark.content import ASKED, CONDITIONS, POOL, TEST, make_cell
 from tests.factories import make_plan
 
 
@@ -55,16 +54,18 @@ class Commands:
         return 0
 
 
-def runner(folder: Path, commands: Commands, *cells: Cell) -> Runner:
+def runner(folder: Path, commands: Commands, *cells: Cell, pool: Pool = POOL) -> Runner:
     status = Status(folder)
-    status.begin(ASKED, cells)
+    status.begin(ASKED, cells, CONDITIONS)
+    settings = {cell.setting: PreparedSetting(cell.setting, dict.fromkeys(range(3), pool), TEST, ()) for cell in cells}
     sets = {"Dataset001_A": folder / "one", "Dataset002_B": folder / "two"}
-    return Runner(status, commands, sets, "cpu", Path("dataset.json"), 1, lambda cell: None)
+    return Runner(status, commands, settings, sets, "cpu", Path("dataset.json"), 1, lambda cell: None)
 
 
-def zero_shot(cell: Cell) -> Cell:
-    test = TestSet("Dataset002_B", Path("dataset.json"), case_files("t1", "t2"), "imagesTs", "MRI")
-    return replace(cell, setting="zero-shot:Dataset002_B@2-shot", test=test)
+def zero_shot(seed: int = 0) -> Cell:
+    return make_cell(
+        setting="zero-shot:Dataset002_B@2-shot", seed=seed, test=replace(TEST, dataset="Dataset002_B", modality="MRI")
+    )
 
 
 def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
     assert "--no-with-atlases" in plain and "--with-atlases" in fused
     assert plain[-2:] == fused[-2:] == ["--registrations", str(tmp_path / "registrations")]
     assert plain[plain.index("-o") + 1] != fused[fused.index("-o") + 1]
-    assert cell.training == beside.training and cell.options != beside.options
+    assert cell.options.training == beside.options.training and cell.options != beside.options
 
 
 ONE_ATLAS = Pool("own", ("c1",))
@@ -95,7 +96,7 @@ ONE_ATLAS = Pool("own", ("c1",))
         ({"method": "icf"}, False),
         ({"method": "diffatlas"}, False),  # one draw
         ({"method": "diffatlas", "recipe": "paper"}, False),
-        ({"method": "mean", "learned": False}, False),
+        ({"method": "mean"}, False),
     ],
 )
 def test_uncertainty_is_asked_for_where_several_answers_are_averaged(
@@ -135,25 +136,23 @@ def test_cells_finished_before_uncertainty_was_asked_for_stay(tmp_path: Path) ->
 def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) -> None:
     cell = make_cell(seed=2)
     commands = Commands(tmp_path)
-    made = runner(tmp_path, commands, cell, zero_shot(cell))
-    made.run([cell, zero_shot(cell)])
+    made = runner(tmp_path, commands, cell, zero_shot(2))
+    made.run([cell, zero_shot(2)])
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
     train, predict, evaluate, other, _ = (words for _, words in commands.calls)
     assert train[:2] == ["Dataset001_A", "2-shot"] and train[-2:] == ["--max-time", "600s"] and "--no-validation" in train
     assert predict[predict.index("-f") + 1] == "2-shot_seed2" and "--modality" not in predict
     assert other[other.index("-i") + 1] == str(tmp_path / "two" / "imagesTs") and other[other.index("--modality") + 1] == "MRI"
     assert evaluate[evaluate.index("-r") + 1] == str(tmp_path / "one" / "labelsTs")
-    record = made.status.record(cell)
+    record = made.status.known(cell)
     assert record is not None and record.status == DONE
     assert record.train_seconds == 12.5 and record.seconds_per_case == 0.75
-    assert made.status.is_done(cell) and made.status.is_done(zero_shot(cell))
+    assert made.status.is_done(cell) and made.status.is_done(zero_shot(2))
 
 
 def test_own_splits_are_handed_on(tmp_path: Path) -> None:
-    cell = make_cell()
-    cell = replace(cell, pool=replace(cell.pool, splits_file=Path("own.json")))
-    commands = Commands(tmp_path)
-    runner(tmp_path, commands, cell).run([cell])
+    cell, commands = make_cell(), Commands(tmp_path)
+    runner(tmp_path, commands, cell, pool=replace(POOL, splits_file=Path("own.json"))).run([cell])
     assert commands.calls[0][1][-2:] == ["--splits-file", "own.json"]
 
 
@@ -161,16 +160,16 @@ def test_own_splits_are_handed_on(tmp_path: Path) -> None:
 def test_a_failure_says_why_and_is_tried_again(tmp_path: Path, failing: str) -> None:
     cell, beside = make_cell(), make_cell(seed=1)
     commands = Commands(tmp_path, failing)
-    made = runner(tmp_path, commands, cell, zero_shot(cell), beside)
-    made.run([cell, zero_shot(cell)])
-    record = made.status.record(cell)
+    made = runner(tmp_path, commands, cell, zero_shot(), beside)
+    made.run([cell, zero_shot()])
+    record = made.status.known(cell)
     assert record is not None and record.status == FAILED
     assert record.message == f"DiffAtlas_{failing}: no such thing. case1: it is gone"
     assert [name for name, _ in commands.calls].count("train") == 1  # not once more for the other test set
     again = Commands(tmp_path)
-    made = runner(tmp_path, again, cell, zero_shot(cell), beside)
-    made.run([cell, zero_shot(cell)])
-    assert made.status.is_done(cell) and made.status.is_done(zero_shot(cell))
+    made = runner(tmp_path, again, cell, zero_shot(), beside)
+    made.run([cell, zero_shot()])
+    assert made.status.is_done(cell) and made.status.is_done(zero_shot())
     assert ("train" in [name for name, _ in again.calls]) == (failing == "train")
 
 
@@ -178,12 +177,12 @@ def test_predictions_of_another_modality_are_not_kept(tmp_path: Path) -> None:
     cell = make_cell()
     commands = Commands(tmp_path)
     runner(tmp_path, commands, cell).run([cell])
-    old = tmp_path / cell.record().predictions / "t1.nii.gz"
+    old = tmp_path / cell.predictions / "t1.nii.gz"
     old.touch()
-    scored = replace(cell, conditions=replace(CONDITIONS, tolerance_mm=3.0))
+    scored = make_cell(conditions=replace(CONDITIONS, tolerance_mm=3.0))
     runner(tmp_path, commands, scored).run([scored])
     assert old.exists()  # another tolerance needs no other prediction
-    other = replace(cell, test=replace(cell.test, modality="MRI", adapted=False))
+    other = make_cell(test=replace(TEST, modality="MRI", adapted=False))
     runner(tmp_path, commands, other).run([other])
     assert not old.exists()
 
@@ -199,11 +198,11 @@ def test_reasons(tmp_path: Path) -> None:
 
 def test_time_left() -> None:
     cell, other = make_cell(), make_cell(seed=1)
-    mean = make_cell(method="mean", learned=False)
+    mean = make_cell(method="mean")
     wall = {"train": 605.0, "predict": 6.0, "evaluate": 2.0}
-    done = replace(cell.record(), status=DONE, test_cases=("t1", "t2", "t3", "t4"), wall_seconds=wall)
+    done = replace(cell, status=DONE, test_cases=("t1", "t2", "t3", "t4"), wall_seconds=wall)
     assert seconds_left([cell, other, mean], [], []) == 1200  # the budget, nothing known of testing
-    assert seconds_left([cell, zero_shot(cell), other], [], [done]) == 2 * 605 + 3 * 2 * 2
+    assert seconds_left([cell, zero_shot(), other], [], [done]) == 2 * 605 + 3 * 2 * 2
     assert seconds_left([cell, mean], [cell.model], [done]) == 2 * 2 + 2 * 2
     unlimited = make_cell(conditions=replace(CONDITIONS, max_time_s=None))
     assert seconds_left([unlimited], [], []) is None

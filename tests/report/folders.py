@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffatlas_pipeline.benchmark.paper_table import write_tables
-from diffatlas_pipeline.benchmark.record import DONE, FAILED, CellRecord
+from diffatlas_pipeline.benchmark.record import DONE, FAILED, Cell
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.evaluation.overlays import write_overlays
 from diffatlas_pipeline.files import to_json
@@ -76,19 +76,19 @@ def write_log(folder: Path) -> None:
 def write_benchmark(folder: Path, names: Sequence[str]) -> Path:
     """Two methods in one setting with two seeds, one cell failed and one waiting; returns the folder."""
     dataset = write_dataset(folder / "raw" / "Dataset001_Ellipsoids", names)
-    cells: list[CellRecord] = []
+    cells: list[Cell] = []
     for method, seed, shift in (("diffatlas", 0, 1), ("diffatlas", 1, 1), ("icf", 0, 2)):
         done = {"status": DONE, "train_seconds": 300.0, "seconds_per_case": 0.4}
-        record = replace(make_cell(method=method, seed=seed).record(), **done)
-        write_predictions(folder / record.predictions, names, shift)
-        evaluation = evaluate_folders(folder / record.predictions, dataset / "labelsTs")
-        evaluation.write(folder / record.evaluation)
+        cell = replace(make_cell(method=method, seed=seed), **done)
+        write_predictions(folder / cell.predictions, names, shift)
+        evaluation = evaluate_folders(folder / cell.predictions, dataset / "labelsTs")
+        evaluation.write(folder / cell.evaluation)
         if seed == 0:
-            write_overlays(evaluation, folder / record.evaluation, dataset / "imagesTs")
-        write_log(folder / record.model)
-        cells.append(record)
-    cells.append(replace(make_cell(method="icf", seed=1).record(), status=FAILED, message=REASON))
-    cells.append(make_cell(method="rba").record())
+            write_overlays(evaluation, folder / cell.evaluation, dataset / "imagesTs")
+        write_log(folder / cell.model)
+        cells.append(cell)
+    cells.append(replace(make_cell(method="icf", seed=1), status=FAILED, message=REASON))
+    cells.append(make_cell(method="rba"))
     told = {"dataset": dataset.name, "labels": ("front", "back"), "methods": ("diffatlas", "icf", "rba"), "seeds": (0, 1)}
     benchmark = replace(ASKED, cells=tuple(cells), **told)
     (folder / "benchmark.json").write_text(to_json(benchmark))
