@@ -30,7 +30,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["diffatlas_pipeline", "diffatlas_pipeline.*", "dataset_conversion"]),
-    package_data={"diffatlas_pipeline.report": ["templates/*"]},
+    package_data={"diffatlas_pipeline.benchmark": ["*.j2"], "diffatlas_pipeline.report": ["templates/*"]},
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",
@@ -49,6 +49,7 @@ setup(
         "Jinja2>=3.1",
         "jupyterlab-niivue>=0.2.7,<0.3",  # the viewer of the report; needs no other package
         "tqdm>=4.66",
+        "filelock>=3.13",
     ],
     extras_require={
         "test": TEST,

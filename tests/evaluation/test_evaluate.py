@@ -61,7 +61,7 @@ def test_known_scores_per_case_label_and_mean(folders: tuple[Path, Path], tmp_pa
 
 @pytest.mark.slow
 def test_workers_do_not_change_the_result(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffatlas_pipeline.evaluation.evaluate._WORTH_WORKERS_S", 0.0)
+    monkeypatch.setattr("diffatlas_pipeline.parallel.WORTH_WORKERS_S", 0.0)
     pd.testing.assert_frame_equal(evaluate_folders(*folders, workers=2).cases, evaluate_folders(*folders).cases)
 
 
