@@ -6,7 +6,6 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,6 +22,7 @@ from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.report.sources import ModelRun
 
 COLOURS = ("#3a7fc1", "#d9762b", "#45976a", "#a8559b", "#8f8b2c", "#c4524e", "#4aa3a8", "#8a6d5a")
+_STYLE = Path(__file__).parent / "templates" / "page.mplstyle"
 _INK = "#010203"  # stands for the page's own colour of text
 _WIDTH = 11.0  # inches; the page scales it to its own width
 METRICS = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 [mm]"))
@@ -33,7 +33,7 @@ def box_plot(values: Mapping[str, Sequence[float]], title: str, name: str) -> st
 
     ``name`` makes the ids inside the SVG differ from those of others in the page.
     """
-    with _style():
+    with mpl.rc_context(fname=_STYLE):
         figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
         axis = figure.add_subplot()
         _boxes(axis, {"all": values}, list(values), _colours(["all"]))
@@ -52,7 +52,7 @@ def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str
     colours = _colours(methods, known)
     metrics = METRICS if len(methods) == 1 else METRICS[:2]
     wide = len(methods) * len(labels) <= 8
-    with _style():
+    with mpl.rc_context(fname=_STYLE):
         figure = Figure(figsize=(_WIDTH, 3.3 if wide else 2.7 * len(metrics)), layout="constrained")
         axes = figure.subplots(1, len(metrics)) if wide else figure.subplots(len(metrics), 1)
         for axis, (metric, title) in zip(axes, metrics, strict=True):
@@ -61,7 +61,7 @@ def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str
                 for method, of_method in cases.groupby("method", sort=False)
             }
             _boxes(axis, groups, names, colours)
-            _heading(axis, title)
+            axis.set_title(title)
             if metric == "hd95_mm":
                 axis.set_ylim(bottom=0)
             else:
@@ -82,7 +82,7 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
     if not curves:
         return None
     colours = _colours(list(dict.fromkeys(method for method, _ in logs)), known)
-    with _style():
+    with mpl.rc_context(fname=_STYLE):
         figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
         for axis, (title, what) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
             for method, table in logs:
@@ -90,7 +90,7 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
                 dots = what == "dice" or len(values) == 1  # of a single value no line could be seen
                 style = {"marker": "o", "markersize": 2.5} if dots else {}
                 axis.plot(table["seconds"][values.index] / 60, values, color=colours[method], linewidth=1.3, **style)
-            _heading(axis, title)
+            axis.set_title(title)
             axis.set_xlabel("minutes of training")
             axis.grid(True, axis="both")
             if what == "dice":
@@ -125,8 +125,7 @@ def _boxes(
                 patch_artist=True,
                 boxprops={"facecolor": f"{colour}40", "edgecolor": colour},
                 medianprops={"color": colour, "linewidth": 2},
-                whiskerprops={"color": colour},
-                capprops={"color": colour},
+                **dict.fromkeys(("whiskerprops", "capprops"), {"color": colour}),
             )
             jitter = rng.uniform(-1, 1, len(defined)) * min(0.12, step * 0.25)
             axis.plot(x + jitter, defined, "o", color=colour, markersize=2.2, alpha=0.55, markeredgewidth=0)
@@ -158,42 +157,14 @@ def _log(path: Path) -> pd.DataFrame | None:
     return table if len(table) and "seconds" in table else None
 
 
-def _heading(axis: Axes, title: str) -> None:
-    axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
-
-
 def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)))
 
 
 def _colours(names: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
     """A colour for each of ``names``, by its place among those that are ``known`` as far as it is."""
     places = list(dict.fromkeys([*known, *names]))
     return {name: COLOURS[places.index(name) % len(COLOURS)] for name in names}
-
-
-def _style() -> AbstractContextManager[None]:
-    return mpl.rc_context(
-        {
-            "text.parse_math": False,  # names are shown as they are
-            "svg.fonttype": "none",
-            "font.size": 9.5,
-            "text.color": _INK,
-            "axes.labelcolor": _INK,
-            "axes.edgecolor": "#888888",
-            "xtick.color": "#888888",
-            "ytick.color": "#888888",
-            "xtick.labelcolor": _INK,
-            "ytick.labelcolor": _INK,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.axisbelow": True,
-            "grid.color": "#888888",
-            "grid.alpha": 0.25,
-            "axes.facecolor": "none",
-            "figure.facecolor": "none",
-        }
-    )
 
 
 def _svg(figure: Figure, name: str) -> str:
