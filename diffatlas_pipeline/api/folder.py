@@ -59,6 +59,7 @@ class FolderPrediction:
     def run(self) -> FolderResult:
         """Segment the cases; one that cannot be read, segmented or written fails alone."""
         before = read_record(self.destination.record)
+        self._check_kept(before)
         start = time.perf_counter()
         wanted = Wanted(self.destination, self._overwrite, self._distances, self._uncertainty)
         outcomes = predict_cases(self.segmenter, self.cases, wanted)
@@ -67,6 +68,12 @@ class FolderPrediction:
         kept = any(outcome.status == "kept" for outcome in outcomes)
         differ = kept and bool(before) and any(before.get(key) != _as_json(record[key]) for key in _SETTINGS)
         return FolderResult(tuple(outcomes), self.destination.record, differ)
+
+    def _check_kept(self, before: dict[str, Any]) -> None:
+        """UserError if the one file that is asked for is there, and is not of the scan: its name does not tell."""
+        file, case = self.destination.file, self.cases[0].case
+        if file is not None and file.exists() and not self._overwrite and case not in before.get("cases", {}):
+            raise UserError(f"{file}: is there, but not as the segmentation of '{case}'. Give `overwrite` to replace it.")
 
     def _has_spread(self) -> bool:
         """Whether there is an uncertainty to be saved. UserError if there could be one by other options."""
@@ -85,6 +92,8 @@ class FolderPrediction:
         """What prediction.json says; kept cases keep what the earlier run said of them."""
         predictor, use = self.segmenter.predictor, self.segmenter.use
         old = before.get("cases", {})
+        if self.destination.file is not None:  # of one scan, whatever was there before
+            old = {case: entry for case, entry in old.items() if case == self.cases[0].case}
         kept = {outcome.case for outcome in outcomes if outcome.status == "kept"}
         made = {outcome.case: {key: value for key, value in asdict(outcome).items() if key != "case"} for outcome in outcomes}
         return {

@@ -162,5 +162,4 @@ def _report(result: FolderResult, prediction: FolderPrediction) -> None:
     print(f"{len(result.of('segmented'))} segmentation(s) written to {where}, details in {result.record}")
     if failed:
         sys.exit(1)
-    if output.file is None:
-        print(f"Next: DiffAtlas_evaluate -p {output.folder} -r REFERENCE_FOLDER")
+    print(f"Next: DiffAtlas_evaluate -p {where} -r REFERENCE{'' if output.file else '_FOLDER'}")

@@ -12,7 +12,7 @@ from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import read_grid, read_labels, write_scalars
+from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume, write_scalars
 from tests.model_files import add_fold, plan, recipe
 
 GRID = Grid.of((18, 14, 20), np.array([[0, -1.5, 0, 3], [1.0, 0, 0, 4], [0, 0, 0.9, 5], [0, 0, 0, 1.0]]))
@@ -123,6 +123,36 @@ def test_single_file_and_explicit_model(workspace: Path) -> None:
     main(["-i", str(workspace / "in" / "two_0000.nii.gz"), "-o", str(workspace / "out"), "-m", str(moved), "--device", "cpu"])
     assert (workspace / "out" / "two.nii.gz").exists()
     assert not (workspace / "out" / "one.nii.gz").exists()
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
+def test_one_scan_into_one_file_of_any_format(workspace: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scan, file = workspace / "in" / "one.nii.gz", workspace / "new" / f"single{ending}"
+    options = ["--save-distance-maps", "--save-uncertainty", "--draws", "2"]
+    predict(workspace, *options)
+    predict(workspace, "-i", str(scan), "-o", str(file), *options)
+    assert capsys.readouterr().out.splitlines()[-1] == f"Next: DiffAtlas_evaluate -p {file} -r REFERENCE"
+    beside = {f"single_{name}{ending}" for name in ("distance_small", "distance_large", "uncertainty")}
+    assert {path.name for path in file.parent.iterdir()} == {file.name, "single_prediction.json", *beside}
+    assert read_grid(file).matrix == pytest.approx(read_grid(scan).matrix)
+    np.testing.assert_array_equal(read_labels(file).array, read_labels(workspace / "out" / "one.nii.gz").array)
+    for name, same in (("distance_small", "distance_maps/one_small.nii.gz"), ("uncertainty", "uncertainty/one.nii.gz")):
+        found = read_volume([file.parent / f"single_{name}{ending}"]).array
+        np.testing.assert_allclose(found, read_volume([workspace / "out" / same]).array, rtol=1e-6)
+
+
+def test_one_file_holds_one_scan(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, scans = str(workspace / "single.nii.gz"), workspace / "in"
+    error = failing(workspace, capsys, "-o", file)
+    assert error == f"Error: -o {file}: one file, but there are 2 cases. Give a folder.\n"
+    predict(workspace, "-i", str(scans / "one.nii.gz"), "-o", file)
+    predict(workspace, "-i", str(scans / "one.nii.gz"), "-o", file)
+    assert "kept (--overwrite" in capsys.readouterr().out
+    two = ["-i", str(scans / "two_0000.nii.gz"), "-o", file]
+    assert f"{file}: is there, but not as the segmentation of 'two'. Give --overwrite" in failing(workspace, capsys, *two)
+    predict(workspace, *two, "--overwrite")
+    assert list(json.loads((workspace / "single_prediction.json").read_text())["cases"]) == ["two"]
+    assert "would replace an input image" in failing(workspace, capsys, *two[:2], "-o", two[1], "--overwrite")
 
 
 def test_several_models_must_be_told_apart(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
