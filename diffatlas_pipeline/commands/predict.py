@@ -32,20 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder for the segmentations; of one scan also a file"
     )
-    choice = parser.add_argument_group("which model (not needed if there is only one)")
-    choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on")
-    choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere")
-    choice.add_argument("--method", help="method it was trained with, such as diffatlas")
-    choice.add_argument("--recipe", help="recipe it was trained with, such as default or paper")
-    choice.add_argument(
-        "-f", "--folds", nargs="+", metavar="FOLD", help="fold to use; several are averaged (default: all that are trained)"
-    )
-    sampling = parser.add_argument_group("how to sample (default: as the recipe says)")
-    sampling.add_argument("--steps", type=int, metavar="N", help="sampling steps; 0 = all training steps")
-    sampling.add_argument("--solver", help="ddpm, ddim or dpmpp_2m")
-    sampling.add_argument("--draws", type=int, metavar="N", help="segmentations to average")
-    sampling.add_argument("--guidance-level", type=float, metavar="U", help="noise on the given image at most: 0 clean, 1 all")
-    sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
+    _add_model_and_sampling(parser)
     parser.add_argument("--modality", metavar="CT|MRI", help="what the scans are, if not what the model was trained on")
     parser.add_argument(
         "--adapt-contrast",
@@ -79,6 +66,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="segment cases again whose output is there already")
     _common.add_workspace(parser)
     _common.run(_predict, parser, argv)
+
+
+def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
+    choice = parser.add_argument_group("which model (not needed if there is only one)")
+    choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on")
+    choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere")
+    choice.add_argument("--method", help="method it was trained with, such as diffatlas")
+    choice.add_argument("--recipe", help="recipe it was trained with, such as default or paper")
+    choice.add_argument(
+        "-f", "--folds", nargs="+", metavar="FOLD", help="fold to use; several are averaged (default: all that are trained)"
+    )
+    sampling = parser.add_argument_group("how to sample (default: as the recipe says)")
+    sampling.add_argument("--steps", type=int, metavar="N", help="sampling steps; 0 = all training steps")
+    sampling.add_argument("--solver", help="ddpm, ddim or dpmpp_2m")
+    sampling.add_argument("--draws", type=int, metavar="N", help="segmentations to average")
+    sampling.add_argument("--guidance-level", type=float, metavar="U", help="noise on the given image at most: 0 clean, 1 all")
+    sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
