@@ -99,12 +99,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for one in ("atlases", "targets"):
         parser.add_argument(f"--{one}", nargs="+", required=True, metavar="WORD", help="raw data set, and its training cases")
     parser.add_argument("--modality", help="what the targets show, if not what the atlases do")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="NAME", help="(default: all installed)"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS / "registration.csv", metavar="CSV", help="rows are added")
     given = parser.parse_args(argv)
     plan = from_json(Plan, given.plan.read_text(encoding="utf-8"), str(given.plan))
     atlases = in_common_frame(cases_of(given.atlases, plan, None), plan.spacing_mm)
     targets = cases_of(given.targets, plan, given.modality)
-    stages = {name: one for name, one in STAGES.items() if importlib.util.find_spec(one[0])}
+    stages = {name: one for name, one in STAGES.items() if name in given.stages and importlib.util.find_spec(one[0])}
     # All stages in turn on one target: a machine that is busy for a while is busy for all of them.
     found = [[measured(target, atlases, plan, *one[1:]) for one in stages.values()] for target in targets]
     for (name, (_, _, settings)), means in zip(stages.items(), np.mean(found, axis=0).round(4).tolist(), strict=True):
