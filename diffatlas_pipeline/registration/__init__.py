@@ -1,1 +1,1 @@
-"""Registration of atlases to a target, and fusion of what they say; knows nothing of plans, methods or training."""
+"""Registration of atlases to a target, and label fusion; knows nothing of plans, methods or training."""

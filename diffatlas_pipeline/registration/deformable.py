@@ -51,12 +51,12 @@ def deform(
         small = np.stack([shrink(channel, by) for channel in target])
         smooth = np.stack([low_pass(channel, by) for channel in atlas])
         displacement = to_grid(displacement, small.shape[1:])
-        displacement = _climb(small, smooth, matrix, full, spacing_mm, displacement, iterations, settings)
+        displacement = _register_level(small, smooth, matrix, full, spacing_mm, displacement, iterations, settings)
     displacement = to_grid(displacement, full)
     return affine_coordinates(matrix, voxel_grid(full) + displacement)
 
 
-def _climb(
+def _register_level(
     target: np.ndarray,
     atlas: np.ndarray,
     matrix: np.ndarray,
@@ -78,7 +78,7 @@ def _climb(
     best, kept, since = -math.inf, displacement, 0
     for _ in range(iterations):
         coordinates = affine_coordinates(matrix, centres + displacement)
-        value, update = _uphill(target, atlas, coordinates, here_mm, window)
+        value, update = _similarity_gradient(target, atlas, coordinates, here_mm, window)
         since = 0 if value > best + TOLERANCE else since + 1
         if value > best:
             best, kept = value, displacement
@@ -95,7 +95,7 @@ def _climb(
     return kept
 
 
-def _uphill(
+def _similarity_gradient(
     target: np.ndarray, atlas: np.ndarray, coordinates: np.ndarray, here_mm: Sequence[float], window: Sequence[int]
 ) -> tuple[float, np.ndarray]:
     """The mean similarity over channels, and its gradient (3, x, y, z) by the displacement in mm."""

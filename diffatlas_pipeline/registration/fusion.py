@@ -1,4 +1,4 @@
-"""What several registered atlases say together.
+"""Label fusion: one segmentation from several registered atlases.
 
 Every rule takes the warped distance maps of N atlases, (N, K, X, Y, Z) in units of tau, negative inside, clipped to [-1, 1],
 and gives (K, X, Y, Z) in the same form. Its decoding (the label of smallest distance where that is negative, else
@@ -23,10 +23,10 @@ STAPLE_ITERATIONS = 50
 
 
 def weights_of(target: np.ndarray, warped: np.ndarray, known: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """How far to trust an atlas at each voxel, (X, Y, Z) float32 > 0, from its likeness to the target around there.
+    """The weight of an atlas at each voxel, (X, Y, Z) float32 > 0, from its local similarity to the target.
 
-    ``target`` and ``warped`` (C, X, Y, Z): the likeness is the squared local correlation, mean over channels, so it is blind
-    to contrast. Where the atlas knows nothing (``known`` (X, Y, Z) False) it has the least weight.
+    ``target`` and ``warped`` (C, X, Y, Z): the similarity is the squared local correlation, mean over channels, so it does not
+    depend on contrast. Outside the atlas (``known`` (X, Y, Z) False) it has the least weight.
     """
     window = window_of(target.shape[1:], spacing_mm, RADIUS)
     alike = np.mean([local_correlation(t, w, window) for t, w in zip(target, warped, strict=True)], axis=0)

@@ -1,4 +1,4 @@
-"""One atlas, or many, brought to a target: affine, then deformable, and a simpler map where one fails."""
+"""Multi-atlas registration and segmentation: affine, then deformable, and a simpler map where one fails."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def segment_by_atlases(
 
 
 def fuse(registered: Registered, spacing_mm: Sequence[float], tau_mm: float, fusion: str) -> Fused:
-    """What ``registered`` atlases say together by the rule called ``fusion``, and how far they disagree."""
+    """The labels of ``registered`` atlases fused by the rule called ``fusion``, and how far the atlases disagree."""
     fused = FUSIONS[fusion](registered.distances, registered.weights, spacing_mm, tau_mm)
     fused = registered.on_target(np.clip(fused, -1, 1).astype(np.float32), 1)  # far from everything
     spread = registered.on_target(spread_of(registered.distances, registered.weights), 0)

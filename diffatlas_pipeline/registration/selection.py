@@ -1,4 +1,4 @@
-"""Which atlases are worth a deformable registration: those that look most like the target once aligned."""
+"""Atlas selection: those most similar to the target after affine alignment are registered deformably."""
 
 from __future__ import annotations
 

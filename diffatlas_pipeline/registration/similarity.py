@@ -1,4 +1,4 @@
-"""How alike two aligned images are: measures that do not care which contrast each of them has.
+"""Similarity of two aligned images, by measures that do not depend on the contrast of either.
 
 Images are (X, Y, Z) float32. An axis of one voxel is no axis: windows do not reach along it.
 """

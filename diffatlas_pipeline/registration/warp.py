@@ -1,4 +1,4 @@
-"""Maps from a target grid into an atlas, as the atlas coordinates of every target voxel, and what they carry over.
+"""Maps from a target grid into an atlas, as the atlas coordinates of every target voxel, and resampling through them.
 
 ``coordinates`` (3, X, Y, Z) float32: for each voxel of the target, where it lies in the atlas, in atlas voxels.
 """
