@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.inference.export import read_record
+from diffatlas_pipeline.inference.export import RECORD, read_record
 from diffatlas_pipeline.models.folder import METADATA, PLANS, WEIGHTS
 from diffatlas_pipeline.planning.plan import Plan
 
@@ -131,19 +132,10 @@ def reason(log: Path, code: int) -> str:
     """Why a command failed: its error message, else the last line that it printed, else its exit code."""
     if code < 0:
         return f"killed by signal {-code}, most often by the system for lack of memory"
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    except OSError:
-        lines = []
-    lines = [line.rstrip() for line in lines if line.strip()]
-    starts = [index for index, line in enumerate(lines) if line.startswith("Error: ")]
-    if starts:
-        first = starts[-1]
-        rest = [line.strip() for line in lines[first + 1 :] if line.startswith("  ")]
-        text = " ".join([lines[first].removeprefix("Error: "), *rest])
-    else:
-        text = lines[-1] if lines else f"exit code {code}"
-    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} ..."
+    text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n") if log.is_file() else ""
+    said = re.findall(r"^Error: (.*(?:\n  .*)*)", text, re.MULTILINE) or text.strip().splitlines() or [f"exit code {code}"]
+    last = " ".join(said[-1].split())
+    return last if len(last) <= LONGEST_MESSAGE else f"{last[:LONGEST_MESSAGE]} ..."
 
 
 def _train_seconds(fold: Path) -> float | None:
@@ -156,6 +148,6 @@ def _train_seconds(fold: Path) -> float | None:
 
 def seconds_per_case(predictions: Path, names: Iterable[str]) -> float | None:
     """Mean over the cases ``names`` of the seconds of all stages; a registration counts in full, also where it was cached."""
-    cases = read_record(predictions).get("cases") or {}
+    cases = read_record(predictions / RECORD).get("cases") or {}
     taken = [sum(cases[name]["seconds"].values()) for name in names if cases.get(name, {}).get("seconds")]
     return round(sum(taken) / len(taken), 4) if taken else None

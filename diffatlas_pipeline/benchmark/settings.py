@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffatlas_pipeline.benchmark.choices import Setting
+from diffatlas_pipeline.datasets.compatibility import check_fits, labelled_test_cases, modality_of, some
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.datasets.splits import SHOTS, Split, few_shot_name, load_splits
 from diffatlas_pipeline.errors import UserError
 
 HELD_OUT = "fold0"  # its validation cases are tested on where a data set has no test cases with labels
-_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -80,43 +80,11 @@ def check_settings(texts: Sequence[str], dataset: RawDataset, find: Callable[[st
             found[setting] = dataset
         else:
             other = find(setting.dataset)
-            _check_other(text, dataset, other)
+            check_fits(dataset, other)
             found[replace(setting, dataset=other.folder.name)] = other
     for each in (dataset, *found.values()):
-        _test_set(each)
+        labelled_test_cases(each)
     return found
-
-
-def _check_other(text: str, own: RawDataset, other: RawDataset) -> None:
-    """UserError unless a model of ``own`` can be scored on ``other``."""
-    if own.folder.resolve() == other.folder.resolve():
-        raise UserError(f"`settings` {text}: that is the data set that is trained on. Name another one.")
-    counts = len(own.description.channels), len(other.description.channels)
-    if counts[0] != counts[1]:
-        raise UserError(
-            f"`settings` {text}: {other.folder.name} has {counts[1]} channel(s), {own.folder.name} has {counts[0]}. "
-            "Both need the same number."
-        )
-    labels = [{label.name: label.value for label in raw.description.labels} for raw in (own, other)]
-    if labels[0] != labels[1]:
-        raise UserError(
-            f"`settings` {text}: {other.folder.name} has the labels {labels[1]}, {own.folder.name} has {labels[0]}. "
-            "Both need the same names and numbers."
-        )
-    modality_of(own, other)
-
-
-def modality_of(own: RawDataset, other: RawDataset) -> str | None:
-    """CT or MRI, what ``other`` is, if that differs from what a model of ``own`` has learnt; else None."""
-    kinds = [tuple("CT" if name.upper() == "CT" else "MRI" for name in raw.description.channels) for raw in (own, other)]
-    if kinds[0] == kinds[1]:
-        return None
-    if len(set(kinds[1])) > 1:
-        raise UserError(
-            f"{other.folder.name} has channels of CT and of MRI ({', '.join(other.description.channels)}), in another order "
-            f"than {own.folder.name} ({', '.join(own.description.channels)}). Bring them into the same order."
-        )
-    return kinds[1][0]
 
 
 def prepare_settings(
@@ -134,8 +102,7 @@ def prepare_settings(
         if setting.dataset is None:
             test = own_test
         else:
-            test = replace(_test_set(other) or _training_cases_of(other), modality=modality_of(dataset, other))
-            test = replace(test, adapted=setting.adapted)
+            test = replace(_other_test_set(other), modality=modality_of(dataset, other), adapted=setting.adapted)
         test = replace(test, cases=test.cases[:most_cases])
         for pool in pools.values():
             _check_apart(setting, pool, test, dataset)
@@ -144,37 +111,24 @@ def prepare_settings(
 
 
 def _own_test_set(dataset: RawDataset, splits: Splits) -> TestSet:
-    found = _test_set(dataset)
-    if found is not None:
-        return found
-    if HELD_OUT not in splits or not splits[HELD_OUT][0].validation:
+    """imagesTs with labels, else the validation cases of the first fold. UserError if there are none."""
+    found = labelled_test_cases(dataset)
+    held_out = splits[HELD_OUT][0].validation if HELD_OUT in splits else ()
+    if not found and not held_out:
         raise UserError(
             f"{dataset.folder}: there is nothing to test on: no imagesTs with labelsTs, and no split {HELD_OUT} with "
             "validation cases. Add test cases with labels."
         )
-    held_out = set(splits[HELD_OUT][0].validation)
-    cases = tuple(files for files in dataset.training if files.case in held_out)
-    return TestSet(dataset.folder.name, dataset.folder / "dataset.json", cases, f"validation cases of {HELD_OUT}")
+    cases = found or tuple(files for files in dataset.training if files.case in held_out)
+    place = "imagesTs" if found else f"validation cases of {HELD_OUT}"
+    return TestSet(dataset.folder.name, dataset.folder / "dataset.json", cases, place)
 
 
-def _test_set(dataset: RawDataset) -> TestSet | None:
-    """imagesTs with labelsTs, None if one of them is not there. UserError if some labels are missing."""
-    folder = dataset.folder / "labelsTs"
-    if not dataset.test or not folder.is_dir() or not any(folder.iterdir()):
-        return None
-    ending = dataset.description.file_ending
-    cases = tuple(replace(files, label=folder / f"{files.case}{ending}") for files in dataset.test)
-    missing = [files.case for files in cases if files.label is not None and not files.label.is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: no label for {len(missing)} of the {len(cases)} test cases: {_some(missing)}. "
-            "Add them, or remove their images from imagesTs."
-        )
-    return TestSet(dataset.folder.name, dataset.folder / "dataset.json", cases, "imagesTs")
-
-
-def _training_cases_of(other: RawDataset) -> TestSet:
-    return TestSet(other.folder.name, other.folder / "dataset.json", other.training, "imagesTr")
+def _other_test_set(other: RawDataset) -> TestSet:
+    """imagesTs with labels, else all that could be trained on."""
+    found = labelled_test_cases(other)
+    place = "imagesTs" if found else "imagesTr"
+    return TestSet(other.folder.name, other.folder / "dataset.json", found or other.training, place)
 
 
 def _pool(setting: Setting, seed: int, dataset: RawDataset, splits: Splits, own_test: TestSet) -> Pool:
@@ -187,7 +141,7 @@ def _pool(setting: Setting, seed: int, dataset: RawDataset, splits: Splits, own_
     if name not in splits:
         raise UserError(
             f"`settings` {setting.text}: {dataset.folder.name} has no split '{name}' (it has {', '.join(splits)}). "
-            + (_few_shots(splits) if setting.shots is not None else "Run DiffAtlas_plan_and_preprocess to make it, or name")
+            + (_few_shots(splits) if setting.shots is not None else "Run `plan_and_preprocess` to make it, or name")
             + " your own as `splits_file`."
         )
     split, file = splits[name]
@@ -209,7 +163,7 @@ def _check_apart(setting: Setting, pool: Pool, test: TestSet, dataset: RawDatase
     if both:
         raise UserError(
             f"`settings` {setting.text}: split '{pool.split}' trains on cases that are tested on ({test.place}): "
-            f"{_some(both)}. "
+            f"{some(both)}. "
             f"Take them out of the split, or give {dataset.folder.name} test cases of other names in imagesTs and labelsTs."
         )
 
@@ -231,11 +185,7 @@ def _notes(setting: Setting, pools: Mapping[int, Pool], test: TestSet) -> list[s
     same = sorted(set(first.cases) & set(test.names)) if setting.dataset else []
     if same:
         notes.append(
-            f"{setting.text}: {len(same)} test case(s) are named like training cases ({_some(same)}). If they are the same "
+            f"{setting.text}: {len(same)} test case(s) are named like training cases ({some(same)}). If they are the same "
             "patients, the test is easier than it looks."
         )
     return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 def link_test_set(test: TestSet, folder: Path) -> Path:
     """``folder/<data set>`` with dataset.json, imagesTs and labelsTs that hold exactly the cases of ``test``; returns it.
 
-    Links are symbolic, else hard, else copies. UserError if nothing can be written.
+    Links are symbolic, or copies where the system has no links. UserError if nothing can be written.
     """
     place = folder / safe(test.dataset)
     wanted = {place / "dataset.json": test.description}
@@ -25,9 +24,8 @@ def link_test_set(test: TestSet, folder: Path) -> Path:
     try:
         for kind in ("imagesTs", "labelsTs"):
             (place / kind).mkdir(parents=True, exist_ok=True)
-            for path in (place / kind).iterdir():
-                if path not in wanted:
-                    path.unlink()
+            for path in set((place / kind).iterdir()) - set(wanted):
+                path.unlink()
         for path, source in wanted.items():
             _link(source.resolve(), path)
     except OSError as error:
@@ -40,10 +38,9 @@ def _links(files: CaseFiles, place: Path) -> dict[Path, Path]:
     links = {place / "labelsTs" / f"{files.case}{_ending(files.label)}": files.label}
     for channel, image in enumerate(files.images):
         links[place / "imagesTs" / f"{files.case}_{channel:04d}{_ending(image)}"] = image
-    for kind, path in [("labelsTs", files.label), *(("imagesTs", image) for image in files.images)]:
-        if path.suffix == ".mhd":  # its voxels lie in a file beside it
-            beside = [other for other in path.parent.glob(f"{path.stem}.*") if other != path]
-            links |= {place / kind / other.name: other for other in beside}
+    for path, source in list(links.items()):
+        if source.suffix == ".mhd":  # its voxels lie in a file beside it
+            links |= {path.parent / other.name: other for other in source.parent.glob(f"{source.stem}.*") if other != source}
     return links
 
 
@@ -52,14 +49,10 @@ def _ending(path: Path) -> str:
 
 
 def _link(source: Path, path: Path) -> None:
-    if path.is_symlink() or path.exists():
-        if path.is_symlink() and path.readlink() == source:
-            return
-        path.unlink()
-    for way in (os.symlink, os.link, shutil.copyfile):
-        try:
-            way(source, path)
-            return
-        except OSError:
-            if way is shutil.copyfile:
-                raise
+    if path.is_symlink() and path.readlink() == source:
+        return
+    path.unlink(missing_ok=True)
+    try:
+        path.symlink_to(source)
+    except OSError:
+        shutil.copyfile(source, path)

@@ -125,7 +125,8 @@ def _boxes(
                 patch_artist=True,
                 boxprops={"facecolor": f"{colour}40", "edgecolor": colour},
                 medianprops={"color": colour, "linewidth": 2},
-                **dict.fromkeys(("whiskerprops", "capprops"), {"color": colour}),
+                whiskerprops={"color": colour},
+                capprops={"color": colour},
             )
             jitter = rng.uniform(-1, 1, len(defined)) * min(0.12, step * 0.25)
             axis.plot(x + jitter, defined, "o", color=colour, markersize=2.2, alpha=0.55, markeredgewidth=0)

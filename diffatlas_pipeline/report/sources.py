@@ -67,7 +67,7 @@ def prediction_source(
     predictions: Path, evaluation: Evaluation | None, labels: Sequence[LabelClass], images: Path | None
 ) -> Source:
     """The source of a prediction folder; ``evaluation`` None without references. ImageError if there is no prediction."""
-    record = read_record(predictions)
+    record = read_record(predictions / RECORD)
     found = {files.case: files.images[0] for files in list_cases(predictions, None, 1)}
     references = {pair.case: pair.reference for pair in evaluation.pairs} if evaluation else {}
     if images is None and references:
@@ -109,7 +109,7 @@ def benchmark_source(folder: Path) -> Source:
 
 def labels_of(predictions: Path, workers: int = 1) -> tuple[LabelClass, ...]:
     """The labels that ``prediction.json`` names, else one per value above or below 0. DatasetError if there is none."""
-    labels = read_record(predictions).get("labels")
+    labels = read_record(predictions / RECORD).get("labels")
     try:
         named = [LabelClass(str(name), int(value)) for name, value in (labels or {}).items()]
     except (AttributeError, TypeError, ValueError) as error:

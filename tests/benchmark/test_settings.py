@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from diffatlas_pipeline.benchmark.choices import MethodChoice, Setting
-from diffatlas_pipeline.benchmark.settings import check_settings, known_splits, modality_of, prepare_settings
+from diffatlas_pipeline.benchmark.settings import check_settings, known_splits, prepare_settings
+from diffatlas_pipeline.datasets.compatibility import modality_of
 from diffatlas_pipeline.datasets.description import RawDataset
 from diffatlas_pipeline.datasets.splits import Split, make_splits
 from diffatlas_pipeline.errors import UserError
@@ -68,7 +69,11 @@ def test_zero_shot_data_sets_must_fit(tmp_path: Path) -> None:
         "labels": raw_dataset(tmp_path / "Dataset003_C", front=1, back=3),
         "good": raw_dataset(tmp_path / "Dataset004_D", channels=("T1",), back=2, front=1),
     }
-    for name, said in (("same", "is trained on"), ("channels", "2 channel.*has 1"), ("labels", "'back': 3.*'back': 2")):
+    for name, said in (
+        ("same", "that is trained on"),
+        ("channels", "2 channel.*has 1"),
+        ("labels", "'back': 3.*'back': 2"),
+    ):
         with pytest.raises(UserError, match=said):
             check_settings([f"zero-shot:{name}"], own, others.__getitem__)
     assert check_settings(["zero-shot:good", "full"], own, others.__getitem__) == {
