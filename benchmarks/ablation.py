@@ -28,16 +28,15 @@ from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
-from diffatlas_pipeline.methods.base import LearnedMethod
-from diffatlas_pipeline.methods.registry import create_method
-from diffatlas_pipeline.networks.plan import NetworkPlan
-from diffatlas_pipeline.planning.plan import AugmentationPlan, DistancePlan, Plan, Recipe, TrainingPlan
+from diffatlas_pipeline.methods.base import LearnedMethod, Recipe
+from diffatlas_pipeline.methods.registry import create_method, recipe_of
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.training.loop import Run, Trained, train
 from diffatlas_pipeline.training.schedule import Duration
 
-Options = TypeVar("Options", Recipe, NetworkPlan, DistancePlan, TrainingPlan, AugmentationPlan)
+Options = TypeVar("Options", bound=Recipe | Plan)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description="Train with changed options of the recipe and score the split's validation cases.",
         epilog="example:\n  python -m benchmarks.ablation --preprocessed .../Dataset004_Hippocampus --max-time 10m\n"
-        "      --set segmentation_loss=1 --sample steps=1 --sample steps=4,draws=2",
+        "      --set objective.segmentation_weight=1 --sample sampler.steps=1 --sample sampler.steps=4,sampler.draws=2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--preprocessed", type=Path, required=True, metavar="FOLDER", help="a preprocessed data set")
@@ -81,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     source = arguments.preprocessed
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
     plan = replanned(plan, arguments.plan)
-    recipe = changed(plan.recipe(arguments.recipe, arguments.method), arguments.set)
+    recipe = changed(recipe_of(plan, arguments.method, arguments.recipe), arguments.set)
     split = split_of(arguments.splits_file or source / "splits.json", source, arguments.split)
     method = create_method(arguments.method, plan, recipe)
     if not isinstance(method, LearnedMethod):
@@ -138,24 +137,34 @@ def replanned(plan: Plan, options: list[str]) -> Plan:
         part, dot, assignment = option.partition(".")
         if not dot or part not in ("network", "distance", "training", "augmentation") or assignment.startswith("tau_mm="):
             raise UserError(f"--plan {option}: write network., training., augmentation. or distance.scale=, then a value.")
-        plan = dataclasses.replace(plan, **{part: changed(getattr(plan, part), [assignment])})
-    return plan
+    return changed(plan, options)
 
 
-def changed(recipe: Options, options: list[str]) -> Options:
-    """``recipe`` with ``options`` written as name=value. UserError for an unknown name or a value of the wrong kind."""
-    known = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
-    values: dict[str, Any] = {}
+def changed(value: Options, options: list[str]) -> Options:
+    """``value`` with ``options`` written as name=value or part.name=value; several numbers are written 1:2:3.
+
+    UserError for an unknown name or a value of the wrong kind.
+    """
     for option in options:
-        name, _, text = option.partition("=")
-        if name not in known:
-            raise UserError(f"{option}: no option of a {type(recipe).__name__.lower()}; there are {', '.join(known)}.")
-        kind = type(known[name])
-        try:
-            values[name] = tuple(type(known[name][0])(part) for part in text.split(":")) if kind is tuple else kind(text)
-        except ValueError as error:
-            raise UserError(f"{option}: '{text}' is not a {kind.__name__}.") from error
-    return dataclasses.replace(recipe, **values)
+        path, _, text = option.partition("=")
+        value = _with(value, path.split("."), text, option)
+    return value
+
+
+def _with(value: Any, path: list[str], text: str, option: str) -> Any:
+    known = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    name, *rest = path
+    if name not in known or bool(rest) != dataclasses.is_dataclass(known[name]):
+        raise UserError(f"{option}: no option of a {type(value).__name__}; there are {', '.join(known)}.")
+    old = known[name]
+    if rest:
+        return dataclasses.replace(value, **{name: _with(old, rest, text, option)})
+    kind = type(old)
+    try:
+        new = tuple(type(old[0])(part) for part in text.split(":")) if kind is tuple else kind(text)
+    except ValueError as error:
+        raise UserError(f"{option}: '{text}' is not a {kind.__name__}.") from error
+    return dataclasses.replace(value, **{name: new})
 
 
 def score(method: LearnedMethod, network: nn.Module, plan: Plan, source: Path, cases: Sequence[str]) -> dict[str, float]:

@@ -31,12 +31,12 @@ from benchmarks.tables import speed_table
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.tiling import windows
+from diffatlas_pipeline.methods.diffatlas import DEFAULT
 from diffatlas_pipeline.networks.execution import faster_precision, resolve_device, running_in
 from diffatlas_pipeline.networks.memory import training_bytes
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.networks.unet import build_network
 from diffatlas_pipeline.planning.plan import Budget
-from diffatlas_pipeline.planning.recipes import default_recipes
 from diffatlas_pipeline.planning.topology import plan_batch_size, plan_topology
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
@@ -114,8 +114,7 @@ class Subject:
     def forwards(self) -> int:
         """Forward passes per case: sampling steps of the default recipe, for each of the windows that cover the volume."""
         x, y, z = (max(size, window) for size, window in zip(self.volume, self.patch, strict=True))
-        recipe = default_recipes()[0]
-        return recipe.steps * recipe.draws * len(windows((x, y, z), self.patch))
+        return DEFAULT.sampler.steps * DEFAULT.sampler.draws * len(windows((x, y, z), self.patch))
 
 
 def subjects() -> list[Subject]:

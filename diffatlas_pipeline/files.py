@@ -22,11 +22,17 @@ def to_json(value: Any) -> str:
 
 
 def from_json(kind: type[T], text: str, source: str = "") -> T:
-    """The inverse of :func:`to_json`. Raises UserError naming ``source`` for damaged text or another version."""
+    """The inverse of :func:`to_json`. Raises UserError naming ``source`` for damaged text or another version.
+
+    A class with a static method ``migrated(raw, source)``, which turns the data of earlier versions into today's, reads these.
+    """
     try:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{source or kind.__name__}: not valid JSON ({error}). Make it again or restore it.") from error
+    migrated = getattr(kind, "migrated", None)
+    if migrated is not None and isinstance(raw, dict):
+        raw = migrated(raw, source or kind.__name__)
     expected = {f.name: f.default for f in dataclasses.fields(kind)}.get("version")  # type: ignore[arg-type]
     found = raw.get("version") if isinstance(raw, Mapping) else None
     if expected is not None and found != expected:
@@ -34,6 +40,11 @@ def from_json(kind: type[T], text: str, source: str = "") -> T:
             f"{source or kind.__name__}: format version {found}, but this release reads version {expected}. "
             "Make it again with `plan_and_preprocess`."
         )
+    return from_plain(kind, raw, source)
+
+
+def from_plain(kind: type[T], raw: Any, source: str = "") -> T:
+    """A value of the dataclass ``kind`` from plain data, as JSON holds it. UserError naming ``source`` if it does not fit."""
     try:
         return typing.cast(T, _build(kind, raw))
     except (KeyError, TypeError, ValueError) as error:
@@ -43,6 +54,8 @@ def from_json(kind: type[T], text: str, source: str = "") -> T:
 def _build(kind: Any, raw: Any) -> Any:
     """Rebuild a value of annotated type ``kind`` from plain JSON data."""
     origin = typing.get_origin(kind)
+    if (dataclasses.is_dataclass(kind) or origin is dict) and not isinstance(raw, Mapping):
+        raise ValueError(f"expected named values, found {raw!r}")
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         unknown = set(raw) - set(hints)

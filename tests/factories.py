@@ -2,40 +2,65 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
+from diffatlas_pipeline.diffusion.denoiser import JointObjective
+from diffatlas_pipeline.diffusion.guidance import Guidance
+from diffatlas_pipeline.diffusion.levels import NoiseLevels
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.methods.base import Recipe
+from diffatlas_pipeline.methods.diffatlas import PAPER, JointRecipe
+from diffatlas_pipeline.methods.registry import default_recipes
 from diffatlas_pipeline.networks.plan import NetworkPlan
-from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, ChannelPlan, DistancePlan, Plan, Recipe, TrainingPlan
+from diffatlas_pipeline.planning.plan import (
+    AugmentationPlan,
+    Budget,
+    ChannelPlan,
+    DistancePlan,
+    Plan,
+    PlanRecipes,
+    TrainingPlan,
+)
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Triple, TripleMm, Volume
 
+RecipeType = TypeVar("RecipeType", bound=Recipe)
 
-def make_recipe(name: str = "default", **changes: Any) -> Recipe:
-    """Recipe ``paper`` as the paper has it, any other name as the pipeline's default; ``changes`` replace fields."""
-    paper = name == "paper"
-    fields: dict[str, Any] = {
-        "name": name,
-        "prediction": "epsilon" if paper else "x0",
-        "mask_levels": "schedule" if paper else "high",
-        "image_levels": "equal" if paper else "mixed",
-        "clean_image_fraction": 0.0 if paper else 0.5,
-        "equal_level_fraction": 1.0 if paper else 0.25,
-        "segmentation_loss": 0.0 if paper else 0.3,
-        "image_loss": 1.0 if paper else 0.25,
-        "solver": "ddpm" if paper else "ddim",
-        "steps": 0 if paper else 10,
-        "eta": 1.0 if paper else 0.0,
-        "guidance_level": 1.0 if paper else 0.0,
-        "guidance_noise": "fresh",
-        "guidance_interval": (0.0, 1.0),
-        "resampling": 1,
-        "draws": 1,
+
+def with_options(recipe: RecipeType, **options: Any) -> RecipeType:
+    """``recipe`` with ``options`` replaced, in whichever of its parts they stand: their names are unique."""
+    own = {field.name for field in dataclasses.fields(recipe)}
+    changes: dict[str, Any] = {name: options.pop(name) for name in list(options) if name in own}
+    for name in own:
+        part = getattr(recipe, name)
+        if dataclasses.is_dataclass(part):
+            found = {one.name: options.pop(one.name) for one in dataclasses.fields(part) if one.name in options}
+            changes[name] = dataclasses.replace(part, **found)  # type: ignore[type-var]
+    assert not options, f"no such options: {options}"
+    return dataclasses.replace(recipe, **changes)
+
+
+def make_recipe(name: str = "default", **options: Any) -> JointRecipe:
+    """Recipe ``paper`` as the paper has it; any other name: 10 steps of a network that hears noise. ``options`` replace."""
+    default = JointRecipe(
+        NoiseLevels(image="mixed", clean_image=0.5, equal_level=0.25),
+        JointObjective(segmentation_weight=0.3, image_weight=0.25),
+        Sampler(steps=10),
+        Guidance(0.0, "fresh"),
+    )
+    return with_options(PAPER if name == "paper" else default, **options)
+
+
+def make_recipes(**given: dict[str, Recipe]) -> PlanRecipes:
+    """The recipes of a plan: those of every method, those of the methods ``given`` replaced."""
+    return default_recipes() | {
+        method: {name: dataclasses.asdict(recipe) for name, recipe in recipes.items()} for method, recipes in given.items()
     }
-    return Recipe(**(fields | changes))
 
 
 def make_plan(**changes: Any) -> Plan:
@@ -74,7 +99,7 @@ def make_plan(**changes: Any) -> Plan:
         "augmentation": AugmentationPlan(
             rotation_degrees=(15.0, 15.0, 15.0), zoom=(0.8, 1.25), mirror_axes=(0,), intensity=True
         ),
-        "recipes": (make_recipe("paper"), make_recipe("default")),
+        "recipes": make_recipes(diffatlas={"paper": make_recipe("paper"), "default": make_recipe("default")}),
         "why": {},
     }
     return Plan(**(fields | changes))

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.methods.diffatlas import JointRecipe
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.plan import NetworkPlan
-from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, ChannelPlan, DistancePlan, Plan, Recipe, TrainingPlan
+from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, ChannelPlan, DistancePlan, Plan, TrainingPlan
+from tests.factories import make_recipe, make_recipes
 
 
-def recipe(name: str = "default", **changes: object) -> Recipe:
-    settings: dict = {
-        "name": name,
-        "prediction": "x0",
-        "mask_levels": "high",
-        "image_levels": "mixed",
-        "clean_image_fraction": 0.5,
-        "equal_level_fraction": 0.0,
-        "segmentation_loss": 0.3,
-        "image_loss": 1.0,
-        "solver": "ddim",
-        "steps": 2,
-        "eta": 0.0,
-        "guidance_level": 0.0,
-        "guidance_noise": "fresh",
-        "guidance_interval": (0.0, 1.0),
-        "resampling": 1,
-        "draws": 1,
-    }
-    return Recipe(**{**settings, **changes})
+def recipe(**options: Any) -> JointRecipe:
+    """A joint recipe of two steps whose network hears noise; ``options`` replace some, in whichever part they stand."""
+    return make_recipe(**{"steps": 2, "equal_level": 0.0, "image_weight": 1.0, **options})
 
 
 def plan(patch: tuple[int, int, int] = (16, 16, 16), channels: int = 1, dimensions: int = 3) -> Plan:
@@ -50,7 +36,7 @@ def plan(patch: tuple[int, int, int] = (16, 16, 16), channels: int = 1, dimensio
         diffusion=DiffusionPlan("cosine", 20),
         training=TrainingPlan(10, 1, 1e-3, 0.1, 0.0, 1.0, 0.1),
         augmentation=AugmentationPlan((0, 0, 0), (1, 1), (), False),
-        recipes=(recipe(), recipe("paper", prediction="epsilon")),
+        recipes=make_recipes(diffatlas={"default": recipe(), "paper": recipe(prediction="epsilon")}),
     )
 
 

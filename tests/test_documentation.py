@@ -1,6 +1,6 @@
 """The documentation agrees with the code: links, commands, options, the plan's fields and values.
 
-``python -m tests.test_documentation`` rewrites the tables of values in documentation/reference/plan.md from the code.
+``python -m tests.test_documentation`` rewrites the tables of values in documentation/reference/ from the code.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import re
 import shlex
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ import pytest
 
 from diffatlas_pipeline.commands._converters import CONVERTERS
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
-from diffatlas_pipeline.planning import plan as plan_module
+from diffatlas_pipeline.methods.base import DiffusionRecipe, Recipe
+from diffatlas_pipeline.methods.registry import METHODS
 from diffatlas_pipeline.planning.diffusion_steps import sampled_variance
-from diffatlas_pipeline.planning.recipes import default_recipes, diffuses
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.planning.topology import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "documentation").rglob("*.md")])
 PLAN_PAGE = ROOT / "documentation" / "reference" / "plan.md"
+RECIPES_PAGE = ROOT / "documentation" / "reference" / "recipes.md"
 COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
 CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
 COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
@@ -217,20 +220,20 @@ def test_options_named_in_the_text_exist(page: Path, monkeypatch: pytest.MonkeyP
 def fields_of(kind: type) -> set[str]:
     """Names of all fields of a dataclass and of the dataclasses that it holds."""
     names = set()
-    for field in dataclasses.fields(kind):
-        names.add(field.name)
-        for inner in re.findall(r"\b[A-Z]\w+", str(field.type)):
-            if dataclasses.is_dataclass(getattr(plan_module, inner, None)):
-                names |= fields_of(getattr(plan_module, inner))
+    for name, hint in typing.get_type_hints(kind).items():
+        names.add(name)
+        for inner in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(inner):
+                names |= fields_of(inner)  # type: ignore[arg-type]
     return names
 
 
 def test_every_field_of_the_plan_is_described() -> None:
-    text = PLAN_PAGE.read_text(encoding="utf-8")
+    text = PLAN_PAGE.read_text(encoding="utf-8") + RECIPES_PAGE.read_text(encoding="utf-8")
     described = {name for cell in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
-    described |= set(re.findall(r"^### (\w+)$", text, re.MULTILINE))
-    wanted = fields_of(plan_module.Plan)
-    assert {"training_steps", "guidance_interval", "file_ending"} <= wanted  # the search goes into nested dataclasses
+    described |= set(re.findall(r"^##+ (\w+)$", text, re.MULTILINE))
+    wanted = fields_of(Plan).union(*(fields_of(method.recipe_type) for method in METHODS.values()))
+    assert {"training_steps", "image_weight", "fusion", "file_ending"} <= wanted  # the search goes into nested dataclasses
     missing = wanted - described
     assert not missing
 
@@ -262,14 +265,31 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def recipe_table() -> str:
-    recipes = [recipe for recipe in default_recipes() if diffuses(recipe)]
+def options_of_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Values by the options' paths."""
+    found = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= {f"{field.name}.{one.name}": getattr(value, one.name) for one in dataclasses.fields(value)}
+        else:
+            found[field.name] = value
+    return found
+
+
+def recipe_table(diffusing: bool) -> str:
+    """The values of all recipes of the methods that diffuse, or of the others that have options."""
+    recipes = {
+        f"{method.name} `{name}`": options_of_recipe(recipe)
+        for method in METHODS.values()
+        for name, recipe in method.recipes.items()
+        if dataclasses.fields(recipe) and isinstance(recipe, DiffusionRecipe) == diffusing
+    }
+    paths = dict.fromkeys(path for options in recipes.values() for path in options)
     rows = [
-        [f"`{field.name}`", *(value_text(getattr(recipe, field.name)) for recipe in recipes)]
-        for field in dataclasses.fields(plan_module.Recipe)
-        if field.name not in ("name", "method")
+        [f"`{path}`", *(value_text(options[path]) if path in options else "" for options in recipes.values())] for path in paths
     ]
-    return table(["option", *(f"{recipe.method} `{recipe.name}`" for recipe in recipes)], rows)
+    return table(["option", *recipes], rows)
 
 
 PRESET_ROWS = {
@@ -296,23 +316,31 @@ def preset_table() -> str:
     return table(["", *(f"`{name}`" for name in PRESETS)], rows)
 
 
-TABLES = {"recipes": recipe_table, "presets": preset_table}
+TABLES = {
+    RECIPES_PAGE: {
+        "recipes": lambda: recipe_table(diffusing=True),
+        "registrations": lambda: recipe_table(diffusing=False),
+    },
+    PLAN_PAGE: {"presets": preset_table},
+}
 
 
-def with_tables(text: str) -> str:
-    """The page's ``text`` with its tables of values as the code has them."""
-    for name, make in TABLES.items():
+def with_tables(page: Path) -> str:
+    """The text of ``page`` with its tables of values as the code has them."""
+    text = page.read_text(encoding="utf-8")
+    for name, make in TABLES[page].items():
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         head, rest = text.split(begin)
         text = f"{head}{begin}\n{make()}\n{end}{rest.split(end)[1]}"
     return text
 
 
-def test_tables_of_values_are_those_of_the_code() -> None:
-    text = PLAN_PAGE.read_text(encoding="utf-8")
-    assert text == with_tables(text), "run: python -m tests.test_documentation"
+@pytest.mark.parametrize("page", TABLES, ids=page_id)
+def test_tables_of_values_are_those_of_the_code(page: Path) -> None:
+    assert page.read_text(encoding="utf-8") == with_tables(page), "run: python -m tests.test_documentation"
 
 
 if __name__ == "__main__":
-    PLAN_PAGE.write_text(with_tables(PLAN_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.stdout.write(f"Tables of values written to {PLAN_PAGE}\n")
+    for one in TABLES:
+        one.write_text(with_tables(one), encoding="utf-8")
+        sys.stdout.write(f"Tables of values written to {one}\n")

@@ -101,6 +101,8 @@ class FolderPrediction:
             "dataset": predictor.plan.dataset.name,
             "labels": {"background": 0, **{label.name: label.value for label in predictor.plan.dataset.labels}},
             "folds": list(predictor.folds),
+            "method": predictor.method.name,
+            "recipe": self._model.recipe,
             "settings": asdict(predictor.recipe),
             "seed": predictor.seed,
             "modality": self.segmenter.modality,

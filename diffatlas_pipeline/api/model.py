@@ -15,6 +15,7 @@ from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.description import MODALITIES
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.methods.base import DiffusionRecipe
 from diffatlas_pipeline.methods.registry import recipe_of, with_sampling
 from diffatlas_pipeline.models.archive import UnpackedModel
 from diffatlas_pipeline.models.find import model_at
@@ -98,10 +99,10 @@ class Model:
     def sampling(self) -> str:
         """How it samples, in words; "" for a method that does not."""
         recipe = self._predictor.recipe
-        if not self._predictor.method.options:
+        if not isinstance(recipe, DiffusionRecipe):
             return ""
-        steps = recipe.steps or self.plan.diffusion.training_steps
-        return f"{recipe.solver} with {steps} step(s), {recipe.draws} draw(s)"
+        sampler = recipe.sampler
+        return f"{sampler.solver} with {sampler.steps_of(self.plan.diffusion)} step(s), {sampler.draws} draw(s)"
 
     @property
     def labels(self) -> dict[str, int]:

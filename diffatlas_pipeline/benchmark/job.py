@@ -27,10 +27,10 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.machine import usable_cores
 from diffatlas_pipeline.methods.registry import METHODS as KNOWN
+from diffatlas_pipeline.methods.registry import check_plan, recipe_of, training_digest
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.store import list_stored
-from diffatlas_pipeline.training.plan_check import check_plan
 
 METHODS = ("diffatlas", "icf", "icmd", "rba")
 
@@ -159,15 +159,15 @@ def _plan(path: Path, methods: Sequence[MethodChoice]) -> Plan:
     plan = from_json(Plan, path.read_text(encoding="utf-8"), str(path))
     check_plan(plan, str(path))
     for method in methods:
-        plan.recipe(method.trained, method.name)
+        recipe_of(plan, method.name, method.trained)
     return plan
 
 
 def _digests(plan: Plan, methods: Sequence[MethodChoice]) -> dict[str, str]:
     """What a training depends on in the plan, for each of ``methods`` and all that earlier runs may have had, by its text."""
-    planned = [MethodChoice(recipe.method, recipe.name) for recipe in plan.recipes]
+    planned = [MethodChoice(method, name) for method, recipes in plan.recipes.items() for name in recipes]
     known = [*methods, *planned, *map(MethodChoice, KNOWN)]
-    return {MethodChoice(one.name, one.trained).text: plan.digest(one.name, one.trained) for one in known}
+    return {MethodChoice(one.name, one.trained).text: training_digest(plan, one.name, one.trained) for one in known}
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.export import RECORD, read_record
+from diffatlas_pipeline.methods.base import DiffusionRecipe
+from diffatlas_pipeline.methods.registry import recipe_of
 from diffatlas_pipeline.models.folder import METADATA, PLANS, WEIGHTS
 from diffatlas_pipeline.planning.plan import Plan
 
@@ -122,10 +124,11 @@ def has_spread(cell: Cell, plan: Path) -> bool:
     if cell.choice.with_atlases or (cell.method == "rba" and len(cell.training_cases) > 1):
         return True
     try:
-        recipe = from_json(Plan, plan.read_text(encoding="utf-8"), str(plan)).recipe(cell.choice.trained, cell.method)
+        read = from_json(Plan, plan.read_text(encoding="utf-8"), str(plan))
+        recipe = recipe_of(read, cell.method, cell.choice.trained)
     except (OSError, UserError):
         return False  # prediction will say what is wrong with it
-    return recipe.draws > 1
+    return isinstance(recipe, DiffusionRecipe) and recipe.sampler.draws > 1
 
 
 def reason(log: Path, code: int) -> str:

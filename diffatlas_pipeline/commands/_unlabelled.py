@@ -78,7 +78,7 @@ def chosen_scans(
     UserError if there is no use for them or none of them, or the teacher would leak labels; ModelError if it is not
     trained.
     """
-    fraction = method.recipe.unlabelled_fraction
+    fraction = method.unlabelled_fraction
     known = {*training, *validation}
     if arguments.registrations is not None and not arguments.teacher:
         raise UserError("--registrations: only a --teacher registers scans. Leave it out, or give one.")
@@ -87,11 +87,10 @@ def chosen_scans(
         return Scans(cases, fraction or TAUGHT_FRACTION, _teacher(model, arguments.teacher, validation))
     flags = {"--unlabelled-from": arguments.unlabelled_from, "--num-unlabelled": arguments.num_unlabelled}
     given = [flag for flag, value in flags.items() if value is not None]
-    if (given or fraction) and not (fraction and getattr(method, "learns_images", False)):
-        asked = ", ".join(given) or f"unlabelled_fraction {fraction:g} in plans.json"
+    if given and not fraction:
         raise UserError(
-            f"{asked}: {arguments.method} ({method.recipe.name}) learns nothing of unlabelled scans. Leave it out, give a "
-            "--teacher, or use a recipe of diffatlas whose unlabelled_fraction is above 0."
+            f"{', '.join(given)}: {arguments.method} ({arguments.recipe}) learns nothing of unlabelled scans. Leave it "
+            "out, give a --teacher, or use a recipe of diffatlas whose unlabelled_fraction is above 0."
         )
     return Scans(_among_stored(arguments, source, known), fraction) if fraction else Scans()
 

@@ -95,9 +95,8 @@ def _each_dataset(identifiers: Iterable[str], workspace: Workspace, budget: Budg
 def _one_dataset(source: Path, workspace: Workspace, budget: Budget, arguments: argparse.Namespace) -> str:
     """Check, fingerprint, plan, preprocess the data set in ``source``; returns the closing line."""
     from diffatlas_pipeline.datasets.raw import read_dataset
-    from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
     from diffatlas_pipeline.files import to_json
-    from diffatlas_pipeline.networks.memory import training_bytes
+    from diffatlas_pipeline.methods.registry import default_recipes
     from diffatlas_pipeline.planning.describe import plan_table
     from diffatlas_pipeline.planning.planner import make_plan
     from diffatlas_pipeline.preprocessing.run import preprocess_dataset
@@ -110,7 +109,7 @@ def _one_dataset(source: Path, workspace: Workspace, budget: Budget, arguments: 
     print(f"Data set {source.name}, {source}", flush=True)
     dataset = read_dataset(source)
     fingerprint, record = _measured(dataset, folder, arguments, clock)
-    plan = make_plan(fingerprint, budget, training_bytes, cosine_alpha_bar)
+    plan = make_plan(fingerprint, budget, default_recipes())
     clock.done("planned")
     print(f"\n{plan_table(plan)}\n", flush=True)
     cases = [files.case for files in dataset.training]
@@ -200,11 +199,12 @@ def _is_same_plan(path: Path, plan: str) -> bool:
     that has been added since and is at its default.
     """
     from diffatlas_pipeline.files import from_json
+    from diffatlas_pipeline.methods.registry import with_complete_recipes
     from diffatlas_pipeline.planning.plan import Plan
 
     texts = (path.read_text(encoding="utf-8"), plan)
     try:
-        old, new = (replace(from_json(Plan, text, str(path)), why={}) for text in texts)
+        old, new = (with_complete_recipes(replace(from_json(Plan, text, str(path)), why={})) for text in texts)
     except UserError:
         return False
     return old == new
@@ -212,11 +212,13 @@ def _is_same_plan(path: Path, plan: str) -> bool:
 
 def _differences(path: Path, plan: str) -> str:
     """The names of the entries in which the plan in ``path`` differs from ``plan``."""
+    from diffatlas_pipeline.planning.plan import Plan
+
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = Plan.migrated(json.loads(path.read_text(encoding="utf-8")), str(path))
         new = json.loads(plan)
         names = [name for name in new if old.get(name) != new[name] and name != "why"]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, UserError):
         return "it is damaged"
     return f"it differs in {', '.join(names) or 'entries that this release does not know'}"
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from diffatlas_pipeline.planning.plan import Plan, Recipe
+    from diffatlas_pipeline.methods.base import Recipe
+    from diffatlas_pipeline.planning.plan import Plan
     from diffatlas_pipeline.registration.atlas import Atlas
     from diffatlas_pipeline.training.loop import Validation
 
@@ -95,14 +96,13 @@ def _train(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.data.loader import training_batches
     from diffatlas_pipeline.files import from_json
     from diffatlas_pipeline.methods.base import LearnedMethod
-    from diffatlas_pipeline.methods.registry import create_method, known_method
+    from diffatlas_pipeline.methods.registry import check_plan, create_method, known_method, recipe_of, training_digest
     from diffatlas_pipeline.models.folder import ModelFolder
     from diffatlas_pipeline.networks.execution import resolve_device
     from diffatlas_pipeline.planning.plan import Plan
     from diffatlas_pipeline.training.checkpoints import remove_checkpoints
     from diffatlas_pipeline.training.fit import fit
     from diffatlas_pipeline.training.loop import Run
-    from diffatlas_pipeline.training.plan_check import check_plan
     from diffatlas_pipeline.training.schedule import Duration
 
     workspace = _common.workspace_of(arguments)
@@ -110,7 +110,7 @@ def _train(arguments: argparse.Namespace) -> None:
     plan = from_json(Plan, _read(source / "plans.json"), str(source / "plans.json"))
     check_plan(plan, str(source / "plans.json"))
     known_method(arguments.method)
-    recipe = plan.recipe(arguments.recipe, arguments.method)
+    recipe = recipe_of(plan, arguments.method, arguments.recipe)
     device = resolve_device(arguments.device)
     name, training_cases, validation_cases = _cases(arguments, source)
     if arguments.iterations is not None and arguments.iterations < 1:
@@ -119,7 +119,7 @@ def _train(arguments: argparse.Namespace) -> None:
     iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
     _common.check_registrations(arguments.registrations)
     method = create_method(arguments.method, plan, recipe)
-    location = ModelFolder.location(workspace, source.name, arguments.method, recipe.name)
+    location = ModelFolder.location(workspace, source.name, arguments.method, arguments.recipe)
     folder = location / name
     # A model folder is made when all that was asked for has been checked: one without a fold would mislead prediction.
     scans = chosen_scans(arguments, method, ModelFolder(location), source, training_cases, validation_cases)
@@ -130,17 +130,17 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.overwrite and folder.exists():
         shutil.rmtree(folder)
     settings: dict[str, Any] = {
-        "recipe": recipe.name,
+        "recipe": arguments.recipe,
         "seed": arguments.seed,
         "iterations": iterations,
         "max_time_s": limit_s,
         "training_cases": training_cases,
         **scans.settings(source),
-        "plan": plan.digest(arguments.method, recipe.name),
+        "plan": training_digest(plan, arguments.method, arguments.recipe),
     }
     print(
-        f"Training {arguments.method} ({recipe.name}) on {len(training_cases)} cases of {source.name}, {name}, on {device}; "
-        f"{len(validation_cases)} cases for validation."
+        f"Training {arguments.method} ({arguments.recipe}) on {len(training_cases)} cases of {source.name}, {name}, "
+        f"on {device}; {len(validation_cases)} cases for validation."
     )
     unlabelled, teaching_s = scans.make_ready(source, folder, method, arguments.seed, device, arguments.registrations)
     if unlabelled:
@@ -159,7 +159,7 @@ def _train(arguments: argparse.Namespace) -> None:
     )
     described = {
         "method": arguments.method,
-        "recipe": recipe.name,
+        "recipe": arguments.recipe,
         "fold": name,
         **settings,
         "validation_cases": validation_cases,
@@ -251,9 +251,7 @@ def _validation(
     from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
     from diffatlas_pipeline.preprocessing.store import open_case
 
-    # the log's curve, not the final table: many steps cost hours
-    steps = min(recipe.steps or plan.diffusion.training_steps, 20)
-    method = create_method(arguments.method, plan, recipe if recipe.steps == steps else _with_fewer_steps(recipe, steps))
+    method = create_method(arguments.method, plan, _with_fewer_steps(recipe, plan))
     stitch = Stitcher(plan.patch_size, device=device)
     labels = range(1, len(plan.dataset.labels) + 1)
 
@@ -279,10 +277,14 @@ def _validation(
     return validate
 
 
-def _with_fewer_steps(recipe: Recipe, steps: int) -> Recipe:
-    from dataclasses import replace
+def _with_fewer_steps(recipe: Recipe, plan: Plan) -> Recipe:
+    """For the log's curve, not the final table: many steps cost hours."""
+    from diffatlas_pipeline.methods.base import DiffusionRecipe
+    from diffatlas_pipeline.methods.registry import with_sampling
 
-    return replace(recipe, steps=steps)
+    if not isinstance(recipe, DiffusionRecipe):
+        return recipe
+    return with_sampling(recipe, steps=min(recipe.sampler.steps_of(plan.diffusion), 20))
 
 
 def _segment_validation(
@@ -297,6 +299,7 @@ def _segment_validation(
     from diffatlas_pipeline.inference.batch import Wanted, predict_cases
     from diffatlas_pipeline.inference.export import Destination
     from diffatlas_pipeline.inference.predictor import Predictor
+    from diffatlas_pipeline.methods.registry import recipe_of
 
     trained = model.load(fold)
     try:
@@ -305,7 +308,7 @@ def _segment_validation(
         print(f"Warning: the validation cases were not segmented, because the raw data set cannot be read. {error}")
         return
     files = [case for case in raw.training if case.case in set(cases)]
-    settings = trained.plan.recipe(trained.recipe, trained.method)
+    settings = recipe_of(trained.plan, trained.method, trained.recipe)
     folder = model.path / fold / "validation"
     print(f"Segmenting {len(files)} validation cases")
     predictor = Predictor([trained], device, settings, arguments.seed)

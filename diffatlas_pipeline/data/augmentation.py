@@ -19,8 +19,7 @@ from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResol
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
-from diffatlas_pipeline.planning.plan import AugmentationPlan
-from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
+from diffatlas_pipeline.planning.plan import STORED_LIMIT, AugmentationPlan
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 ROTATION_PROBABILITY = 0.5

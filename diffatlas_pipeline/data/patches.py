@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffatlas_pipeline.errors import DatasetError
-from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
+from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
 from diffatlas_pipeline.preprocessing.store import StoredCase, open_case
 from diffatlas_pipeline.volumes.grids import Triple
 

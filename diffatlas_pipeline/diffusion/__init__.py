@@ -1,1 +1,1 @@
-"""Noise levels, denoiser contract (parametrisation), solvers, guidance."""
+"""Noise levels, denoiser (scaling, parametrisation, loss target), solvers, guidance."""

@@ -4,45 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from diffatlas_pipeline.diffusion.solvers import Denoiser
+from diffatlas_pipeline.diffusion.solvers import Denoise
+from diffatlas_pipeline.fields import fraction, one_of
 
 GUIDANCE_NOISES = ("fresh", "fixed")
 
-JointDenoiser = Callable[[Tensor, float, float], Tensor]
+JointDenoise = Callable[[Tensor, float, float], Tensor]
 """(noisy joint state (C + K, X, Y, Z), image level, mask level) -> clean joint state."""
 
 
-def guided(
-    denoise: JointDenoiser,
-    image: Tensor,
-    largest_level: float,
-    noise: str,
-    interval: tuple[float, float],
-    generator: torch.Generator,
-) -> Denoiser:
-    """A denoiser of the joint state (C + K, X, Y, Z) that is told the ``image`` (C, X, Y, Z) at levels in ``interval``.
+@dataclass(frozen=True)
+class Guidance:
+    """How the image is given: at noise level min(the mask's, ``level``), so 1 is as noisy as the mask (the paper), 0 clean.
 
-    The image is given at noise level min(level, ``largest_level``): 1 keeps it as noisy as the mask (the paper), 0 shows it
-    clean. ``noise`` is "fresh" (drawn at each step, the paper) or "fixed" (one draw for the whole sample). Outside the interval
-    the image half is generated with the mask.
+    ``noise`` on it is "fresh" (drawn at each step, the paper) or "fixed" (one draw for the whole sample).
     """
-    if noise not in GUIDANCE_NOISES:
-        raise ValueError(f"guidance noise '{noise}' is unknown; known: {', '.join(GUIDANCE_NOISES)}")
+
+    level: float = field(default=0.0, metadata=fraction())
+    noise: str = field(default="fixed", metadata=one_of(*GUIDANCE_NOISES))
+
+
+def guided(denoise: JointDenoise, image: Tensor, guidance: Guidance, generator: torch.Generator) -> Denoise:
+    """A denoiser of the joint state (C + K, X, Y, Z) that is told the ``image`` (C, X, Y, Z) as ``guidance`` says."""
     channels = image.shape[0]
 
     def draw() -> Tensor:
         return torch.randn(image.shape, generator=generator).to(image)
 
-    fixed = draw() if noise == "fixed" else None
+    fixed = draw() if guidance.noise == "fixed" else None
 
     def denoise_guided(state: Tensor, level: float) -> Tensor:
-        if not interval[0] <= level <= interval[1]:
-            return denoise(state, level, level)
-        image_level = min(level, largest_level)
+        image_level = min(level, guidance.level)
         given = image
         if image_level > 0:
             eps = draw() if fixed is None else fixed

@@ -7,19 +7,93 @@ has the level u with sqrt(alpha_bar) = cos(pi/2 u). Networks and solvers know le
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.diffusion.plan import SCHEDULES, DiffusionPlan
+from diffatlas_pipeline.fields import fraction, one_of
 
 COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021, Eq. 17: keeps the first steps from being too small
 LARGEST_BETA = 0.999
 
-SCHEDULES = ("cosine",)
 MASK_LEVELS = ("schedule", "high")
-INPUT_SCALINGS = ("none", "signal")
+IMAGE_LEVELS = ("equal", "mixed")
+
+
+@dataclass(frozen=True)
+class MaskLevels:
+    """How noisy the mask is in training.
+
+    ``mask``: "schedule" is the level of a random one of the plan's T steps, "high" 1 - u^2 with u uniform in [0, 1). A share
+    ``start`` of the samples lies at the first step of sampling instead: level 1.
+    """
+
+    mask: str = field(default="high", metadata=one_of(*MASK_LEVELS))
+    start: float = field(default=0.0, metadata=fraction())
+
+    def draw_mask(self, plan: DiffusionPlan, count: int, generator: torch.Generator) -> Tensor:
+        """``count`` random levels, float32 (count,)."""
+        drawn = mask_levels(self.mask, plan, count, generator)
+        if self.start:
+            at_start = torch.rand(count, generator=generator) < self.start
+            drawn = torch.where(at_start, torch.ones(()), drawn)
+        return drawn
+
+
+@dataclass(frozen=True)
+class DrawnLevels:
+    """Levels of mask and image (B,) of a batch, and which samples' mask is the network's own first answer (B,), bool."""
+
+    mask: Tensor
+    image: Tensor
+    own: Tensor
+
+    def to(self, device: torch.device) -> DrawnLevels:
+        """The same on ``device``."""
+        return DrawnLevels(self.mask.to(device), self.image.to(device), self.own.to(device))
+
+
+@dataclass(frozen=True)
+class NoiseLevels(MaskLevels):
+    """How noisy mask and image of a joint state are in training.
+
+    ``image``: "equal" is the mask's level. "mixed" is clean for a share ``clean_image``, as noisy as the mask for a share
+    ``equal_level``, and uniformly below the mask for the rest. Before these, a share ``start`` is set at the first step of
+    sampling (clean image, mask of pure noise), and a share ``self_conditioning`` at a later one: clean image, and the network's
+    own first answer made noisy in place of the true mask, at any level. Both are used with "mixed" only.
+    """
+
+    image: str = field(default="equal", metadata=one_of(*IMAGE_LEVELS))
+    clean_image: float = field(default=0.0, metadata=fraction())
+    equal_level: float = field(default=0.0, metadata=fraction())
+    self_conditioning: float = field(default=0.0, metadata=fraction())
+
+    def problems(self) -> Iterator[str]:
+        """What does not go together."""
+        for pair in (("clean_image", "equal_level"), ("start", "self_conditioning")):
+            together = sum(getattr(self, name) for name in pair)
+            if together > 1 + 1e-9:
+                yield f"{pair[0]} and {pair[1]} are {together:g} together; at most 1"
+
+    def draw(self, plan: DiffusionPlan, count: int, generator: torch.Generator) -> DrawnLevels:
+        """Random levels of ``count`` samples."""
+        mask = mask_levels(self.mask, plan, count, generator)
+        own = torch.zeros(count, dtype=torch.bool)
+        if self.image == "equal":
+            return DrawnLevels(mask, mask, own)
+        kind, below = torch.rand(count, generator=generator), torch.rand(count, generator=generator)
+        if self.start or self.self_conditioning:
+            step = torch.rand(count, generator=generator)
+            at_start = step < self.start
+            own = ~at_start & (step < self.start + self.self_conditioning)
+            mask = torch.where(at_start, torch.ones(()), torch.where(own, below, mask))
+            kind = torch.where(at_start | own, torch.zeros(()) - 1, kind)
+        image = torch.where(kind < self.clean_image + self.equal_level, mask, mask * below)
+        return DrawnLevels(mask, torch.where(kind < self.clean_image, torch.zeros(()), image), own)
 
 
 def signal(level: Tensor) -> Tensor:
@@ -68,19 +142,6 @@ def mask_levels(name: str, plan: DiffusionPlan, count: int, generator: torch.Gen
     if name == "high":
         return 1 - torch.rand(count, generator=generator).square()
     raise ValueError(f"mask_levels '{name}' is unknown; known: {', '.join(MASK_LEVELS)}")
-
-
-def scaled_input(scaling: str, noisy: Tensor, level: Tensor) -> Tensor:
-    """What a network is shown of a ``noisy`` state at ``level``: with ``scaling`` "none" the state itself.
-
-    "signal" is, but for a constant, the best linear guess at a clean state of unit variance: a z of z = a z0 + b eps. Raises
-    ValueError for an unknown name.
-    """
-    if scaling == "none":
-        return noisy
-    if scaling == "signal":
-        return noisy * signal(level)
-    raise ValueError(f"input_scaling '{scaling}' is unknown; known: {', '.join(INPUT_SCALINGS)}")
 
 
 def add_noise(clean: Tensor, eps: Tensor, level: Tensor) -> Tensor:

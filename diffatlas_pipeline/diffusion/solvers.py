@@ -9,11 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-Denoiser = Callable[[Tensor, float], Tensor]
+from diffatlas_pipeline.diffusion.levels import sampling_levels
+from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.fields import at_least, fraction, one_of
+
+Denoise = Callable[[Tensor, float], Tensor]
 """(noisy state, noise level in [0, 1]) -> clean state of the same shape."""
 
 Step = Callable[[Tensor, Tensor, float, float, Callable[[Tensor], Tensor]], Tensor]
@@ -75,44 +80,58 @@ def dpmpp_2m(eta: float = 0.0) -> Step:
 SOLVERS: dict[str, Callable[[float], Step]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
 
 
+@dataclass(frozen=True)
+class Sampler:
+    """How a segmentation is sampled: ``draws`` times, with a solver of so many ``steps`` (0: all T of the plan).
+
+    ``eta`` is the noise that "ddim" adds: 0 none, 1 as much as "ddpm". The other solvers ignore it.
+    """
+
+    solver: str = field(default="ddim", metadata=one_of(*SOLVERS))
+    steps: int = field(default=1, metadata=at_least(0))
+    eta: float = field(default=0.0, metadata=fraction())
+    draws: int = field(default=1, metadata=at_least(1))
+
+    def steps_of(self, plan: DiffusionPlan) -> int:
+        """The number of steps with the schedule of ``plan``."""
+        return self.steps or plan.training_steps
+
+    def walk(
+        self,
+        denoise: Denoise,
+        start: Tensor,
+        plan: DiffusionPlan,
+        generator: torch.Generator,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """One draw: clean data from ``start`` (standard normal noise, any shape); see :func:`sample`."""
+        levels = sampling_levels(plan.schedule, plan.training_steps, self.steps)
+        return sample(denoise, start, levels, SOLVERS[self.solver], self.eta, generator, progress)
+
+
 def sample(
-    denoise: Denoiser,
+    denoise: Denoise,
     start: Tensor,
     levels: Sequence[float],
     solver: Callable[[float], Step],
     eta: float,
     generator: torch.Generator,
-    resampling: int = 1,
     progress: Progress | None = None,
 ) -> Tensor:
     """Walk ``start`` (standard normal noise, any shape) down ``levels`` and return clean data of the same shape.
 
-    Each step can be repeated ``resampling`` times, the state being made noisy again in between (RePaint, Lugmayr et al. 2022,
-    Algorithm 1), which lets a replaced half and a generated half agree. Noise is drawn on the CPU, so that a seed gives the
-    same result on every device.
+    Noise is drawn on the CPU, so that a seed gives the same result on every device.
     """
     rule = solver(eta)
     state = start
-    total = (len(levels) - 1) * resampling
+    total = len(levels) - 1
 
     def draw(like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=generator).to(like)
 
     for index, (level, following) in enumerate(itertools.pairwise(levels)):
-        repeats = resampling if following > 0 else 1
-        for repeat in range(repeats):
-            clean = denoise(state, level)
-            state = rule(state, clean, level, following, draw)
-            if repeat < repeats - 1:
-                state = renoise(state, following, level, draw)
-                rule = solver(eta)  # a remembered prediction does not belong to the new state
-            if progress is not None:
-                progress(index * resampling + repeat + 1, total)
+        clean = denoise(state, level)
+        state = rule(state, clean, level, following, draw)
+        if progress is not None:
+            progress(index + 1, total)
     return state
-
-
-def renoise(state: Tensor, level: float, higher: float, draw: Callable[[Tensor], Tensor]) -> Tensor:
-    """One forward step of Eq. 1 from ``level`` up to ``higher``."""
-    ratio = _signal(higher) / _signal(level)
-    deviation = math.sqrt(max(0.0, _noise(higher) ** 2 - (ratio * _noise(level)) ** 2))
-    return ratio * state + deviation * draw(state)

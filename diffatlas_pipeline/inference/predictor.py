@@ -15,12 +15,11 @@ from diffatlas_pipeline.inference.runner import restored, with_room
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.inference.unusual import unusual
-from diffatlas_pipeline.methods.base import Progress, Segmentation
+from diffatlas_pipeline.methods.base import DiffusionRecipe, Progress, Recipe, Segmentation
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.models.folder import TrainedFold
-from diffatlas_pipeline.planning.plan import Plan, Recipe
+from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
-from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.grids import Volume
@@ -89,8 +88,8 @@ class Predictor:
         self.recipe = recipe
         self.method = create_method(first.method, self.plan, recipe)
         most = self.plan.diffusion.training_steps
-        if "steps" in self.method.options and recipe.steps > most:
-            raise UserError(f"`steps` {recipe.steps}: the model has {most} training steps. Take at most {most}, or 0 for all.")
+        if isinstance(recipe, DiffusionRecipe) and (steps := recipe.sampler.steps) > most:
+            raise UserError(f"`steps` {steps}: the model has {most} training steps. Take at most {most}, or 0 for all.")
         self.networks: list[nn.Module] = [restored(self.method, fold, device, precision) for fold in folds]
         if batch_size is None:  # sampling keeps no activations, so more windows fit than in training
             batch_size = 2 * self.plan.training.batch_size if device.type == "cuda" else 1

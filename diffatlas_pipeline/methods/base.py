@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.data.contrast import randomise_contrast
-from diffatlas_pipeline.planning.plan import Plan, Recipe
+from diffatlas_pipeline.diffusion.denoiser import Objective
+from diffatlas_pipeline.diffusion.levels import MaskLevels
+from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
 
 WindowFunction = Callable[[Tensor], Tensor]
@@ -46,20 +48,42 @@ class Segmentation:
     network_share: float | None = None
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a method learns and segments: each method has a recipe of its own, made of named parts."""
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe(Recipe):
+    """The recipe of a method that diffuses; that a method does is known by this alone."""
+
+    levels: MaskLevels = field(default_factory=MaskLevels)
+    objective: Objective = field(default_factory=Objective)
+    sampler: Sampler = field(default_factory=Sampler)
+
+
 class Method(ABC):
     """One way to segment by a plan's preprocessed cases; the trainer and predictor never ask which."""
 
     name: ClassVar[str]
-    options: ClassVar[frozenset[str]] = frozenset()
-    """The fields of the recipe that may be chosen anew at prediction."""
+    recipe_type: ClassVar[type[Recipe]]
+    recipes: ClassVar[Mapping[str, Recipe]]
+    """The recipes that every plan holds, by name; "default" is used when none is named."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        if not isinstance(recipe, self.recipe_type):
+            raise TypeError(f"{self.name} has a {self.recipe_type.__name__}, received a {type(recipe).__name__}")
         self.plan = plan
         self.recipe = recipe
 
     def has_spread(self, network: nn.Module) -> bool:
         """Whether :meth:`segment` with ``network`` tells how far several answers disagree."""
-        return self.recipe.draws > 1
+        return isinstance(self.recipe, DiffusionRecipe) and self.recipe.sampler.draws > 1
+
+    @property
+    def unlabelled_fraction(self) -> float:
+        """Share of the training samples drawn from scans without labels, where there are any: their distances are NaN."""
+        return 0.0
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
@@ -75,9 +99,6 @@ class Method(ABC):
 class LearnedMethod(Method):
     """A method whose network is trained by gradient descent."""
 
-    learns_images: ClassVar[bool] = False
-    """Whether :meth:`loss` also learns of samples without labels, whose distances are NaN."""
-
     @abstractmethod
     def build_network(self) -> nn.Module:
         """A fresh network with this method's channels."""
@@ -85,12 +106,6 @@ class LearnedMethod(Method):
     @abstractmethod
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau."""
-
-    def training_image(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """A batch's ``image`` (B, C, X, Y, Z) with what the recipe does to it in training; every loss begins with it."""
-        if not self.recipe.random_contrast:
-            return image
-        return randomise_contrast(image, self.recipe.random_contrast, generator)
 
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
         network = self.build_network()

@@ -3,29 +3,114 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.diffusion.guidance import guided
-from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, scaled_input
-from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
-from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
+from diffatlas_pipeline.diffusion.denoiser import Denoiser, JointObjective
+from diffatlas_pipeline.diffusion.guidance import Guidance, guided
+from diffatlas_pipeline.diffusion.levels import NoiseLevels, add_noise
+from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.fields import fraction
+from diffatlas_pipeline.methods.base import (
+    DiffusionRecipe,
+    LearnedMethod,
+    LossReport,
+    Progress,
+    Recipe,
+    Segmentation,
+    Stitch,
+)
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.planning.plan import Plan
 
-IMAGE_LEVELS = ("equal", "mixed")
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
+
+
+@dataclass(frozen=True)
+class JointRecipe(DiffusionRecipe):
+    """How a joint diffusion is trained and sampled.
+
+    A share ``unlabelled_fraction`` of the training samples is drawn from scans without labels, where there are any: of these
+    only the image is learnt.
+    """
+
+    levels: NoiseLevels = field(default_factory=NoiseLevels)
+    objective: JointObjective = field(default_factory=JointObjective)
+    guidance: Guidance = field(default_factory=Guidance)
+    unlabelled_fraction: float = field(default=0.0, metadata=fraction())
+
+    def problems(self) -> Iterator[str]:
+        """What does not go together."""
+        if self.levels.self_conditioning > 0 and (self.objective.prediction, self.levels.image) != ("x0", "mixed"):
+            yield "levels.self_conditioning needs objective.prediction 'x0' and levels.image 'mixed'"
+
+
+# Better than the paper's by measurement (documentation/explanation/what-was-tried.md): separate noise levels, most samples
+# where sampling begins, clean predictions, one deterministic step: with more, the network trusts its own earlier errors.
+DEFAULT = JointRecipe(
+    NoiseLevels("high", start=0.75, image="mixed", clean_image=0.5, equal_level=0.25),
+    JointObjective("x0", "signal", segmentation_weight=1.0, image_weight=0.5),
+    Sampler("ddim", steps=1),
+    Guidance(0.0, "fixed"),
+)
+
+# As published: noise prediction at equal levels, all T ancestral steps, the image given as noisy as the mask.
+PAPER = JointRecipe(
+    NoiseLevels("schedule", image="equal"),
+    JointObjective("epsilon", "none", segmentation_weight=0.0, image_weight=1.0),
+    Sampler("ddpm", steps=0, eta=1.0),
+    Guidance(1.0, "fresh"),
+)
+
+
+@dataclass(frozen=True)
+class _Noised:
+    """A batch made noisy: ``noisy`` (B, C + K, X, Y, Z) from ``clean`` data and ``eps`` at ``levels`` (B, C + K, 1, 1, 1).
+
+    ``labelled`` (B,) bool tells which samples have a mask to be learnt.
+    """
+
+    clean: Tensor
+    eps: Tensor
+    noisy: Tensor
+    levels: Tensor
+    image_level: Tensor
+    mask_level: Tensor
+    labelled: Tensor
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """Mean squared errors of each sample's image and mask (B,), which of them count (B,) 0 or 1, and the error of labels."""
+
+    image: Tensor
+    mask: Tensor
+    given: Tensor  # the image is noisy: of a clean one nothing is to be predicted
+    known: Tensor  # the sample is labelled
+    segmentation: Tensor | None
 
 
 class DiffAtlas(LearnedMethod):
     """The joint state is z0 = [image, s * S]; one network predicts both halves from their noisy versions."""
 
     name = "diffatlas"
-    options = frozenset({"steps", "solver", "draws", "guidance_level"})
-    learns_images = True
+    recipe_type = JointRecipe
+    recipes: ClassVar = {"default": DEFAULT, "paper": PAPER}
+    recipe: JointRecipe
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        super().__init__(plan, recipe)
+        self.denoiser = Denoiser(self.recipe.objective)
+
+    @property
+    def unlabelled_fraction(self) -> float:
+        return self.recipe.unlabelled_fraction
 
     def build_network(self) -> nn.Module:
         channels = len(self.plan.channels) + len(self.plan.dataset.labels)
@@ -33,62 +118,62 @@ class DiffAtlas(LearnedMethod):
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt from."""
+        noised = self._noised(network, image, distances, generator)
+        output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.mask_level).float()
+        terms = self._terms(output, noised, distances)
+        return LossReport(self._total(terms, image.shape[1] / output.shape[1]), _parts(terms, noised.mask_level))
+
+    def _noised(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> _Noised:
+        """The batch at random levels; nothing is told of an unlabelled sample's mask."""
         batch, channels = image.shape[:2]
-        image = self.training_image(image, generator)
         labelled = ~distances[:, 0, 0, 0, 0].isnan()
-        distances = distances.nan_to_num(nan=1.0)
-        mask_level, image_level, own = (drawn.to(image.device) for drawn in self._training_levels(batch, generator))
-        # Nothing is told of an unlabelled sample's mask; its image is as noisy as the mask would have been.
-        image_level = torch.where(labelled, image_level, mask_level)
-        mask_level = torch.where(labelled, mask_level, torch.ones_like(mask_level))
-        clean = torch.cat([image, distances * self.plan.distance.scale], dim=1)
+        drawn = self.recipe.levels.draw(self.plan.diffusion, batch, generator).to(image.device)
+        # An unlabelled sample's image is as noisy as its mask would have been.
+        image_level = torch.where(labelled, drawn.image, drawn.mask)
+        mask_level = torch.where(labelled, drawn.mask, torch.ones_like(drawn.mask))
+        clean = torch.cat([image, distances.nan_to_num(nan=1.0) * self.plan.distance.scale], dim=1)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         levels = self._per_channel(image_level, mask_level, channels, clean.shape[1])
         noisy = add_noise(clean, eps, levels)
-        if (own := own & labelled).any():
+        if (own := drawn.own & labelled).any():
             noisy[own] = self._answered(network, image[own], eps[own], levels[own])
-        output = network(self._seen(noisy, levels), image_level, mask_level).float()
-        error = (output - target_of(self.recipe.prediction, clean, eps, levels)).square().mean(dim=(2, 3, 4))
-        given = (image_level > 0).to(error)  # a clean image has nothing to be predicted
-        known = labelled.to(error)
-        image_error = error[:, :channels].mean(dim=1)
-        mask_error = error[:, channels:].mean(dim=1)
-        # Eq. 6 averages over all channels of the joint state
-        share = channels / clean.shape[1]
-        of_mask = (known * mask_error).sum() / known.sum().clamp_min(1)
-        total = (1 - share) * of_mask + share * self.recipe.image_loss * (given * image_error).mean()
-        parts = {"loss_mask": _masked_mean(mask_error, known), "loss_image": _masked_mean(image_error, given)}
-        if self.recipe.segmentation_loss and labelled.any():
-            predicted = clean_of(self.recipe.prediction, output, noisy, levels)[:, channels:] / self.plan.distance.scale
-            seg = segmentation_loss(label_logits(predicted[labelled]), distances[labelled])
-            total = total + self.recipe.segmentation_loss * seg
-            parts["loss_segmentation"] = float(seg.detach())
-        for band in range(BANDS):
-            within = ((mask_level * BANDS).floor().clamp(max=BANDS - 1) == band).to(error)
-            parts[f"loss_mask_band{band}"] = _masked_mean(mask_error, within * known)
-            parts[f"loss_image_band{band}"] = _masked_mean(image_error, within * given)
-        return LossReport(total, parts)
+        return _Noised(clean, eps, noisy, levels, image_level, mask_level, labelled)
+
+    def _terms(self, output: Tensor, noised: _Noised, distances: Tensor) -> _Terms:
+        """How far the network's ``output`` is off, by the halves of the joint state and by its labels."""
+        channels, labelled = len(self.plan.channels), noised.labelled
+        error = self.denoiser.error(output, noised.clean, noised.eps, noised.levels)
+        segmentation = None
+        if self.recipe.objective.segmentation_weight and labelled.any():
+            predicted = self.denoiser.clean(output, noised.noisy, noised.levels)[:, channels:] / self.plan.distance.scale
+            segmentation = segmentation_loss(label_logits(predicted[labelled]), distances[labelled])
+        given, known = (noised.image_level > 0).to(error), labelled.to(error)
+        return _Terms(error[:, :channels].mean(dim=1), error[:, channels:].mean(dim=1), given, known, segmentation)
+
+    def _total(self, terms: _Terms, image_share: float) -> Tensor:
+        """The weighted sum. Eq. 6 averages over all channels of the joint state, ``image_share`` of which are the image's."""
+        objective = self.recipe.objective
+        of_mask = (terms.known * terms.mask).sum() / terms.known.sum().clamp_min(1)
+        of_image = (terms.given * terms.image).mean()
+        total = (1 - image_share) * of_mask + image_share * objective.image_weight * of_image
+        return total if terms.segmentation is None else total + objective.segmentation_weight * terms.segmentation
 
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
-        recipe, scale = self.recipe, self.plan.distance.scale
-        channels = image.shape[0]
+        recipe, channels = self.recipe, image.shape[0]
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
-        diffusion = self.plan.diffusion
-        levels = sampling_levels(diffusion.schedule, diffusion.training_steps, recipe.steps)
 
         def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
             return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn(shape, generator=generator).to(image)
-            denoiser = guided(denoise, image, recipe.guidance_level, recipe.guidance_noise, recipe.guidance_interval, generator)
-            solver = SOLVERS[recipe.solver]
-            clean = sample(denoiser, start, levels, solver, recipe.eta, generator, recipe.resampling, report)
-            return clean[channels:] / scale
+            told = guided(denoise, image, recipe.guidance, generator)
+            clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report)
+            return clean[channels:] / self.plan.distance.scale
 
-        return averaged(draw, recipe.draws, seed, progress)
+        return averaged(draw, recipe.sampler.draws, seed, progress)
 
     def denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
         """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""
@@ -96,48 +181,39 @@ class DiffAtlas(LearnedMethod):
         on_image, on_mask = windows.new_full((batch,), image_level), windows.new_full((batch,), mask_level)
         levels = self._per_channel(on_image, on_mask, len(self.plan.channels), width)
         output = network(self._seen(windows, levels), on_image, on_mask).to(windows.dtype)
-        return clean_of(self.recipe.prediction, output, windows, levels)
+        return self.denoiser.clean(output, windows, levels)
 
     def _seen(self, noisy: Tensor, levels: Tensor) -> Tensor:
         """What the network is shown of a noisy joint state."""
-        return scaled_input(self.recipe.input_scaling, noisy, levels).contiguous(memory_format=torch.channels_last_3d)
+        return self.denoiser.seen(noisy, levels).contiguous(memory_format=torch.channels_last_3d)
 
     def _answered(self, network: nn.Module, image: Tensor, eps: Tensor, levels: Tensor) -> Tensor:
         """What a sampler would have at ``levels``: the clean image, and the network's own first answer, made noisy.
 
         A network that has only seen the true mask made noisy takes noise for evidence (what-was-tried.md).
         """
-        if self.recipe.prediction != "x0":
-            raise ValueError(f"own_answer_fraction needs prediction 'x0', not '{self.recipe.prediction}'")
         channels = image.shape[1]
         with torch.no_grad():
             first = self.denoise_windows(network, torch.cat([image, eps[:, channels:]], dim=1), 0.0, 1.0)
         return add_noise(torch.cat([image, first[:, channels:].to(image)], dim=1), eps, levels)
-
-    def _training_levels(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise levels (B,) of mask and image, and whether the mask is the network's own (B,), as the recipe says."""
-        recipe = self.recipe
-        mask = mask_levels(recipe.mask_levels, self.plan.diffusion, batch, generator)
-        own = torch.zeros(batch, dtype=torch.bool)
-        if recipe.image_levels == "equal":
-            return mask, mask, own
-        if recipe.image_levels not in IMAGE_LEVELS:
-            raise ValueError(f"image_levels '{recipe.image_levels}' is unknown; known: {', '.join(IMAGE_LEVELS)}")
-        kind, below = torch.rand(batch, generator=generator), torch.rand(batch, generator=generator)
-        if recipe.start_fraction or recipe.own_answer_fraction:
-            step = torch.rand(batch, generator=generator)
-            at_start = step < recipe.start_fraction
-            own = ~at_start & (step < recipe.start_fraction + recipe.own_answer_fraction)
-            mask = torch.where(at_start, torch.ones(()), torch.where(own, below, mask))
-            kind = torch.where(at_start | own, torch.zeros(()) - 1, kind)
-        image = torch.where(kind < recipe.clean_image_fraction + recipe.equal_level_fraction, mask, mask * below)
-        return mask, torch.where(kind < recipe.clean_image_fraction, torch.zeros(()), image), own
 
     @staticmethod
     def _per_channel(image_level: Tensor, mask_level: Tensor, channels: int, width: int) -> Tensor:
         """Levels (B,), (B,) -> (B, C + K, 1, 1, 1)."""
         columns = [image_level[:, None].expand(-1, channels), mask_level[:, None].expand(-1, width - channels)]
         return torch.cat(columns, dim=1)[:, :, None, None, None]
+
+
+def _parts(terms: _Terms, mask_level: Tensor) -> dict[str, float]:
+    """For the log: errors of mask, image and labels, and the first two by bands of the mask's noise level."""
+    parts = {"loss_mask": _masked_mean(terms.mask, terms.known), "loss_image": _masked_mean(terms.image, terms.given)}
+    if terms.segmentation is not None:
+        parts["loss_segmentation"] = float(terms.segmentation.detach())
+    for band in range(BANDS):
+        within = ((mask_level * BANDS).floor().clamp(max=BANDS - 1) == band).to(terms.mask)
+        parts[f"loss_mask_band{band}"] = _masked_mean(terms.mask, within * terms.known)
+        parts[f"loss_image_band{band}"] = _masked_mean(terms.image, within * terms.given)
+    return parts
 
 
 def _masked_mean(values: Tensor, weight: Tensor) -> float:

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Recipe, Segmentation, Stitch
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
+
+
+@dataclass(frozen=True)
+class FeedForwardRecipe(Recipe):
+    """Nothing to choose."""
 
 
 class FeedForward(LearnedMethod):
     """Image -> logits of background and labels, learnt by cross-entropy and soft Dice."""
 
     name = "icf"
+    recipe_type = FeedForwardRecipe
+    recipes: ClassVar = {"default": FeedForwardRecipe()}
 
     def build_network(self) -> nn.Module:
         return build_network(self.plan.network, len(self.plan.channels), 1 + len(self.plan.dataset.labels), levels=False)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        seen = self.training_image(image, generator)
-        logits = network(seen.contiguous(memory_format=torch.channels_last_3d)).float()
+        logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
         loss = segmentation_loss(logits, distances)
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})
 

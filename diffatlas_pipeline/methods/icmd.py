@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.diffusion.levels import add_noise, mask_levels, sampling_levels, scaled_input
-from diffatlas_pipeline.diffusion.parametrisation import clean_of, target_of
-from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Segmentation, Stitch
+from diffatlas_pipeline.diffusion.denoiser import Denoiser, Objective
+from diffatlas_pipeline.diffusion.levels import MaskLevels, add_noise
+from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.methods.base import (
+    DiffusionRecipe,
+    LearnedMethod,
+    LossReport,
+    Progress,
+    Recipe,
+    Segmentation,
+    Stitch,
+)
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
+from diffatlas_pipeline.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class MaskRecipe(DiffusionRecipe):
+    """How a diffusion of the mask is trained and sampled."""
 
 
 class MaskDiffusion(LearnedMethod):
@@ -21,58 +38,65 @@ class MaskDiffusion(LearnedMethod):
     """
 
     name = "icmd"
-    options = frozenset({"steps", "solver", "draws"})
+    recipe_type = MaskRecipe
+    recipes: ClassVar = {
+        # The improvements of diffatlas; with a single step, all draws would be the same.
+        "default": MaskRecipe(
+            MaskLevels(start=0.75), Objective("x0", "signal", segmentation_weight=1.0), Sampler(steps=2, draws=5)
+        ),
+        # As published (Eq. 1 and 2); the mean of several draws.
+        "paper": MaskRecipe(MaskLevels("schedule"), Objective("epsilon"), Sampler("ddpm", steps=0, eta=1.0, draws=5)),
+    }
+    recipe: MaskRecipe
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        super().__init__(plan, recipe)
+        self.denoiser = Denoiser(self.recipe.objective)
 
     def build_network(self) -> nn.Module:
         labels = len(self.plan.dataset.labels)
         return build_network(self.plan.network, len(self.plan.channels) + labels, labels)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        image = self.training_image(image, generator)
+        """Mean squared error over the channels of the mask, and the recipe's share of the error of its labels."""
         clean = distances * self.plan.distance.scale
-        level = mask_levels(self.recipe.mask_levels, self.plan.diffusion, clean.shape[0], generator)
-        if self.recipe.start_fraction:
-            at_start = torch.rand(len(level), generator=generator) < self.recipe.start_fraction
-            level = torch.where(at_start, torch.ones(()), level)
-        level = level.to(clean)
+        level = self.recipe.levels.draw_mask(self.plan.diffusion, clean.shape[0], generator).to(clean)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         each = level[:, None, None, None, None]
         noisy = add_noise(clean, eps, each)
         output = self._run(network, image, noisy, level).float()
-        loss = (output - target_of(self.recipe.prediction, clean, eps, each)).square().mean()
+        loss = self.denoiser.error(output, clean, eps, each).mean()
         parts = {"loss_mask": float(loss.detach())}
-        if self.recipe.segmentation_loss:
-            predicted = clean_of(self.recipe.prediction, output, noisy, each) / self.plan.distance.scale
+        weight = self.recipe.objective.segmentation_weight
+        if weight:
+            predicted = self.denoiser.clean(output, noisy, each) / self.plan.distance.scale
             seg = segmentation_loss(label_logits(predicted), distances)
             parts["loss_segmentation"] = float(seg.detach())
-            loss = loss + self.recipe.segmentation_loss * seg
+            loss = loss + weight * seg
         return LossReport(loss, parts)
 
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> Segmentation:
-        recipe, channels, diffusion = self.recipe, image.shape[0], self.plan.diffusion
-        levels = sampling_levels(diffusion.schedule, diffusion.training_steps, recipe.steps)
+        channels, sampler = image.shape[0], self.recipe.sampler
 
         def denoise_windows(windows: Tensor, level: float) -> Tensor:
             given, noisy = windows[:, :channels], windows[:, channels:]
             each = windows.new_full((len(windows), 1, 1, 1, 1), level)
             output = self._run(network, given, noisy, each.flatten()).to(windows.dtype)
-            return clean_of(self.recipe.prediction, output, noisy, each)
+            return self.denoiser.clean(output, noisy, each)
 
         def denoise(state: Tensor, level: float) -> Tensor:
             return stitch(lambda windows: denoise_windows(windows, level), torch.cat([image, state]))
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn((len(self.plan.dataset.labels), *image.shape[1:]), generator=generator).to(image)
-            solver = SOLVERS[recipe.solver]
-            clean = sample(denoise, start, levels, solver, recipe.eta, generator, recipe.resampling, report)
-            return clean / self.plan.distance.scale
+            return sampler.walk(denoise, start, self.plan.diffusion, generator, report) / self.plan.distance.scale
 
-        return averaged(draw, recipe.draws, seed, progress)
+        return averaged(draw, sampler.draws, seed, progress)
 
     def _run(self, network: nn.Module, image: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The network on image (B, C, X, Y, Z) at level 0 and mask (B, K, X, Y, Z) at ``level`` (B,)."""
-        seen = scaled_input(self.recipe.input_scaling, noisy, level[:, None, None, None, None])
+        seen = self.denoiser.seen(noisy, level[:, None, None, None, None])
         joint = torch.cat([image, seen], dim=1).contiguous(memory_format=torch.channels_last_3d)
         return network(joint, torch.zeros_like(level), level)

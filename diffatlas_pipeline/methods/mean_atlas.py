@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor, nn
 
-from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
+from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Recipe, Segmentation, Stitch
 from diffatlas_pipeline.registration.atlas import Atlas
+
+
+@dataclass(frozen=True)
+class MeanAtlasRecipe(Recipe):
+    """Nothing to choose."""
 
 
 class MeanAtlas(MemorisedMethod):
     """Volumes are laid upon each other by their centres; what lies outside one of them is far from every label (+1)."""
 
     name = "mean"
+    recipe_type = MeanAtlasRecipe
+    recipes: ClassVar = {"default": MeanAtlasRecipe()}
 
     def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
         maps = [torch.from_numpy(case.distances).float().clamp(-1, 1) for case in cases]

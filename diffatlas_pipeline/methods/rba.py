@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Segmentation, Stitch
+from diffatlas_pipeline.fields import at_least, one_of
+from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Recipe, Segmentation, Stitch
 from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
 from diffatlas_pipeline.registration.frame import in_common_frame
+from diffatlas_pipeline.registration.fusion import FUSIONS
 from diffatlas_pipeline.registration.register import AtlasSettings, segment_by_atlases
 from diffatlas_pipeline.volumes.grids import Triple
 
 PADDING = -1.0  # what small volumes are padded with before they come here
 
-VARIANTS: dict[str, AtlasSettings] = {
-    "default": AtlasSettings(),
-    "affine": AtlasSettings(registration="affine"),
-    "majority": AtlasSettings(fusion="majority"),
-    "staple": AtlasSettings(fusion="staple"),
-}
-"""How to register and fuse, by the name of the recipe."""
+REGISTRATIONS = ("affine", "deformable")
+
+
+@dataclass(frozen=True)
+class RegistrationRecipe(Recipe):
+    """How atlases are registered and their labels fused.
+
+    The ``aligned`` most alike of the training cases are registered affinely; the ``atlases`` most alike of these then are
+    deformed, and vote.
+    """
+
+    registration: str = field(default="deformable", metadata=one_of(*REGISTRATIONS))
+    fusion: str = field(default="votes", metadata=one_of(*FUSIONS))
+    atlases: int = field(default=12, metadata=at_least(1))
+    aligned: int = field(default=24, metadata=at_least(1))
 
 
 class RegistrationAtlas(MemorisedMethod):
     """Every training case is an atlas; those most like the target are registered to it and vote."""
 
     name = "rba"
+    recipe_type = RegistrationRecipe
+    recipes: ClassVar = {
+        "default": RegistrationRecipe(),
+        "affine": RegistrationRecipe(registration="affine"),
+        "majority": RegistrationRecipe(fusion="majority"),
+        "staple": RegistrationRecipe(fusion="staple"),
+    }
+    recipe: RegistrationRecipe
 
     def has_spread(self, network: nn.Module) -> bool:
         return isinstance(network, AtlasBank) and len(network.names) > 1
@@ -56,8 +75,7 @@ class RegistrationAtlas(MemorisedMethod):
     ) -> Segmentation:
         if not isinstance(network, AtlasBank):
             raise TypeError(f"expected the atlases that restore() gave, received {type(network).__name__}")
-        if self.recipe.name not in VARIANTS:
-            raise UserError(f"Unknown recipe '{self.recipe.name}' of rba: known are {', '.join(VARIANTS)}.")
+        recipe = self.recipe
         target = image.detach().float().cpu().numpy()
         inside = unpadded_box(target, self.plan.patch_size)
         fused = segment_by_atlases(
@@ -65,7 +83,7 @@ class RegistrationAtlas(MemorisedMethod):
             network.atlases(),
             self.plan.spacing_mm,
             self.plan.distance.tau_mm,
-            VARIANTS[self.recipe.name],
+            AtlasSettings(recipe.registration, recipe.fusion, recipe.atlases, recipe.aligned),
             seed,
             progress=progress,
         )

@@ -1,25 +1,27 @@
-"""The methods by name."""
+"""The methods by name, and the recipes of a plan as each method's own type."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.methods.base import Method
-from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.fields import problems_of
+from diffatlas_pipeline.files import from_plain
+from diffatlas_pipeline.methods.base import DiffusionRecipe, Method, Recipe
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas, JointRecipe
 from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
 from diffatlas_pipeline.methods.rba import RegistrationAtlas
-from diffatlas_pipeline.planning.plan import Plan, Recipe
-
-STEPS_OF_DRAWS = 2
+from diffatlas_pipeline.planning.plan import Plan, PlanRecipes, digest_of
 
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (DiffAtlas, FeedForward, MaskDiffusion, RegistrationAtlas, MeanAtlas)
 }
+STEPS_OF_DRAWS = 2  # with a single one from noise that the network does not hear, all draws would be the same
 
 
 def create_method(name: str, plan: Plan, recipe: Recipe) -> Method:
@@ -34,9 +36,49 @@ def known_method(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def recipe_of(plan: Plan, method: str, name: str) -> Recipe:
-    """The recipe of ``method`` called ``name``. UserError lists the known ones."""
-    return plan.recipe(name, method)
+def default_recipes() -> PlanRecipes:
+    """The recipes that every plan holds, by method and name, as plain data."""
+    return {
+        method.name: {name: dataclasses.asdict(recipe) for name, recipe in method.recipes.items()}
+        for method in METHODS.values()
+    }
+
+
+def recipe_of(plan: Plan, method: str, name: str = "default") -> Recipe:
+    """The recipe of ``method`` called ``name``. UserError lists the known ones, or says what in it is not allowed."""
+    recipe = _read(plan, method, name)
+    if problems := [*_problems_of_recipe(recipe, plan)]:
+        raise UserError(f"Recipe '{name}' of {method}: {'; '.join(problems)}.")
+    return recipe
+
+
+def with_complete_recipes(plan: Plan) -> Plan:
+    """``plan`` with every option of every recipe written out, also those that its file leaves at their defaults."""
+    recipes = {
+        method: {name: dataclasses.asdict(_read(plan, method, name)) for name in known}
+        for method, known in plan.recipes.items()
+    }
+    return replace(plan, recipes=recipes)
+
+
+def check_plan(plan: Plan, source: str) -> None:
+    """UserError naming ``source`` and listing each field of ``plan`` with a value that is not allowed, and what is."""
+    problems = list(problems_of(plan))
+    for method, recipes in plan.recipes.items():
+        if method not in METHODS:
+            problems.append(f"recipes.{method}: no such method; known: {', '.join(METHODS)}")
+            continue
+        for name in recipes:
+            try:
+                found = [*_problems_of_recipe(_read(plan, method, name), plan)]
+            except UserError as error:
+                found = [str(error)]
+            problems += [f"recipe {name} of {method}: {problem}" for problem in found]
+    if problems:
+        raise UserError(
+            f"{source}: {len(problems)} value(s) are not allowed. Change them there, or let `plan_and_preprocess` with "
+            "`overwrite` plan again:\n" + "\n".join(f"  - {problem}" for problem in problems)
+        )
 
 
 def with_sampling(
@@ -59,13 +101,49 @@ def with_sampling(
         raise UserError(f"`draws` {draws}: must be at least 1.")
     if guidance_level is not None and not 0 <= guidance_level <= 1:
         raise UserError(f"`guidance_level` {guidance_level}: must lie between 0 (clean image) and 1 (as noisy as the mask).")
-    given: dict[str, Any] = {"steps": steps, "solver": solver, "draws": draws, "guidance_level": guidance_level}
+    given: dict[str, Any] = {"steps": steps, "solver": solver, "draws": draws}
     given = {name: value for name, value in given.items() if value is not None}
-    silent = recipe.input_scaling == "signal" and recipe.steps == 1  # a single step from noise that the network does not hear
-    if silent and steps is None and given.get("draws", 1) > 1:
-        given["steps"] = STEPS_OF_DRAWS
-    lacking = [name for name in given if name not in known_method(recipe.method).options]
+    lacking = [] if isinstance(recipe, DiffusionRecipe) else list(given)
+    if guidance_level is not None and not isinstance(recipe, JointRecipe):
+        lacking.append("guidance_level")
     if lacking:
         names = ", ".join(f"`{name}`" for name in lacking)
-        raise UserError(f"{names}: the method {recipe.method} has no such option. Leave it out.")
-    return replace(recipe, **given)
+        raise UserError(f"{names}: the method {_method_of(recipe)} has no such option. Leave it out.")
+    if not isinstance(recipe, DiffusionRecipe):
+        return recipe
+    silent = recipe.objective.input_scaling == "signal" and recipe.sampler.steps == 1
+    if silent and steps is None and given.get("draws", 1) > 1:
+        given["steps"] = STEPS_OF_DRAWS
+    changed = replace(recipe, sampler=replace(recipe.sampler, **given))
+    if guidance_level is not None and isinstance(changed, JointRecipe):
+        changed = replace(changed, guidance=replace(changed.guidance, level=guidance_level))
+    return changed
+
+
+def training_digest(plan: Plan, method: str, recipe: str = "default") -> str:
+    """Twelve hexadecimal digits that tell plans apart by what a training of ``method`` with ``recipe`` depends on.
+
+    Other recipes do not count.
+    """
+    return digest_of((plan.digest(), method, recipe, recipe_of(plan, method, recipe)))
+
+
+def _read(plan: Plan, method: str, name: str) -> Recipe:
+    recipes = plan.recipes.get(method, {})
+    if name not in recipes:
+        raise UserError(
+            f"Unknown recipe '{name}' of {method}: this plan has {', '.join(recipes) or 'none'}. Choose one with `recipe`."
+        )
+    return from_plain(known_method(method).recipe_type, recipes[name], f"recipe '{name}' of {method}")
+
+
+def _problems_of_recipe(recipe: Recipe, plan: Plan) -> list[str]:
+    problems = list(problems_of(recipe))
+    most = plan.diffusion.training_steps
+    if isinstance(recipe, DiffusionRecipe) and recipe.sampler.steps > most:
+        problems.append(f"sampler.steps {recipe.sampler.steps}; 0 to {most}, the training steps, is allowed")
+    return problems
+
+
+def _method_of(recipe: Recipe) -> str:
+    return next(name for name, method in METHODS.items() if method.recipe_type is type(recipe))

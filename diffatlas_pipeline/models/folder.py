@@ -24,6 +24,7 @@ from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.files import from_json, to_json, write_text_atomically
+from diffatlas_pipeline.methods.registry import training_digest
 from diffatlas_pipeline.models.atlas_file import read_atlases, write_atlases
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 from diffatlas_pipeline.models.versions import versions
@@ -186,7 +187,7 @@ class ModelFolder:
     def _is_of(self, plan: Plan) -> bool:
         """Whether the trained folds could have been trained with ``plan``; other methods' recipes in it do not count."""
         try:
-            return self.plan().digest(self.method, self.recipe) == plan.digest(self.method, self.recipe)
+            return training_digest(self.plan(), self.method, self.recipe) == training_digest(plan, self.method, self.recipe)
         except UserError:
             return False  # one of them has no such recipe, or cannot be read
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+from diffatlas_pipeline.fields import at_least, rule
 from diffatlas_pipeline.volumes.grids import Triple
 
 
@@ -16,12 +18,19 @@ class NetworkPlan:
     a patch embedding). ``kernels``, ``widths``, ``blocks`` and ``attention`` have one entry per stage.
     """
 
-    widths: tuple[int, ...]
-    strides: tuple[Triple, ...]
-    kernels: tuple[Triple, ...]
-    blocks: tuple[int, ...]
+    widths: tuple[int, ...] = field(metadata=at_least(1))
+    strides: tuple[Triple, ...] = field(metadata=at_least(1))
+    kernels: tuple[Triple, ...] = field(metadata=rule(lambda size: size >= 1 and size % 2 == 1, "must be odd and at least 1"))
+    blocks: tuple[int, ...] = field(metadata=at_least(1))
     attention: tuple[bool, ...]
-    embedding: int
+    embedding: int = field(metadata=at_least(1))
+
+    def problems(self) -> Iterator[str]:
+        """What does not go together."""
+        stages = {name: len(getattr(self, name)) for name in ("widths", "strides", "kernels", "blocks", "attention")}
+        if len(set(stages.values())) > 1 or not self.widths:
+            found = ", ".join(f"{count} {name}" for name, count in stages.items())
+            yield f"one entry per stage is needed, but there are {found}"
 
     @property
     def total_stride(self) -> Triple:

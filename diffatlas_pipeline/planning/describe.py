@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.planning.recipes import diffuses
 
 WIDTH = 120
 
@@ -36,9 +35,10 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
     rotations = ", ".join(f"{degrees:g}" for degrees in augmentation.rotation_degrees)
     mirrors = ", ".join("XYZ"[axis] for axis in augmentation.mirror_axes) or "no axis"
     recipes = ", ".join(
-        f"{recipe.method} {recipe.name} ({recipe.solver}, steps: {recipe.steps or plan.diffusion.training_steps})"
-        for recipe in plan.recipes
-        if diffuses(recipe)
+        f"{method} {name} ({sampler['solver']}, steps: {sampler['steps'] or plan.diffusion.training_steps})"
+        for method, known in plan.recipes.items()
+        for name, recipe in known.items()
+        if (sampler := recipe.get("sampler"))
     )
     budget = plan.budget
     return [

@@ -5,25 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.fields import above, at_least, fraction, one_of, within
 from diffatlas_pipeline.files import from_json, to_json
 from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.planning.migration import PLAN_VERSION, migrated_plan
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
-PLAN_VERSION = 1
+STORED_LIMIT = 1.5
+"""Stored distance maps are cut off at so many tau; training cuts them off at 1. Zooms may shrink an anatomy that much."""
+
+PlanRecipes = dict[str, dict[str, dict[str, Any]]]
+"""Method -> name -> recipe as plain data; each method knows what may be in it."""
 
 
 @dataclass(frozen=True)
 class Budget:
     """What a plan may use: training memory in GB on a device of kind ``cpu``, ``cuda`` or ``mps``, and the preset's name."""
 
-    memory_gb: float
-    device: str
+    memory_gb: float = field(metadata=above(0))
+    device: str = field(metadata=one_of("cpu", "cuda", "mps"))
     preset: str
 
 
@@ -36,7 +42,7 @@ class ChannelPlan:
     """
 
     name: str
-    scheme: str
+    scheme: str = field(metadata=one_of("ct", "percentile"))
     lower: float
     upper: float
 
@@ -45,66 +51,38 @@ class ChannelPlan:
 class DistancePlan:
     """Signed distance maps: S = clip(d / tau_mm, -1, 1), times ``scale`` in the joint state (d < 0 inside)."""
 
-    tau_mm: float
-    scale: float
+    tau_mm: float = field(metadata=above(0))
+    scale: float = field(metadata=above(0))
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
     """How long and how fast to learn."""
 
-    iterations: int
-    batch_size: int
-    learning_rate: float
-    warmup_fraction: float
-    weight_decay: float
-    gradient_clip: float
-    ema_fraction: float  # EMA horizon as a fraction of the iterations done so far
+    iterations: int = field(metadata=at_least(1))
+    batch_size: int = field(metadata=at_least(1))
+    learning_rate: float = field(metadata=above(0))
+    warmup_fraction: float = field(metadata=fraction())
+    weight_decay: float = field(metadata=at_least(0))
+    gradient_clip: float = field(metadata=above(0))
+    ema_fraction: float = field(metadata=fraction())  # EMA horizon as a fraction of the iterations done so far
 
 
 @dataclass(frozen=True)
 class AugmentationPlan:
     """Ranges from which random changes are drawn; image and distance maps share the spatial ones."""
 
-    rotation_degrees: TripleMm
+    rotation_degrees: TripleMm = field(metadata=within(0, 180))
     zoom: tuple[float, float]
-    mirror_axes: tuple[int, ...]
+    mirror_axes: tuple[int, ...] = field(metadata=within(0, 2))
     intensity: bool
-    elastic: float = 0.0  # share of patches that are deformed smoothly
+    elastic: float = field(default=0.0, metadata=fraction())  # share of patches that are deformed smoothly
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a diffusion model is trained and sampled; each field is one named option.
-
-    Noise levels run from 0 (clean) to 1 (pure noise): a state at level u is cos(pi/2 u) z0 + sin(pi/2 u) noise.
-    """
-
-    name: str
-    prediction: str = "x0"  # or "epsilon", "v"
-    mask_levels: str = "high"  # training: 1 - u^2; or "schedule": uniform over the T steps
-    image_levels: str = "equal"  # training: the mask's; or "mixed": clean, equal, or uniformly below
-    clean_image_fraction: float = 0.0  # share of "mixed" samples whose image is clean
-    equal_level_fraction: float = 0.0  # share of "mixed" samples whose image is as noisy as the mask
-    start_fraction: float = 0.0  # share of samples at the first sampling step: clean image, mask of pure noise
-    own_answer_fraction: float = 0.0  # share of samples at a later step: clean image, mask the network's first answer, noisy
-    input_scaling: str = "none"  # "signal": what the network sees is scaled by cos(pi/2 u), so pure noise becomes silence
-    unlabelled_fraction: float = 0.0  # share of training samples drawn from unlabelled scans, where there are any
-    random_contrast: float = 0.0  # share of training samples whose intensities go through a random curve
-    segmentation_loss: float = 0.0  # weight of cross-entropy + soft Dice of the labels decoded from predicted distances
-    image_loss: float = 1.0  # weight of the image's squared error
-    solver: str = "ddim"  # or "ddpm", "dpmpp_2m"
-    steps: int = 1  # sampling steps; 0 = all T
-    eta: float = 0.0  # stochasticity of ddim
-    guidance_level: float = 0.0  # the image is given at min(mask level, guidance_level): 1 = as noisy as the mask, 0 = clean
-    guidance_noise: str = "fixed"  # noise on the image; or "fresh" at each step
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # mask levels within which the image is given, else it is generated
-    resampling: int = 1  # RePaint repeats of each step; 1 = none
-    draws: int = 1
-    method: str = "diffatlas"  # whose recipe it is
-
-
-DIFFUSING = ("diffatlas", "icmd")  # the methods whose recipes are always those of the plan
+    def problems(self) -> Iterator[str]:
+        """What does not go together."""
+        low, high = self.zoom
+        if not low <= high or low * STORED_LIMIT < 1 - 1e-6:
+            yield f"zoom {low:g} to {high:g}; {1 / STORED_LIMIT:.3f} <= smallest <= largest is needed"
 
 
 @dataclass(frozen=True)
@@ -113,8 +91,8 @@ class Plan:
 
     dataset: DatasetDescription
     budget: Budget
-    dimensions: int
-    spacing_mm: TripleMm
+    dimensions: int = field(metadata=within(2, 3))
+    spacing_mm: TripleMm = field(metadata=above(0))
     patch_size: Triple
     channels: tuple[ChannelPlan, ...]
     distance: DistancePlan
@@ -122,32 +100,34 @@ class Plan:
     diffusion: DiffusionPlan
     training: TrainingPlan
     augmentation: AugmentationPlan
-    recipes: tuple[Recipe, ...]
+    recipes: PlanRecipes
     why: dict[str, str] = field(default_factory=dict)
     version: int = PLAN_VERSION
 
-    def recipe(self, name: str, method: str = "diffatlas") -> Recipe:
-        """The recipe of ``method`` called ``name``; UserError lists the known ones.
+    @staticmethod
+    def migrated(raw: dict[str, Any], source: str) -> dict[str, Any]:
+        """The data of a plan of any version that this release reads, as this version has it; see :mod:`migration`."""
+        return migrated_plan(raw, source)
 
-        A method that does not diffuse has nothing to choose: it has an empty one called "default" beside those of the plan.
-        """
-        fitting = {} if method in DIFFUSING else {"default": Recipe("default", method=method)}
-        fitting |= {recipe.name: recipe for recipe in self.recipes if recipe.method == method}
-        if name not in fitting:
-            raise UserError(
-                f"Unknown recipe '{name}' of {method}: this plan has {', '.join(fitting) or 'none'}. Choose one with `recipe`."
-            )
-        return fitting[name]
-
-    def digest(self, method: str | None = None, recipe: str = "default") -> str:
-        """Twelve hexadecimal digits that tell plans apart by what a training of ``method`` with ``recipe`` depends on.
-
-        Other recipes do not count; without a method, no recipe does.
-        """
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell plans apart, by all but their recipes and reasons."""
         read = from_json(Plan, to_json(self))  # 1 and 1.0 are one number
-        used = () if method is None else (read.recipe(recipe, method),)
-        told = json.dumps(_without_defaults(dataclasses.replace(read, recipes=used, why={})), sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:12]
+        return digest_of(dataclasses.replace(read, recipes={}, why={}))
+
+    def problems(self) -> Iterator[str]:
+        """What does not go together."""
+        for axis in self.augmentation.mirror_axes:
+            if axis >= self.dimensions:
+                yield f"augmentation.mirror_axes {axis}; 0 to {self.dimensions - 1} is allowed"
+        total = self.network.total_stride
+        if min(total) > 0 and any(size < 1 or size % stride for size, stride in zip(self.patch_size, total, strict=True)):
+            needed, found = (" x ".join(map(str, triple)) for triple in (total, self.patch_size))
+            yield f"patch_size {found}; must be multiples of the network's total stride, {needed}"
+
+
+def digest_of(value: Any) -> str:
+    """Twelve hexadecimal digits of dataclasses and plain data; fields at their defaults do not count."""
+    return hashlib.sha256(json.dumps(_without_defaults(value), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _without_defaults(value: Any) -> Any:

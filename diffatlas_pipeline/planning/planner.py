@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from diffatlas_pipeline.datasets.splits import FOLDS
+from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.networks.memory import training_bytes
 from diffatlas_pipeline.planning.diffusion_steps import (
     ALLOWED_LOSS,
     MOST_STEPS,
-    AlphaBar,
     choose_diffusion_steps,
     variance_loss,
 )
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
-from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, Plan, TrainingPlan
-from diffatlas_pipeline.planning.recipes import default_recipes
+from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, Plan, PlanRecipes, TrainingPlan
 from diffatlas_pipeline.planning.rules import in_plane_axes, plan_channels, plan_distance, plan_spacing, planned_shape
 from diffatlas_pipeline.planning.symmetry import X_AXIS, names_a_side
-from diffatlas_pipeline.planning.topology import plan_batch_size, plan_topology, preset_named
-from diffatlas_pipeline.volumes.grids import Triple, TripleMm
+from diffatlas_pipeline.planning.topology import TrainingBytes, plan_batch_size, plan_topology, preset_named
+from diffatlas_pipeline.volumes.grids import TripleMm
 
 ROTATION_DEGREES = 15.0
 ZOOM = (0.85, 1.18)
@@ -36,14 +34,13 @@ EMA_FRACTION = 0.05
 def make_plan(
     fingerprint: Fingerprint,
     budget: Budget,
-    training_bytes: Callable[[NetworkPlan, int, Triple, int], int],
-    alpha_bar: AlphaBar,
+    recipes: PlanRecipes,
+    training_bytes: TrainingBytes = training_bytes,
 ) -> Plan:
-    """Plan everything from the fingerprint and the budget alone.
+    """Plan everything from the fingerprint and the budget alone; ``recipes`` are those that the plan holds, by method.
 
-    ``training_bytes(network, channels, patch, batch)`` tells the memory of a training step, ``alpha_bar(T)`` the noise
-    schedule's alpha_bar_1 .. alpha_bar_T. Equal arguments give equal plans. Raises UserError for an unknown
-    preset or a budget too small.
+    ``training_bytes(network, channels, patch, batch)`` tells the memory of a training step. Equal arguments give equal plans.
+    Raises UserError for an unknown preset or a budget too small.
     """
     if not fingerprint.cases:
         raise UserError("The fingerprint holds no case: nothing can be planned from it.")
@@ -58,7 +55,7 @@ def make_plan(
     dataset_voxels = int(np.prod(shapes, axis=1).sum())
     channels, why["channels"] = plan_channels(description.channels, fingerprint.intensities)
     distance, why["distance"] = plan_distance(fingerprint.labels, spacing_mm, dimensions)
-    diffusion, why["diffusion"] = _plan_diffusion(fingerprint, alpha_bar)
+    diffusion, why["diffusion"] = _plan_diffusion(fingerprint)
     batch_size, why["batch_size"] = plan_batch_size(budget, network, patch_size, joint_channels, dataset_voxels, training_bytes)
     training, why["training"] = _plan_training(budget, batch_size, dataset_voxels / math.prod(patch_size))
     augmentation, reasons = _plan_augmentation(fingerprint, spacing_mm)
@@ -76,15 +73,15 @@ def make_plan(
         diffusion=diffusion,
         training=training,
         augmentation=augmentation,
-        recipes=default_recipes(),
+        recipes=recipes,
         why=why,
     )
 
 
-def _plan_diffusion(fingerprint: Fingerprint, alpha_bar: AlphaBar) -> tuple[DiffusionPlan, str]:
+def _plan_diffusion(fingerprint: Fingerprint) -> tuple[DiffusionPlan, str]:
     spectra = {"image": fingerprint.image_spectrum, "distance maps": fingerprint.distance_spectrum}
-    steps = choose_diffusion_steps(list(spectra.values()), alpha_bar)
-    schedule = alpha_bar(steps)
+    steps = choose_diffusion_steps(list(spectra.values()), cosine_alpha_bar)
+    schedule = cosine_alpha_bar(steps)
     losses = ", ".join(f"{name} {variance_loss(spectrum, schedule):.1%}" for name, spectrum in spectra.items())
     lost = f"variance lost by ancestral sampling: {losses} (closed form for Gaussian data of the same spectra)"
     if any(variance_loss(spectrum, schedule) > ALLOWED_LOSS for spectrum in spectra.values()):

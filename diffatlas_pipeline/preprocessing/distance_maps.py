@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.planning.plan import STORED_LIMIT
 from diffatlas_pipeline.volumes.distance import signed_distance_mm
 from diffatlas_pipeline.volumes.grids import TripleMm
 
-STORED_LIMIT = 1.5
 _SLAB_BYTES = 64 << 20
 
 

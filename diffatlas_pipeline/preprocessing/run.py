@@ -12,10 +12,9 @@ from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.datasets.sizes import memory_note
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.parallel import run_cases
-from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
 from diffatlas_pipeline.planning.record import file_states
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
-from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT
 from diffatlas_pipeline.preprocessing.store import STORE_VERSION, open_case, write_case
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 

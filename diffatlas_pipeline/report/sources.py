@@ -165,15 +165,16 @@ def _logs_of(record: Mapping[str, Any]) -> tuple[Path, ...]:
 
 def _record_facts(predictions: Path, record: Mapping[str, Any], cases: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     settings = record.get("settings") or {}
+    sampler = settings.get("sampler", settings)  # earlier releases had it flat
     seconds = seconds_per_case(predictions, cases)
     for name, value in (
         ("cases", len(cases)),
         ("data set", record.get("dataset")),
         ("method", record.get("method") or settings.get("method")),
-        ("recipe", settings.get("name")),
+        ("recipe", record.get("recipe") or settings.get("name")),
         ("folds", ", ".join(map(str, record.get("folds") or ()))),
-        ("sampling steps", settings.get("steps") or None),
-        ("draws", settings.get("draws")),
+        ("sampling steps", sampler.get("steps") or None),
+        ("draws", sampler.get("draws")),
         ("modality", record.get("modality")),
         ("time per case", None if seconds is None else f"{seconds:.2g} s"),
     ):

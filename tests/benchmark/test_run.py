@@ -19,10 +19,11 @@ from diffatlas_pipeline.benchmark.test_sets import link_test_set
 from diffatlas_pipeline.benchmark.time_left import duration, seconds_left
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.files import to_json
+from diffatlas_pipeline.methods.diffatlas import DEFAULT
+from diffatlas_pipeline.methods.registry import default_recipes
 from diffatlas_pipeline.models.folder import WEIGHTS
-from diffatlas_pipeline.planning.recipes import default_recipes
 from tests.benchmark.content import ASKED, CONDITIONS, POOL, TEST, make_cell
-from tests.factories import make_plan
+from tests.factories import make_plan, make_recipes, with_options
 
 
 class Commands:
@@ -114,7 +115,7 @@ def test_uncertainty_follows_the_draws_of_the_plan(tmp_path: Path) -> None:
     commands = Commands(tmp_path)
     made = runner(tmp_path, commands, cell)
     made.run([cell])
-    recipes = tuple(replace(recipe, draws=3) for recipe in default_recipes())
+    recipes = make_recipes(diffatlas={"default": with_options(DEFAULT, draws=3)})
     (tmp_path / cell.model).parent.joinpath("plans.json").write_text(to_json(make_plan(recipes=recipes)))
     made.run([cell])
     assert ["--save-uncertainty" in words for name, words in commands.calls if name == "predict"] == [False, True]

@@ -153,11 +153,10 @@ def test_unlabelled_scans_for_a_recipe_that_learns_nothing_of_them(trained: Path
     path = trained / "preprocessed" / NAME / "plans.json"
     before = path.read_text()
     plan = json.loads(before)
-    changed = [recipe | {"name": "unlabelled", "unlabelled_fraction": 0.5} for recipe in plan["recipes"]]
+    of_joint = plan["recipes"]["diffatlas"]
+    of_joint["unlabelled"] = of_joint["default"] | {"unlabelled_fraction": 0.5}
     try:
-        path.write_text(json.dumps(plan | {"recipes": plan["recipes"] + changed}))
-        error = message(capsys, train, *options, "--method", "icmd", "--recipe", "unlabelled")
-        assert "unlabelled_fraction 0.5 in plans.json: icmd (unlabelled)" in error
+        path.write_text(json.dumps(plan))
         error = message(capsys, train, *options, "--recipe", "unlabelled", "--unlabelled-from", "nowhere")
         assert "no such split. There are fold0" in error
         train.main([str(word) for word in [*options, "--recipe", "unlabelled", "--unlabelled-from", "fold0"]])
@@ -170,16 +169,17 @@ def test_a_plan_with_values_that_cannot_be_trained(trained: Path, capsys: pytest
     path = trained / "preprocessed" / NAME / "plans.json"
     before = path.read_text()
     plan = json.loads(before)
-    mine = plan["recipes"][0] | {"name": "mine", "prediction": "noise"}
+    recipes = plan["recipes"]["diffatlas"]
+    recipes["mine"] = recipes["default"] | {"objective": {"prediction": "noise"}}
     shared = ["--workspace", trained, "--device", "cpu", "--max-time", "1m"]
     try:
-        path.write_text(json.dumps(plan | {"recipes": [*plan["recipes"], mine], "patch_size": [17, 17, 17]}))
+        path.write_text(json.dumps(plan | {"patch_size": [17, 17, 17]}))
         for error in (
             message(capsys, train, "7", "all", "--recipe", "mine", *shared),
             message(capsys, benchmark, "-d", "7", "--methods", "icf", "--settings", "full", *shared),
         ):
             assert str(path) in error and "2 value(s)" in error
-            assert "prediction 'noise' is unknown; known: epsilon, v, x0" in error and "patch_size 17 x 17 x 17" in error
+            assert "objective.prediction 'noise'; must be one of epsilon, v, x0" in error and "patch_size 17 x 17 x 17" in error
     finally:
         path.write_text(before)
 

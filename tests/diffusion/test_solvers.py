@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from diffatlas_pipeline.diffusion.guidance import guided
-from diffatlas_pipeline.diffusion.levels import add_noise, cosine_alpha_bar, noise, sampling_levels, schedule_levels, signal
-from diffatlas_pipeline.diffusion.solvers import SOLVERS, renoise, sample
+from diffatlas_pipeline.diffusion.guidance import Guidance, guided
+from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar, sampling_levels, schedule_levels
+from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.diffusion.solvers import SOLVERS, Sampler, sample
 
 MEAN, STD = 0.7, 0.4
 
@@ -82,29 +83,6 @@ def test_ancestral_step_matches_the_textbook_posterior() -> None:
     assert result.var().item() == pytest.approx(variance, rel=0.02)
 
 
-def test_resampling_keeps_the_distribution() -> None:
-    generator = torch.Generator().manual_seed(3)
-    start = torch.randn(20_000, generator=generator, dtype=torch.float64)
-    levels = sampling_levels("cosine", 1000, 100)
-    result = sample(gaussian_denoiser, start, levels, SOLVERS["ddpm"], 1.0, generator, resampling=3)
-    assert result.mean().item() == pytest.approx(MEAN, abs=0.02)
-    assert result.std().item() == pytest.approx(STD, rel=0.08)
-
-
-def test_making_noisy_in_two_steps_equals_one() -> None:
-    generator = torch.Generator().manual_seed(0)
-    clean = torch.full((200_000,), 0.5, dtype=torch.float64)
-
-    def draw(like: torch.Tensor) -> torch.Tensor:
-        return torch.randn(like.shape, generator=generator, dtype=like.dtype)
-
-    lower = torch.tensor(0.3, dtype=torch.float64)
-    twice = renoise(add_noise(clean, draw(clean), lower), 0.3, 0.6, draw)
-    higher = torch.tensor(0.6, dtype=torch.float64)
-    assert twice.mean().item() == pytest.approx(0.5 * signal(higher).item(), abs=5e-3)
-    assert twice.std().item() == pytest.approx(noise(higher).item(), rel=0.01)
-
-
 @pytest.mark.parametrize("kind", ["fresh", "fixed"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_guidance_samples_the_conditional_distribution(name: str, kind: str) -> None:
@@ -125,14 +103,14 @@ def test_guidance_samples_the_conditional_distribution(name: str, kind: str) -> 
     image = torch.full((1, count, 1, 1), given, dtype=torch.float64)
     start = torch.randn((2, count, 1, 1), generator=generator, dtype=torch.float64)
     levels = sampling_levels("cosine", 1000, 150)
-    denoiser = guided(denoise, image, 0.0, kind, (0.0, 1.0), generator)
+    denoiser = guided(denoise, image, Guidance(0.0, kind), generator)
     result = sample(denoiser, start, levels, SOLVERS[name], {"ddpm": 1.0}.get(name, 0.0), generator)
     assert torch.allclose(result[0], image[0])
     assert result[1].mean().item() == pytest.approx(given / 2, abs=0.01)
     assert result[1].std().item() == pytest.approx(deviation, rel=0.04)
 
 
-def test_outside_the_guidance_interval_the_image_is_generated() -> None:
+def test_guidance_gives_the_image_at_most_as_noisy_as_it_says() -> None:
     seen: list[tuple[float, float]] = []
 
     def denoise(state: torch.Tensor, image_level: float, mask_level: float) -> torch.Tensor:
@@ -140,18 +118,46 @@ def test_outside_the_guidance_interval_the_image_is_generated() -> None:
         return torch.zeros_like(state)
 
     image = torch.ones((1, 2, 2, 2))
-    denoiser = guided(denoise, image, 0.2, "fixed", (0.3, 0.8), torch.Generator().manual_seed(0))
-    state = torch.zeros((2, 2, 2, 2))
-    assert torch.equal(denoiser(state, 0.9)[0], torch.zeros(2, 2, 2))
-    assert torch.equal(denoiser(state, 0.5)[0], torch.ones(2, 2, 2))
-    assert seen == [(0.9, 0.9), (0.2, 0.5)]
+    told = guided(denoise, image, Guidance(0.2, "fixed"), torch.Generator().manual_seed(0))
+    for level in (0.9, 0.1):
+        clean = told(torch.zeros((2, 2, 2, 2)), level)
+        assert torch.equal(clean[:1], image) and not clean[1:].any()
+    assert seen == [(0.2, 0.9), (0.1, 0.1)]
 
 
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="fresh, fixed"):
-        guided(lambda s, i, m: s, torch.zeros(1, 1, 1, 1), 0.0, "white", (0.0, 1.0), torch.Generator())
+@pytest.mark.parametrize("kind", ["fresh", "fixed"])
+def test_noise_on_the_image_is_drawn_once_or_at_each_step(kind: str) -> None:
+    seen: list[torch.Tensor] = []
+
+    def denoise(state: torch.Tensor, image_level: float, mask_level: float) -> torch.Tensor:
+        seen.append(state[:1].clone())
+        return state
+
+    told = guided(denoise, torch.zeros((1, 3, 3, 3)), Guidance(1.0, kind), torch.Generator().manual_seed(0))
+    for _ in range(2):
+        told(torch.zeros((2, 3, 3, 3)), 0.5)
+    assert torch.equal(seen[0], seen[1]) == (kind == "fixed") and seen[0].any()
+
+
+def test_an_unknown_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="cosine"):
         schedule_levels("linear", 10)
+
+
+def test_a_sampler_takes_its_steps_of_the_plan_and_tells_of_them() -> None:
+    plan, told = DiffusionPlan("cosine", 6), []
+    for steps, expected in ((0, 6), (4, 4)):
+        sampler, levels = Sampler("ddim", steps), []
+
+        def denoise(state: torch.Tensor, level: float) -> torch.Tensor:
+            levels.append(level)  # noqa: B023
+            return state / 2
+
+        told.clear()
+        generator = torch.Generator().manual_seed(0)
+        sampler.walk(denoise, torch.ones(3), plan, generator, lambda done, total: told.append((done, total)))
+        assert levels == sampling_levels("cosine", 6, steps)[:-1] and len(levels) == expected == sampler.steps_of(plan)
+        assert told == [(step + 1, expected) for step in range(expected)]
 
 
 def test_sampling_levels_start_noisiest_and_end_clean() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.inference.predictor import Predictor, Result
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
+from diffatlas_pipeline.methods.diffatlas import JointRecipe
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Grid, Volume
@@ -31,6 +33,9 @@ class Brightness(LearnedMethod):
     """A method known in closed form: the first label is what is bright, the second what is very bright."""
 
     name = "brightness"
+    recipe_type = JointRecipe
+    recipes: ClassVar = {"default": recipe()}
+    recipe: JointRecipe
 
     def build_network(self) -> nn.Module:
         return Mix(1, 2, 1)
@@ -39,7 +44,7 @@ class Brightness(LearnedMethod):
         raise NotImplementedError
 
     def segment(self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: object = None) -> Segmentation:
-        draws = self.recipe.draws
+        draws = self.recipe.sampler.draws
         noise = torch.randn(draws, generator=case_generator(seed, 0)) * 1e-3
         distances = stitch(lambda windows: network(windows, torch.zeros(len(windows)), torch.zeros(len(windows))), image)
         spread = torch.full_like(distances, float(noise.std())) if draws > 1 else None

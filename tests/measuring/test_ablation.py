@@ -10,19 +10,24 @@ from diffatlas_pipeline.datasets.splits import Split, write_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import to_json, write_text_atomically
 from diffatlas_pipeline.networks.plan import NetworkPlan
-from tests.factories import make_plan, make_recipe, store_cases
+from tests.factories import make_plan, make_recipe, make_recipes, store_cases, with_options
 
 NETWORK = NetworkPlan((8, 8), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
-PLAN = make_plan(patch_size=(16, 16, 16), network=NETWORK, recipes=(make_recipe("default", steps=1),))
+PLAN = make_plan(patch_size=(16, 16, 16), network=NETWORK, recipes=make_recipes(diffatlas={"default": make_recipe(steps=1)}))
 
 
 def test_options_are_set_by_name_and_kind() -> None:
-    recipe = ablation.changed(make_recipe(), ["start_fraction=0.5", "steps=3", "guidance_interval=0.1:0.9", "solver=ddpm"])
-    assert (recipe.start_fraction, recipe.steps, recipe.guidance_interval, recipe.solver) == (0.5, 3, (0.1, 0.9), "ddpm")
-    with pytest.raises(UserError, match="no option of a recipe; there are name, prediction"):
-        ablation.changed(make_recipe(), ["speed=1"])
-    with pytest.raises(UserError, match="'few' is not a int"):
-        ablation.changed(make_recipe(), ["steps=few"])
+    options = ["levels.start=0.5", "sampler.steps=3", "sampler.solver=ddpm", "unlabelled_fraction=0.25"]
+    recipe = ablation.changed(make_recipe(), options)
+    assert recipe == with_options(make_recipe(), start=0.5, steps=3, solver="ddpm", unlabelled_fraction=0.25)
+    for wrong, said in [
+        ("speed=1", "no option of a JointRecipe; there are levels, objective"),
+        ("levels=1", "no option of a JointRecipe"),
+        ("sampler.speed=1", "no option of a Sampler; there are solver, steps"),
+        ("sampler.steps=few", "'few' is not a int"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            ablation.changed(make_recipe(), [wrong])
 
 
 def test_parts_of_the_plan_are_changed_but_not_what_cases_were_stored_with() -> None:
@@ -31,7 +36,7 @@ def test_parts_of_the_plan_are_changed_but_not_what_cases_were_stored_with() -> 
     for wrong, said in [
         ("distance.tau_mm=2", "write network"),
         ("widths=3", "write network"),
-        ("network.depth=3", "networkplan"),
+        ("network.depth=3", "NetworkPlan"),
     ]:
         with pytest.raises(UserError, match=said):
             ablation.replanned(PLAN, [wrong])
@@ -43,12 +48,12 @@ def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
     write_splits(tmp_path / "splits.json", {"fold0": Split(tuple(names[:2]), (names[2],))})
     results = tmp_path / "r.csv"
     words = ["--preprocessed", str(tmp_path), "--also", str(tmp_path), "--iterations", "2", "--results", str(results)]
-    words += ["--plan", "augmentation.elastic=0.5", "--set", "input_scaling=signal"]
-    ablation.main([*words, "--sample", "steps=1", "--sample", "steps=2,draws=2"])
+    words += ["--plan", "augmentation.elastic=0.5", "--set", "objective.input_scaling=signal"]
+    ablation.main([*words, "--sample", "sampler.steps=1", "--sample", "sampler.steps=2,sampler.draws=2"])
     rows = pd.read_csv(results)
-    assert rows["sampling"].tolist() == ["steps=1"] * 2 + ["steps=2,draws=2"] * 2
+    assert rows["sampling"].tolist() == ["sampler.steps=1"] * 2 + ["sampler.steps=2,sampler.draws=2"] * 2
     assert set(rows["cases"]) == {1} and set(rows["iterations"]) == {2} and set(rows["training_cases"]) == {2}
-    assert set(rows["options"]) == {"input_scaling=signal augmentation.elastic=0.5"}
+    assert set(rows["options"]) == {"objective.input_scaling=signal augmentation.elastic=0.5"}
     assert rows["dice_mean"].between(0, 1).all() and rows["dice_mean"].iloc[0] == rows["dice_mean"].iloc[1]
     named = rows[[f"dice_{label.name}" for label in PLAN.dataset.labels]].mean(axis=1)
     assert (named - rows["dice_mean"]).abs().max() < 1e-3

@@ -11,7 +11,7 @@ import torch
 from benchmarks import speed, tables
 from benchmarks.record import read_rows
 from benchmarks.speed import CPU, CUBE, GPU, Stopwatch, Subject
-from diffatlas_pipeline.planning.recipes import default_recipes
+from diffatlas_pipeline.methods.diffatlas import DEFAULT
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def small(subjects: list[Subject]) -> Subject:
 @pytest.mark.parametrize(("name", "times"), [(CPU, 500), (GPU, 50)])
 def test_a_case_needs_far_fewer_flops_than_in_the_authors_setting(subjects: list[Subject], name: str, times: int) -> None:
     row = speed.row(at_64(subjects, name), None, None)
-    assert row["forwards_per_case"] == default_recipes()[0].steps > 0
+    assert row["forwards_per_case"] == DEFAULT.sampler.steps > 0
     assert row["flops_ratio"] >= times == speed.CLAIMS[name]
     shown = read_rows(tables.RESULTS / "speed.csv").set_index(["network", "input"])
     assert row["forward_gflop"] == pytest.approx(shown.loc[(name, "64 x 64 x 64"), "forward_gflop"], rel=1e-3)

@@ -1,28 +1,25 @@
 """The methods that DiffAtlas is compared with: what their networks see, what they learn, and how they segment."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.diffusion.denoiser import Objective
+from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.methods.base import LearnedMethod
-from diffatlas_pipeline.methods.icf import FeedForward
-from diffatlas_pipeline.methods.icmd import MaskDiffusion
-from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
-from diffatlas_pipeline.methods.registry import METHODS, create_method
+from diffatlas_pipeline.methods.icmd import MaskDiffusion, MaskRecipe
+from diffatlas_pipeline.methods.mean_atlas import MeanAtlas, MeanAtlasRecipe
+from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.methods.segmentation_loss import margins
 from diffatlas_pipeline.networks.plan import NetworkPlan
-from diffatlas_pipeline.planning.plan import DIFFUSING, Recipe
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.registration.atlas import Atlas
-from tests.factories import make_case, make_plan, make_recipe
+from tests.factories import make_case, make_plan, make_recipes, with_options
 
 SHAPE = (16, 16, 16)
 NETWORK = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
-MASK = make_recipe("default", method="icmd", steps=3, draws=2)
-PLAN = make_plan(patch_size=SHAPE, network=NETWORK, recipes=(make_recipe("default"), MASK))
+MASK = MaskRecipe(objective=Objective(segmentation_weight=0.3), sampler=Sampler(steps=3, draws=2))
+PLAN = make_plan(patch_size=SHAPE, network=NETWORK, recipes=make_recipes(icmd={"default": MASK}))
 
 
 def case() -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +51,7 @@ def learnt(method: LearnedMethod, iterations: int) -> torch.nn.Module:
 
 @pytest.mark.parametrize(("name", "iterations"), [("icf", 40), ("icmd", 120)])
 def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
-    method = create_method(name, PLAN, PLAN.recipe("default", name))
+    method = create_method(name, PLAN, recipe_of(PLAN, name))
     assert isinstance(method, LearnedMethod)
     image, distances = case()
     network = method.restore(learnt(method, iterations).state_dict())
@@ -63,7 +60,7 @@ def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
     wanted = decode_labels(distances.numpy(), [1, 2])
     agree = (decode_labels(found.distances.numpy(), [1, 2]) == wanted)[wanted > 0].mean()
     assert agree > 0.95
-    assert (found.spread is None) == (method.recipe.draws == 1)
+    assert (found.spread is None) == (name == "icf")
 
 
 def test_margins_decode_to_the_largest_logit_however_large_it_is() -> None:
@@ -83,12 +80,13 @@ def test_mask_diffusion_shows_the_network_the_clean_image() -> None:
             seen.append((x[:, :1].clone(), float(level_image[0]), float(level_mask[0])))
             return distances[None] * PLAN.distance.scale
 
+    steps = MASK.sampler.steps
     method = MaskDiffusion(PLAN, MASK)
     found = method.segment(Watching(), image, plain, 0)
     assert torch.allclose(found.distances, distances, atol=1e-5)
-    assert len(seen) == MASK.steps * MASK.draws
+    assert len(seen) == MASK.sampler.steps * MASK.sampler.draws
     assert all(torch.equal(given[0], image) and level == 0 for given, level, _ in seen)
-    assert [level for _, _, level in seen[: MASK.steps]] == sorted((level for _, _, level in seen[: MASK.steps]), reverse=True)
+    assert [level for _, _, level in seen[:steps]] == sorted((level for _, _, level in seen[:steps]), reverse=True)
 
 
 def test_mask_diffusion_learns_its_first_step_more_often_and_hears_scaled_noise() -> None:
@@ -100,7 +98,7 @@ def test_mask_diffusion_learns_its_first_step_more_often_and_hears_scaled_noise(
             seen.append((x[:, 1:], level_mask))
             return torch.zeros_like(x[:, 1:])
 
-    method = MaskDiffusion(PLAN, replace(MASK, start_fraction=0.6, input_scaling="signal"))
+    method = MaskDiffusion(PLAN, with_options(MASK, start=0.6, input_scaling="signal"))
     generator = torch.Generator().manual_seed(0)
     for _ in range(40):
         method.loss(Watching(), image[None].repeat(8, 1, 1, 1, 1), distances[None].repeat(8, 1, 1, 1, 1), generator)
@@ -118,7 +116,7 @@ def test_draws_of_an_undecided_network_spread() -> None:
         def forward(self, x: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
             return x[:, 1:] / 10
 
-    method = MaskDiffusion(PLAN, replace(MASK, steps=1))
+    method = MaskDiffusion(PLAN, with_options(MASK, steps=1))
     first, again, other = (method.segment(Echo(), image, plain, seed) for seed in (0, 0, 1))
     assert torch.equal(first.distances, again.distances) and not torch.equal(first.distances, other.distances)
     assert first.spread is not None and float(first.spread.mean()) > 0.01
@@ -128,7 +126,7 @@ def test_mean_atlas_is_the_mean_about_the_centre() -> None:
     _, small = case()
     large = torch.nn.functional.pad(small, (2,) * 6, value=1.5)  # the same anatomy with more around it
     cases = [Atlas(name, np.zeros((1, *d.shape[1:]), np.float32), d.numpy()) for name, d in (("a", small), ("b", large))]
-    method = MeanAtlas(PLAN, PLAN.recipe("default", "mean"))
+    method = MeanAtlas(PLAN, MeanAtlasRecipe())
     network = method.restore(method.memorise(cases))
     found = method.segment(network, torch.zeros((1, *SHAPE)), plain, 0).distances
     assert torch.allclose(found, small, atol=1e-3)
@@ -138,32 +136,7 @@ def test_mean_atlas_is_the_mean_about_the_centre() -> None:
 
 def test_mean_atlas_says_what_a_foreign_checkpoint_lacks() -> None:
     with pytest.raises(RuntimeError, match="2 label"):
-        MeanAtlas(PLAN, PLAN.recipe("default", "mean")).restore({"weight": torch.zeros(1)})
-
-
-def test_recipes_belong_to_methods() -> None:
-    assert PLAN.recipe("default", "icmd").draws == 2 and PLAN.recipe("default").draws == 1
-    assert PLAN.recipe("default", "icf") == Recipe("default", method="icf")
-    with pytest.raises(UserError, match="Unknown recipe 'paper' of icf: this plan has default"):
-        PLAN.recipe("paper", "icf")
-    with pytest.raises(UserError, match="Unknown recipe 'paper' of icmd: this plan has default"):
-        PLAN.recipe("paper", "icmd")
-
-
-def test_a_recipe_of_ones_own_does_not_hide_the_default() -> None:
-    assert set(DIFFUSING) == {name for name, method in METHODS.items() if "steps" in method.options}
-    mine = Recipe("mine", method="icf", random_contrast=0.5)
-    plan = replace(PLAN, recipes=(mine,))
-    assert plan.recipe("mine", "icf") == mine and plan.recipe("default", "icf") == Recipe("default", method="icf")
-    with pytest.raises(UserError, match="of icmd: this plan has none"):
-        plan.recipe("default", "icmd")
-
-
-def test_every_method_has_its_name_and_known_options() -> None:
-    fields = set(Recipe.__dataclass_fields__)
-    for name, method in METHODS.items():
-        assert method.name == name and method.options <= fields
-    assert FeedForward.options == frozenset()
+        MeanAtlas(PLAN, MeanAtlasRecipe()).restore({"weight": torch.zeros(1)})
 
 
 def test_made_cases_can_be_memorised() -> None:
@@ -176,15 +149,8 @@ def test_made_cases_can_be_memorised() -> None:
         volume, labels = make_case(seed=seed)
         image, record = prepare_image(volume, plan)
         cases.append(Atlas(str(seed), image, prepare_labels(labels, record, plan).astype(np.float32)))
-    method = MeanAtlas(plan, plan.recipe("default", "mean"))
+    method = MeanAtlas(plan, MeanAtlasRecipe())
     network = method.restore(method.memorise(cases))
     found = method.segment(network, torch.from_numpy(cases[0].image), plain, 0).distances
     predicted, wanted = (decode_labels(np.asarray(d), [1, 2]) for d in (found, cases[0].distances))
     assert (predicted == wanted)[wanted > 0].mean() > 0.85
-
-
-def test_plans_know_the_variants_of_registration() -> None:
-    from diffatlas_pipeline.methods.rba import VARIANTS
-    from diffatlas_pipeline.planning.recipes import default_recipes
-
-    assert [recipe.name for recipe in default_recipes() if recipe.method == "rba"] == list(VARIANTS)

@@ -1,7 +1,5 @@
 """The method itself: its losses, and its segmentation with a denoiser in place of a trained network."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,11 +7,13 @@ import torch
 from diffatlas_pipeline.diffusion.levels import add_noise
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.fields import problems_of
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.methods.icmd import MaskRecipe
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
-from tests.factories import make_plan
+from tests.factories import make_plan, make_recipe, with_options
 
 PLAN = make_plan()
 
@@ -57,7 +57,7 @@ def plain(run, volume):
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 def test_a_perfect_denoiser_gives_the_true_distances(solver: str, level: float) -> None:
     image, distances = case()
-    recipe = replace(PLAN.recipe("default"), prediction="x0", solver=solver, guidance_level=level, steps=5)
+    recipe = make_recipe(solver=solver, level=level, steps=5)
     method = DiffAtlas(PLAN, recipe)
     network = Perfect(torch.cat([image, distances])[None])
     result = method.segment(network, image, plain, seed=0)
@@ -69,7 +69,7 @@ def test_a_perfect_denoiser_gives_the_true_distances(solver: str, level: float) 
 
 def test_noise_belongs_to_the_seed_not_to_the_order() -> None:
     image, _ = case()
-    recipe = replace(PLAN.recipe("default"), steps=3, solver="ddpm", eta=1.0)
+    recipe = make_recipe(steps=3, solver="ddpm", eta=1.0)
     method = DiffAtlas(PLAN, recipe)
 
     class Echo(torch.nn.Module):
@@ -88,7 +88,7 @@ def test_noise_belongs_to_the_seed_not_to_the_order() -> None:
 
 def test_draws_give_mean_and_spread() -> None:
     image, _ = case()
-    recipe = replace(PLAN.recipe("default"), steps=2, solver="ddpm", eta=1.0, draws=4)
+    recipe = make_recipe(steps=2, solver="ddpm", eta=1.0, draws=4)
     method = DiffAtlas(PLAN, recipe)
 
     class Echo(torch.nn.Module):
@@ -102,37 +102,14 @@ def test_draws_give_mean_and_spread() -> None:
     assert seen[-1] == (8, 8)
 
 
-def test_paper_loss_is_the_noise_error_over_all_channels() -> None:
-    """Eq. 6: a network that predicts nothing has the loss of the noise itself, 1."""
-    recipe = PLAN.recipe("paper")
-    assert (recipe.prediction, recipe.mask_levels, recipe.image_levels) == ("epsilon", "schedule", "equal")
-    image, distances = case((16, 16, 16))
-    report = DiffAtlas(PLAN, recipe).loss(
-        Perfect(torch.zeros(1, 3, 16, 16, 16)), image[None], distances[None], torch.Generator().manual_seed(0)
-    )
-    assert float(report.total) == pytest.approx(1.0, abs=0.05)
-    assert "loss_segmentation" not in report.parts
-
-
 def test_default_loss_vanishes_for_a_perfect_prediction_and_not_otherwise() -> None:
     image, distances = case((16, 16, 16))
     clean = torch.cat([image, distances])[None]
-    recipe = replace(PLAN.recipe("default"), prediction="x0", segmentation_loss=0.0)
+    recipe = make_recipe(segmentation_weight=0.0)
     method = DiffAtlas(PLAN, recipe)
     generator = torch.Generator().manual_seed(0)
     assert float(method.loss(Perfect(clean), image[None], distances[None], generator).total) == 0
     assert float(method.loss(Perfect(clean + 0.5), image[None], distances[None], generator).total) > 0.01
-
-
-def test_training_levels_follow_the_recipe() -> None:
-    generator = torch.Generator().manual_seed(0)
-    recipe = replace(PLAN.recipe("default"), image_levels="mixed", clean_image_fraction=0.4, equal_level_fraction=0.2)
-    mask, image, _ = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
-    assert torch.all(image <= mask)
-    assert float((image == 0).float().mean()) == pytest.approx(0.4, abs=0.02)
-    assert float((image == mask).float().mean()) == pytest.approx(0.2, abs=0.02)
-    mask, image, _ = DiffAtlas(PLAN, PLAN.recipe("paper"))._training_levels(1000, generator)
-    assert torch.equal(mask, image)
 
 
 def test_logits_argmax_is_the_decoding_rule() -> None:
@@ -141,20 +118,10 @@ def test_logits_argmax_is_the_decoding_rule() -> None:
     assert np.array_equal(label_logits(distances).argmax(dim=1)[0].numpy(), decoded)
 
 
-def test_samples_at_the_start_have_a_clean_image_and_a_mask_of_pure_noise() -> None:
-    generator = torch.Generator().manual_seed(0)
-    recipe = replace(PLAN.recipe("default"), start_fraction=0.3, clean_image_fraction=0.0)
-    mask, image, _ = DiffAtlas(PLAN, recipe)._training_levels(20_000, generator)
-    start = (mask == 1) & (image == 0)
-    assert float(start.float().mean()) == pytest.approx(0.3, abs=0.02)
-    assert torch.all(image[~start] > 0)
-
-
 def test_own_answers_are_what_the_second_step_sees() -> None:
     """In training the network is shown the state that its sampler would be in after the first step."""
     image, distances = case()
-    options = {"own_answer_fraction": 1.0, "start_fraction": 0.0, "input_scaling": "none"}
-    recipe = replace(PLAN.recipe("default"), **options)
+    recipe = make_recipe(self_conditioning=1.0)
     method = DiffAtlas(PLAN, recipe)
     answer = torch.cat([torch.zeros_like(image), torch.full_like(distances, -0.25)])[None]
     network = Watching(answer)
@@ -165,53 +132,28 @@ def test_own_answers_are_what_the_second_step_sees() -> None:
     level = torch.tensor(mask_level)
     assert torch.allclose(second[:, 1:], add_noise(answer[:, 1:], first[:, 1:], level), atol=1e-6)
     sampled = Watching(answer)
-    DiffAtlas(PLAN, replace(recipe, steps=2)).segment(sampled, image, plain, 0)
+    DiffAtlas(PLAN, with_options(recipe, steps=2)).segment(sampled, image, plain, 0)
     (start, *_), (state, _, level) = sampled.seen
     expected = add_noise(answer[:, 1:], start[:, 1:], torch.tensor(level))
     assert torch.allclose(state[:, 1:], expected, atol=1e-3)  # the first level is 0.999, not 1
 
 
-def test_shares_of_start_and_own_answers() -> None:
-    recipe = replace(PLAN.recipe("default"), start_fraction=0.5, own_answer_fraction=0.3, clean_image_fraction=0.0)
-    mask, image, own = DiffAtlas(PLAN, recipe)._training_levels(20_000, torch.Generator().manual_seed(0))
-    start = (mask == 1) & (image == 0)
-    assert float(start.float().mean()) == pytest.approx(0.5, abs=0.02)
-    assert float(own.float().mean()) == pytest.approx(0.3, abs=0.02)
-    assert not (own & start).any() and torch.all(image[own] == 0) and torch.all(image[~own & ~start] > 0)
-    assert float(mask[own].mean()) == pytest.approx(0.5, abs=0.02)
-
-
-def test_an_unlabelled_sample_has_no_own_answer_and_noise_prediction_none_at_all() -> None:
+def test_an_unlabelled_sample_has_no_own_answer_and_other_predictions_none_at_all() -> None:
     image, distances = case()
-    recipe = replace(PLAN.recipe("default"), own_answer_fraction=1.0, start_fraction=0.0)
+    recipe = make_recipe(self_conditioning=1.0)
     network = Watching(torch.cat([image, distances])[None])
     DiffAtlas(PLAN, recipe).loss(
         network, image[None], torch.full_like(distances, torch.nan)[None], torch.Generator().manual_seed(0)
     )
     assert len(network.seen) == 1
-    with pytest.raises(ValueError, match="own_answer_fraction needs prediction 'x0'"):
-        DiffAtlas(PLAN, replace(recipe, prediction="v")).loss(
-            network, image[None], distances[None], torch.Generator().manual_seed(0)
-        )
-
-
-def test_scaled_input_hides_pure_noise_and_shows_clean_data() -> None:
-    state = torch.randn(1, 3, 4, 4, 4)
-    network = Watching(torch.zeros_like(state))
-    for scaling in ("none", "signal"):
-        method = DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling=scaling))
-        method.denoise_windows(network, state, 0.0, 1.0)
-    plain_state, scaled = (seen for seen, *_ in network.seen)
-    assert torch.equal(plain_state, state)
-    assert torch.equal(scaled[:, :1], state[:, :1]) and float(scaled[:, 1:].abs().max()) < 1e-6
-    with pytest.raises(ValueError, match="known: none, signal"):
-        DiffAtlas(PLAN, replace(PLAN.recipe("default"), input_scaling="loud")).denoise_windows(network, state, 0.0, 1.0)
+    for wrong in (with_options(recipe, prediction="v"), with_options(recipe, image="equal")):
+        assert list(problems_of(wrong)) == ["levels.self_conditioning needs objective.prediction 'x0' and levels.image 'mixed'"]
 
 
 def test_an_unlabelled_sample_teaches_its_image_only() -> None:
     image, distances = case()
     clean = torch.cat([image, distances * PLAN.distance.scale])[None]
-    method = DiffAtlas(PLAN, replace(PLAN.recipe("default"), image_loss=1.0))
+    method = DiffAtlas(PLAN, make_recipe(image_weight=1.0))
 
     def losses(predicted: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         report = method.loss(Perfect(predicted), image[None], labels[None], torch.Generator().manual_seed(3))
@@ -236,6 +178,11 @@ def test_segmentation_loss_prefers_the_truth() -> None:
     assert float(segmentation_loss(label_logits(shifted), truth)) > 0.2
 
 
+def test_a_method_takes_its_own_recipe_only() -> None:
+    with pytest.raises(TypeError, match="diffatlas has a JointRecipe, received a MaskRecipe"):
+        DiffAtlas(PLAN, MaskRecipe())
+
+
 def test_unknown_method_lists_the_known() -> None:
     with pytest.raises(UserError, match="diffatlas"):
-        create_method("magic", PLAN, PLAN.recipe("default"))
+        create_method("magic", PLAN, make_recipe())

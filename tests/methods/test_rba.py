@@ -1,6 +1,5 @@
 """Registration-based segmentation through the contract of a method."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.fields import problems_of
 from diffatlas_pipeline.methods.base import WindowFunction
-from diffatlas_pipeline.methods.rba import VARIANTS, AtlasBank, RegistrationAtlas, unpadded_box
+from diffatlas_pipeline.methods.rba import AtlasBank, RegistrationAtlas, RegistrationRecipe, unpadded_box
 from diffatlas_pipeline.methods.registry import create_method
-from diffatlas_pipeline.planning.plan import Recipe
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.registration.fusion import FUSIONS
 from tests.factories import make_plan
 from tests.registration.shapes import SHAPE, bend, distances, mean_dice, scan
 
 PLAN = make_plan(patch_size=(30, 30, 30))
-RECIPE = Recipe("default", method="rba")
+RECIPE = RegistrationRecipe()
 
 
 def training_case(seed: int) -> tuple[Atlas, np.ndarray]:
@@ -66,7 +65,7 @@ def test_one_atlas_has_no_spread() -> None:
 
 def test_the_result_does_not_depend_on_the_order_of_training_cases() -> None:
     cases = [training_case(seed)[0] for seed in (1, 2)]
-    method = RegistrationAtlas(PLAN, replace(RECIPE, name="affine"))
+    method = RegistrationAtlas(PLAN, RegistrationRecipe("affine"))
     one, two = (method.restore(method.memorise(order)) for order in (cases, cases[::-1]))
     target = torch.from_numpy(scan(bend(size=2.0, seed=7))[0])
     first, second = (method.segment(network, target, never, 0) for network in (one, two))
@@ -86,12 +85,30 @@ def test_a_checkpoint_that_does_not_fit_is_refused() -> None:
         method.restore(state | {"distances/case.1": state["distances/case.1"][:1]})
 
 
-def test_an_unknown_variant_is_refused() -> None:
-    method = RegistrationAtlas(PLAN, replace(RECIPE, name="magic"))
-    network = method.restore(method.memorise([training_case(1)[0]]))
-    assert set(VARIANTS) == {"default", "affine", "majority", "staple"}
-    with pytest.raises(UserError, match="Unknown recipe 'magic' of rba: known are default"):
-        method.segment(network, torch.zeros(1, *SHAPE), never, 0)
+def test_recipes_say_how_to_register_and_fuse() -> None:
+    recipes = RegistrationAtlas.recipes
+    assert [(name, one.registration, one.fusion) for name, one in recipes.items()] == [
+        ("default", "deformable", "votes"),
+        ("affine", "affine", "votes"),
+        ("majority", "deformable", "majority"),
+        ("staple", "deformable", "staple"),
+    ]
+    assert list(problems_of(RegistrationRecipe("rigid", "loudest", 0, 0))) == [
+        "registration 'rigid'; must be one of affine, deformable",
+        f"fusion 'loudest'; must be one of {', '.join(FUSIONS)}",
+        "atlases 0; must be at least 1",
+        "aligned 0; must be at least 1",
+    ]
+
+
+def test_the_recipe_s_numbers_are_used() -> None:
+    """Of three atlases, two are aligned and one takes part."""
+    cases = [training_case(seed)[0] for seed in (1, 2, 3)]
+    method = RegistrationAtlas(PLAN, RegistrationRecipe("affine", atlases=1, aligned=2))
+    told: list[tuple[int, int]] = []
+    target = torch.from_numpy(scan(bend(size=2.0, seed=7))[0])
+    found = method.segment(method.restore(method.memorise(cases)), target, never, 0, lambda *step: told.append(step))
+    assert told[-1] == (3, 3) and found.spread is None
 
 
 def test_padding_is_taken_off_and_nothing_else() -> None:

@@ -11,7 +11,8 @@ from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.models.find import find_model
 from diffatlas_pipeline.models.folder import WEIGHTS, ModelFolder
-from tests.model_files import add_fold, plan
+from tests.factories import make_recipes
+from tests.model_files import add_fold, plan, recipe
 
 
 @pytest.fixture
@@ -139,7 +140,8 @@ def test_trained_folds_are_not_given_another_plan(workspace: Workspace) -> None:
 
 def test_the_recipes_of_others_do_not_make_it_another_plan(workspace: Workspace) -> None:
     path = make(workspace, "Dataset001_A")
-    own, *others = plan().recipes
-    ModelFolder.create(path, replace(plan(), recipes=(own, *(replace(other, steps=7) for other in others))))
+    ModelFolder.create(path, replace(plan(), recipes=make_recipes(diffatlas={"default": recipe(), "paper": recipe(steps=7)})))
     with pytest.raises(ModelError, match="another plan"):
-        ModelFolder.create(path, replace(plan(), recipes=(replace(own, segmentation_loss=0.123), *others)))
+        ModelFolder.create(
+            path, replace(plan(), recipes=make_recipes(diffatlas={"default": recipe(segmentation_weight=0.123)}))
+        )

@@ -5,10 +5,9 @@ import math
 
 import pytest
 
-from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json, to_json
-from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.methods.registry import default_recipes
 from diffatlas_pipeline.planning.describe import plan_table
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.plan import Budget, Plan
@@ -33,7 +32,7 @@ DECISIONS = {
 
 
 def plan_of(fingerprint: Fingerprint, budget: Budget = CPU) -> Plan:
-    return make_plan(fingerprint, budget, simple_bytes, cosine_alpha_bar)
+    return make_plan(fingerprint, budget, default_recipes(), simple_bytes)
 
 
 GEOMETRIES = {
@@ -52,7 +51,7 @@ def test_every_data_set_is_planned_with_a_reason_for_every_choice(geometry: str,
     plan = plan_of(fingerprint, Budget(8, "cuda", preset))
     assert set(plan.why) == DECISIONS and all(plan.why.values())
     assert from_json(Plan, to_json(plan)) == plan
-    assert {recipe.name for recipe in plan.recipes if recipe.method == "diffatlas"} == {"paper", "default"}
+    assert plan.recipes == default_recipes()
     assert plan.distance.tau_mm >= 3 * max(plan.spacing_mm[:2])
     table = plan_table(plan)
     assert all(len(line) <= 120 for line in table.splitlines())
@@ -62,7 +61,7 @@ def test_every_data_set_is_planned_with_a_reason_for_every_choice(geometry: str,
 def test_same_fingerprint_and_budget_give_the_same_bytes() -> None:
     fingerprint = GEOMETRIES["anisotropic"]
     again = from_json(Fingerprint, to_json(fingerprint))
-    plans = [to_json(make_plan(one, CPU, training_bytes, cosine_alpha_bar)).encode() for one in (fingerprint, again)]
+    plans = [to_json(make_plan(one, CPU, default_recipes())).encode() for one in (fingerprint, again)]
     assert plans[0] == plans[1]
 
 
@@ -145,19 +144,3 @@ def test_a_single_case_says_that_nothing_validates() -> None:
 def test_no_case_is_an_error() -> None:
     with pytest.raises(UserError, match="no case"):
         plan_of(make_fingerprint(cases=0))
-
-
-def test_a_digest_tells_apart_what_a_training_depends_on() -> None:
-    plan = plan_of(GEOMETRIES["hippocampus"])
-    known = plan.digest("diffatlas")
-    own, *rest = plan.recipes
-    others = dataclasses.replace(plan, recipes=(own, *(dataclasses.replace(one, steps=9) for one in rest)), why={"a": "b"})
-    assert others.digest("diffatlas") == known and others.digest("icmd") != plan.digest("icmd")
-    assert others.digest() == plan.digest() and plan.digest("icf") != known
-    assert from_json(Plan, to_json(plan)).digest("diffatlas") == known
-    changed = [
-        dataclasses.replace(plan, recipes=(dataclasses.replace(own, segmentation_loss=0.7), *rest)),
-        dataclasses.replace(plan, training=dataclasses.replace(plan.training, gradient_clip=0.77)),
-        dataclasses.replace(plan, patch_size=(32, 32, 32)),
-    ]
-    assert len({known, *(one.digest("diffatlas") for one in changed)}) == 4

@@ -18,7 +18,7 @@ from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.training.checkpoints import LATEST
 from diffatlas_pipeline.training.loop import Run, train
 from diffatlas_pipeline.training.schedule import Duration
-from tests.factories import make_plan
+from tests.factories import make_plan, make_recipe
 
 NETWORK = NetworkPlan((8, 16), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
 PLAN = make_plan(network=NETWORK, patch_size=(8, 8, 8))
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def method(recipe: str = "default") -> DiffAtlas:
-    return DiffAtlas(PLAN, PLAN.recipe(recipe))
+    return DiffAtlas(PLAN, make_recipe(recipe))
 
 
 def batch(iteration: int) -> dict[str, torch.Tensor]:

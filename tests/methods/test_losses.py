@@ -1,0 +1,168 @@
+"""Losses in closed form: a network of known output, and the total worked out by hand from what it was shown."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.diffusion.denoiser import INPUT_SCALINGS, PREDICTIONS, JointObjective, Objective
+from diffatlas_pipeline.diffusion.levels import MaskLevels, NoiseLevels
+from diffatlas_pipeline.methods.diffatlas import PAPER, DiffAtlas, JointRecipe
+from diffatlas_pipeline.methods.icf import FeedForward, FeedForwardRecipe
+from diffatlas_pipeline.methods.icmd import MaskDiffusion, MaskRecipe
+from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
+from diffatlas_pipeline.planning.plan import ChannelPlan, DistancePlan
+from tests.factories import make_plan
+
+SIDE, SCALE, BATCH, IMAGES, MASKS = 6, 0.5, 8, 2, 3
+PLAN = replace(
+    make_plan(channels=tuple(ChannelPlan(name, "percentile", 0.5, 99.5) for name in ("T1", "T2"))),
+    distance=DistancePlan(tau_mm=3.0, scale=SCALE),
+)
+PLAN = replace(PLAN, dataset=replace(PLAN.dataset, labels=tuple(LabelClass(name, i + 1) for i, name in enumerate("abc"))))
+
+
+class Fixed(torch.nn.Module):
+    """Answers with ``output``, and remembers what it was shown last, and at which levels of image and mask."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, seen: Tensor, image_level: Tensor, mask_level: Tensor) -> Tensor:
+        self.seen, self.image_level, self.mask_level = seen.double(), image_level.double(), mask_level.double()
+        return self.output
+
+
+def batch(unlabelled: int = 0) -> tuple[Tensor, Tensor]:
+    """Images (B, C, ...) and distances (B, K, ...); the first ``unlabelled`` samples have none."""
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand((BATCH, IMAGES, SIDE, SIDE, SIDE), generator=generator) * 2 - 1
+    distances = torch.rand((BATCH, MASKS, SIDE, SIDE, SIDE), generator=generator) * 2 - 1
+    distances[:unlabelled] = torch.nan
+    return image, distances
+
+
+def outputs(channels: int) -> Tensor:
+    return torch.randn((BATCH, channels, SIDE, SIDE, SIDE), generator=torch.Generator().manual_seed(2))
+
+
+def errors_and_predictions(
+    objective: Objective, output: Tensor, clean: Tensor, seen: Tensor, levels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error (B, c) and predicted clean data (B, c, ...) for a network shown ``seen`` at ``levels`` (B, c).
+
+    The noise is worked out from what the network was shown: z = cos(pi/2 u) z0 + sin(pi/2 u) eps, and z times cos(pi/2 u) is
+    shown where the input is scaled. Where there is no noise, its error is NaN.
+    """
+    a, b = (f(levels * math.pi / 2)[:, :, None, None, None] for f in (torch.cos, torch.sin))
+    noisy = seen / a if objective.input_scaling == "signal" else seen
+    eps = (noisy - a * clean) / b
+    target, predicted = {
+        "epsilon": (eps, (noisy - b * output) / a),
+        "v": (a * eps - b * clean, a * noisy - b * output),
+        "x0": (clean, output),
+    }[objective.prediction]
+    return (output - target).square().mean(dim=(2, 3, 4)), predicted
+
+
+def labels_error(predicted: Tensor, distances: Tensor) -> float:
+    return float(segmentation_loss(label_logits(predicted / SCALE), distances))
+
+
+@pytest.mark.parametrize("unlabelled", [0, 3])
+@pytest.mark.parametrize("scaling", INPUT_SCALINGS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_joint_loss(prediction: str, scaling: str, unlabelled: int) -> None:
+    """The mask's error over labelled samples, the image's over all (a clean image has none), each by its share of the channels
+    and the image's by its weight, and the weighted error of labels.
+    """
+    objective = JointObjective(prediction, scaling, segmentation_weight=0.7, image_weight=0.3)
+    recipe = JointRecipe(NoiseLevels("schedule", image="mixed", clean_image=0.4, equal_level=0.3), objective)
+    (image, distances), output = batch(unlabelled), outputs(IMAGES + MASKS)
+    network = Fixed(output)
+    report = DiffAtlas(PLAN, recipe).loss(network, image, distances, torch.Generator().manual_seed(0))
+    levels = torch.cat([network.image_level[:, None].repeat(1, IMAGES), network.mask_level[:, None].repeat(1, MASKS)], dim=1)
+    noisy = network.image_level > 0
+    labelled = torch.arange(BATCH) >= unlabelled
+    assert 0 < int(noisy.sum()) < BATCH, "some images of the batch are clean, some are noisy"
+    assert torch.all(network.mask_level[~labelled] == 1), "the network is told nothing of a mask that is not known"
+    clean = torch.cat([image, distances * SCALE], dim=1).double()
+    error, predicted = errors_and_predictions(objective, output.double(), clean, network.seen, levels)
+    of_image = error[noisy, :IMAGES].mean(dim=1).sum() / BATCH
+    of_mask = error[labelled, IMAGES:].mean()
+    of_labels = labels_error(predicted[labelled, IMAGES:].float(), distances[labelled])
+    expected = 3 / 5 * float(of_mask) + 2 / 5 * 0.3 * float(of_image) + 0.7 * of_labels
+    assert float(report.total) == pytest.approx(expected, rel=1e-4)
+    assert report.parts["loss_mask"] == pytest.approx(float(of_mask), rel=1e-4)
+    assert report.parts["loss_image"] == pytest.approx(float(error[noisy, :IMAGES].mean()), rel=1e-4)
+    assert report.parts["loss_segmentation"] == pytest.approx(of_labels, rel=1e-4)
+
+
+def test_the_log_tells_apart_low_middle_and_high_noise() -> None:
+    recipe = JointRecipe(NoiseLevels("schedule"), JointObjective("x0"))
+    (image, distances), output = batch(), outputs(IMAGES + MASKS)
+    network = Fixed(output)
+    parts = DiffAtlas(PLAN, recipe).loss(network, image, distances, torch.Generator().manual_seed(0)).parts
+    error = (output - torch.cat([image, distances * SCALE], dim=1)).square().mean(dim=(2, 3, 4))
+    for band, (low, high) in enumerate([(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.1)]):
+        within = (network.mask_level >= low) & (network.mask_level < high)
+        assert within.any()
+        assert parts[f"loss_mask_band{band}"] == pytest.approx(float(error[within, IMAGES:].mean()), rel=1e-4)
+        assert parts[f"loss_image_band{band}"] == pytest.approx(float(error[within, :IMAGES].mean()), rel=1e-4)
+
+
+def test_the_paper_s_loss_is_the_noise_error_over_all_channels() -> None:
+    """Eq. 6."""
+    (image, distances), output = batch(), outputs(IMAGES + MASKS)
+    network = Fixed(output)
+    report = DiffAtlas(PLAN, PAPER).loss(network, image, distances, torch.Generator().manual_seed(0))
+    assert torch.equal(network.image_level, network.mask_level)
+    levels = network.mask_level[:, None].repeat(1, IMAGES + MASKS)
+    clean = torch.cat([image, distances * SCALE], dim=1).double()
+    error, _ = errors_and_predictions(PAPER.objective, output.double(), clean, network.seen, levels)
+    assert float(report.total) == pytest.approx(float(error.mean()), rel=1e-4)
+    assert "loss_segmentation" not in report.parts
+
+
+@pytest.mark.parametrize("scaling", INPUT_SCALINGS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_mask_diffusion_s_loss(prediction: str, scaling: str) -> None:
+    """The error of the mask alone, given the clean image, and the weighted error of labels."""
+    objective = Objective(prediction, scaling, segmentation_weight=0.7)
+    (image, distances), output = batch(), outputs(MASKS)
+    network = Fixed(output)
+    method = MaskDiffusion(PLAN, MaskRecipe(MaskLevels("schedule"), objective))
+    report = method.loss(network, image, distances, torch.Generator().manual_seed(0))
+    assert torch.equal(network.seen[:, :IMAGES].float(), image) and not network.image_level.any()
+    levels = network.mask_level[:, None].repeat(1, MASKS)
+    clean = (distances * SCALE).double()
+    error, predicted = errors_and_predictions(objective, output.double(), clean, network.seen[:, IMAGES:], levels)
+    of_labels = labels_error(predicted.float(), distances)
+    assert float(report.total) == pytest.approx(float(error.mean()) + 0.7 * of_labels, rel=1e-4)
+    assert report.parts["loss_mask"] == pytest.approx(float(error.mean()), rel=1e-4)
+
+
+def test_feed_forward_s_loss_is_that_of_labels() -> None:
+    (image, distances), logits = batch(), outputs(1 + MASKS)
+
+    class Logits(torch.nn.Module):
+        def forward(self, seen: Tensor) -> Tensor:
+            assert torch.equal(seen, image)
+            return logits
+
+    report = FeedForward(PLAN, FeedForwardRecipe()).loss(Logits(), image, distances, torch.Generator())
+    assert float(report.total) == pytest.approx(float(segmentation_loss(logits, distances)))
+
+
+def test_the_loss_of_labels_is_cross_entropy_and_soft_dice() -> None:
+    """An undecided network, a third for each class: two labels, on a quarter and on half of the voxels."""
+    truth = torch.ones((1, 2, 4, 4, 4))
+    truth[0, 0, :1], truth[0, 1, 2:] = -1, -1
+    undecided = torch.zeros((1, 3, 4, 4, 4))
+    dice = [2 * (share / 3) / (1 / 3 + share) for share in (1 / 4, 1 / 2)]
+    expected = math.log(3) + 1 - sum(dice) / 2
+    assert float(segmentation_loss(undecided, truth)) == pytest.approx(expected, rel=1e-4)

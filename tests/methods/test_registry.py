@@ -1,0 +1,235 @@
+"""Recipes of a plan as each method's own type; plans changed by hand are refused with field, value and what is allowed."""
+
+import dataclasses
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import from_json, to_json
+from diffatlas_pipeline.methods.base import DiffusionRecipe, Recipe
+from diffatlas_pipeline.methods.diffatlas import DEFAULT, PAPER, JointRecipe
+from diffatlas_pipeline.methods.icf import FeedForwardRecipe
+from diffatlas_pipeline.methods.icmd import MaskRecipe
+from diffatlas_pipeline.methods.rba import RegistrationRecipe
+from diffatlas_pipeline.methods.registry import (
+    METHODS,
+    check_plan,
+    default_recipes,
+    recipe_of,
+    training_digest,
+    with_sampling,
+)
+from diffatlas_pipeline.planning.plan import Plan
+from tests.factories import make_plan, make_recipe, make_recipes, with_options
+
+
+def plan() -> Plan:
+    return make_plan(recipes=default_recipes())
+
+
+def changed(part: str, **values: Any) -> Plan:
+    whole = plan()
+    return replace(whole, **{part: replace(getattr(whole, part), **values)})
+
+
+def with_recipe(method: str = "diffatlas", **options: Any) -> Plan:
+    mine = with_options(METHODS[method].recipes["default"], **options)
+    return make_plan(recipes=make_recipes(**{method: {"default": METHODS[method].recipes["default"], "mine": mine}}))
+
+
+def options_of(recipe: Recipe) -> list[tuple[str, str, Any]]:
+    """Every option of ``recipe``: its path, its name, and its value."""
+    found = []
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(value):
+            found += [(f"{field.name}.{one.name}", one.name, getattr(value, one.name)) for one in dataclasses.fields(value)]
+        else:
+            found.append((field.name, field.name, value))
+    return found
+
+
+EVERY = [(method, *option) for method, one in METHODS.items() for option in options_of(one.recipes["default"])]
+
+
+def test_recipes_are_read_as_they_were_written() -> None:
+    read = from_json(Plan, to_json(plan()))
+    assert read == plan()
+    for name, method in METHODS.items():
+        assert "default" in method.recipes and method.name == name
+        for recipe, value in method.recipes.items():
+            assert recipe_of(read, name, recipe) == value and type(value) is method.recipe_type
+    assert {name for name, method in METHODS.items() if issubclass(method.recipe_type, DiffusionRecipe)} == {
+        "diffatlas",
+        "icmd",
+    }
+
+
+def test_recipes_belong_to_methods() -> None:
+    mine = make_plan(recipes=make_recipes(icmd={"default": MaskRecipe()}, icf={}))
+    assert recipe_of(mine, "icmd") == MaskRecipe()
+    with pytest.raises(UserError, match="Unknown recipe 'paper' of icmd: this plan has default"):
+        recipe_of(mine, "icmd", "paper")
+    with pytest.raises(UserError, match="Unknown recipe 'default' of icf: this plan has none"):
+        recipe_of(mine, "icf")
+
+
+def test_an_unknown_option_is_refused_with_its_recipe() -> None:
+    recipes = make_recipes()
+    recipes["diffatlas"]["default"]["sampler"]["speed"] = 1
+    with pytest.raises(UserError, match=r"recipe 'default' of diffatlas: .*unknown fields \['speed'\]"):
+        recipe_of(make_plan(recipes=recipes), "diffatlas")
+    with pytest.raises(UserError, match="1 value"):
+        check_plan(make_plan(recipes=recipes), "plans.json")
+    with pytest.raises(UserError, match=r"recipes\.magic: no such method; known: diffatlas"):
+        check_plan(make_plan(recipes=make_recipes() | {"magic": {}}), "plans.json")
+
+
+def test_what_the_planner_makes_is_allowed() -> None:
+    check_plan(plan(), "plans.json")
+    check_plan(make_plan(), "plans.json")
+
+
+@pytest.mark.parametrize(("method", "path", "name", "value"), EVERY, ids=[f"{method} {path}" for method, path, *_ in EVERY])
+def test_each_option_of_a_recipe_is_looked_at(method: str, path: str, name: str, value: Any) -> None:
+    wrong = "nonsense" if isinstance(value, str) else -1
+    with pytest.raises(UserError, match=f"plans.json: 1 value.*\n.*recipe mine of {method}: {path} .*{wrong}"):
+        check_plan(with_recipe(method, **{name: wrong}), "plans.json")
+    with pytest.raises(UserError, match=f"Recipe 'mine' of {method}: {path} .*{wrong}"):
+        recipe_of(with_recipe(method, **{name: wrong}), method, "mine")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"start": 0.8, "self_conditioning": 0.3}, "levels: start and self_conditioning are 1.1 together"),
+        ({"clean_image": 0.9}, "levels: clean_image and equal_level are 1.15 together"),
+        ({"self_conditioning": 0.1, "prediction": "v"}, "levels.self_conditioning needs objective.prediction 'x0'"),
+        ({"level": float("nan")}, "guidance.level nan; 0 to 1 is allowed"),
+        ({"steps": 301}, "sampler.steps 301; 0 to 300, the training steps, is allowed"),
+        ({"prediction": "noise"}, "objective.prediction 'noise'; must be one of epsilon, v, x0"),
+    ],
+)
+def test_options_that_do_not_go_together(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_plan(with_recipe(**options), "plans.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "said"),
+    [
+        ("training", {"batch_size": 0}, "training.batch_size 0; must be at least 1"),
+        ("training", {"iterations": 0}, "training.iterations 0; must be at least 1"),
+        ("training", {"learning_rate": 0.0}, "training.learning_rate 0; must be above 0"),
+        ("training", {"learning_rate": float("nan")}, "training.learning_rate nan; must be above 0"),
+        ("training", {"gradient_clip": 0.0}, "training.gradient_clip 0; must be above 0"),
+        ("training", {"weight_decay": -0.1}, "training.weight_decay -0.1; must be at least 0"),
+        ("training", {"warmup_fraction": 1.5}, "training.warmup_fraction 1.5; 0 to 1"),
+        ("training", {"ema_fraction": -0.5}, "training.ema_fraction -0.5; 0 to 1"),
+        ("distance", {"scale": -1.0}, "distance.scale -1; must be above 0"),
+        ("distance", {"tau_mm": 0.0}, "distance.tau_mm 0; must be above 0"),
+        ("diffusion", {"schedule": "linear"}, "diffusion.schedule 'linear'; must be one of cosine"),
+        ("diffusion", {"training_steps": 0}, "diffusion.training_steps 0"),
+        ("augmentation", {"zoom": (0.5, 1.2)}, "augmentation: zoom 0.5 to 1.2; 0.667"),
+        ("augmentation", {"zoom": (1.2, 0.9)}, "augmentation: zoom 1.2 to 0.9"),
+        ("augmentation", {"elastic": 1.5}, "augmentation.elastic 1.5; 0 to 1"),
+        ("augmentation", {"rotation_degrees": (0.0, 181.0, 0.0)}, "augmentation.rotation_degrees 181; 0 to 180"),
+        ("augmentation", {"mirror_axes": (3,)}, "augmentation.mirror_axes 3; 0 to 2"),
+        ("network", {"widths": (32, 64)}, "network: one entry per stage is needed, but there are 2 widths, 3 strides"),
+        ("network", {"widths": (32, 0, 64)}, "network.widths 0"),
+        ("network", {"blocks": (1, 1, 0)}, "network.blocks 0"),
+        ("network", {"embedding": 0}, "network.embedding 0"),
+        ("network", {"kernels": ((3, 3, 3), (2, 3, 3), (3, 3, 3))}, "network.kernels 2; must be odd"),
+        ("network", {"strides": ((2, 2, 2), (2, 2, 2), (0, 2, 2))}, "network.strides 0"),
+        ("budget", {"device": "tpu"}, "budget.device 'tpu'; must be one of cpu, cuda, mps"),
+    ],
+)
+def test_each_part_that_may_be_changed_is_looked_at(part: str, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_plan(changed(part, **values), "plans.json")
+
+
+def test_parts_of_the_plan_fit_together() -> None:
+    with pytest.raises(UserError, match=r"patch_size 40 x 50 x 40; .* 8 x 8 x 8"):
+        check_plan(replace(plan(), patch_size=(40, 50, 40)), "plans.json")
+    with pytest.raises(UserError, match=r"augmentation\.mirror_axes 2; 0 to 1 is allowed"):
+        flat = replace(plan(), dimensions=2)
+        check_plan(replace(flat, augmentation=replace(flat.augmentation, mirror_axes=(2,))), "plans.json")
+    channel = replace(plan().channels[0], scheme="z-score")
+    with pytest.raises(UserError, match=r"channels\[0\].scheme 'z-score'; must be one of ct, percentile"):
+        check_plan(replace(plan(), channels=(channel,)), "plans.json")
+
+
+def test_all_that_is_wrong_is_listed_at_once() -> None:
+    wrong = replace(with_recipe(solver="euler", draws=0), distance=replace(plan().distance, scale=0.0))
+    with pytest.raises(UserError, match="3 value") as stop:
+        check_plan(wrong, "a/plans.json")
+    assert all(word in str(stop.value) for word in ("a/plans.json", "euler", "draws 0", "distance.scale 0"))
+
+
+def test_sampling_options_replace_the_recipe_s() -> None:
+    recipe = make_recipe(steps=2)
+    assert with_sampling(recipe) == recipe
+    expected = with_options(recipe, steps=7, solver="ddpm", level=0.5)
+    assert with_sampling(recipe, steps=7, solver="ddpm", guidance_level=0.5) == expected
+    assert with_sampling(MaskRecipe(), steps=3, draws=2) == with_options(MaskRecipe(), steps=3, draws=2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "said"),
+    [
+        (DEFAULT, {"steps": -1}, "`steps` -1: must be at least 1"),
+        (DEFAULT, {"solver": "euler"}, "`solver` euler: unknown; choose one of ddpm"),
+        (DEFAULT, {"draws": 0}, "`draws` 0: must be at least 1"),
+        (DEFAULT, {"guidance_level": 1.5}, "`guidance_level` 1.5: must lie between"),
+        (FeedForwardRecipe(), {"steps": 3}, "`steps`: the method icf has no such option"),
+        (
+            RegistrationRecipe(),
+            {"draws": 3, "guidance_level": 0.1},
+            "`draws`, `guidance_level`: the method rba has no such option",
+        ),
+        (MaskRecipe(), {"guidance_level": 0.5}, "`guidance_level`: the method icmd has no such option"),
+    ],
+)
+def test_sampling_options_that_are_not_allowed(recipe: Recipe, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        with_sampling(recipe, **given)
+
+
+def test_several_draws_take_a_second_step_where_one_step_hears_no_noise() -> None:
+    def steps(recipe: JointRecipe, **given: Any) -> int:
+        sampled = with_sampling(recipe, **given)
+        assert isinstance(sampled, JointRecipe)
+        return sampled.sampler.steps
+
+    silent = make_recipe(steps=1, input_scaling="signal")
+    assert steps(silent, draws=5) == 2 and steps(silent, draws=5, steps=1) == 1
+    assert steps(silent) == 1 and steps(make_recipe(steps=1), draws=5) == 1
+    assert steps(with_options(silent, steps=4), draws=5) == 4
+
+
+def test_a_training_depends_on_its_own_recipe_and_the_plan_but_not_on_reasons() -> None:
+    whole = plan()
+    known = training_digest(whole, "diffatlas")
+    others = replace(whole, recipes=make_recipes(icmd={"default": MaskRecipe()}), why={"a": "b"})
+    assert training_digest(others, "diffatlas") == known and others.digest() == whole.digest()
+    assert training_digest(others, "icmd") != training_digest(whole, "icmd")
+    assert training_digest(whole, "icf") != known != training_digest(whole, "diffatlas", "paper")
+    assert training_digest(from_json(Plan, to_json(whole)), "diffatlas") == known
+    different = [
+        replace(whole, recipes=make_recipes(diffatlas={"default": with_options(DEFAULT, segmentation_weight=0.7)})),
+        replace(whole, patch_size=(8, 8, 8)),
+        replace(whole, training=replace(whole.training, batch_size=5)),
+    ]
+    assert len({known, *(training_digest(one, "diffatlas") for one in different)}) == 4
+
+
+def test_an_option_at_its_default_changes_no_digest() -> None:
+    """A file that does not say it is the same."""
+    recipes = make_recipes(diffatlas={"default": PAPER})
+    shorter = make_recipes(diffatlas={"default": PAPER})
+    del shorter["diffatlas"]["default"]["unlabelled_fraction"], shorter["diffatlas"]["default"]["levels"]["start"]
+    one, other = (training_digest(make_plan(recipes=given), "diffatlas") for given in (recipes, shorter))
+    assert one == other
