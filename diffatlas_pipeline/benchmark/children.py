@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-ENDED = 143
+ENDED, PATIENCE_S = 143, 10.0
 
 
 class Stopped(Exception):
@@ -36,11 +38,11 @@ class Children:
     def do(self, command: str, words: Sequence[str], log: Path | None) -> int:
         """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. Stopped if told to stop."""
         if log is None:
-            return self._wait(command, words, {})
+            return self._wait(command, words, None)
         with log.open("ab") as file:
             file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())
             file.flush()
-            return self._wait(command, words, {"stdout": file, "stderr": subprocess.STDOUT})
+            return self._wait(command, words, file)
 
     def stop(self) -> None:
         """End all that run, and start no more."""
@@ -49,13 +51,20 @@ class Children:
             for child in self._running:
                 child.terminate()
 
-    def _wait(self, command: str, words: Sequence[str], outputs: Mapping[str, Any]) -> int:
+    def _wait(self, command: str, words: Sequence[str], output: IO[bytes] | None) -> int:
         line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
         with self._lock:
             if self._stopping:
                 raise Stopped
             # In a session of its own: Ctrl-C is for this process, which then stops its children.
-            child = subprocess.Popen(line, stdin=subprocess.PIPE, env=self._environment, start_new_session=True, **outputs)
+            child = subprocess.Popen(
+                line,
+                env=self._environment,
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+            )
             self._running.add(child)
         try:
             code = child.wait()
@@ -64,16 +73,18 @@ class Children:
             raise
         with self._lock:
             self._running.discard(child)
-            if child.stdin is not None:
-                child.stdin.close()
-            if self._stopping:
-                raise Stopped
+        child.stdin.close()  # type: ignore[union-attr]  # a pipe
+        if self._stopping:
+            raise Stopped
         return code
 
 
 def _end_with_parent() -> None:
+    """Wait until the standard input ends, then end as if told to, which saves what is trained so far."""
     while os.read(0, 1):
         pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE_S)
     os._exit(ENDED)
 
 

@@ -16,16 +16,18 @@ from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells
 from diffatlas_pipeline.benchmark.children import Children
 from diffatlas_pipeline.benchmark.choices import MEAN_ATLAS, MethodChoice
 from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, Cell
-from diffatlas_pipeline.benchmark.schedule import run_cells
+from diffatlas_pipeline.benchmark.run import Runner
+from diffatlas_pipeline.benchmark.schedule import Schedule
 from diffatlas_pipeline.benchmark.settings import PreparedSetting, check_settings, known_splits, prepare_settings
 from diffatlas_pipeline.benchmark.status import Status
+from diffatlas_pipeline.benchmark.test_sets import link_test_set
 from diffatlas_pipeline.console import say
 from diffatlas_pipeline.datasets.description import RawDataset
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.machine import usable_cores
+from diffatlas_pipeline.machine import default_workers, usable_cores
 from diffatlas_pipeline.methods.registry import METHODS as KNOWN
 from diffatlas_pipeline.methods.registry import check_plan, recipe_of, training_digest
 from diffatlas_pipeline.networks.execution import resolve_device
@@ -103,8 +105,14 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
         left_out = status.begin(_described(dataset, methods, prepared, conditions, seeds), cells, conditions)
         if left_out:
             say(f"{left_out} finished cell(s) of an earlier run with other options leave the table.")
-        labels_json = dataset.folder / "dataset.json"
-        run_cells(cells, status, prepared, children, labels_json, asked.device, asked.jobs)
+        schedule = Schedule(cells, [cell for cell in cells if not status.is_done(cell)], status, asked.jobs)
+        schedule.announce(prepared)
+        if schedule.todo:
+            named = {setting.text: setting for setting in prepared}
+            test_sets = {one.test.dataset: link_test_set(one.test, folder / "test_sets") for one in prepared}
+            workers = 1 if asked.jobs > 1 else default_workers()
+            labels_json = dataset.folder / "dataset.json"
+            schedule.run(Runner(status, children.do, named, test_sets, asked.device, labels_json, workers), children)
         return _outcome(status, cells)
 
 
@@ -238,9 +246,8 @@ def _described(
 
 
 def _outcome(status: Status, cells: Sequence[Cell]) -> Outcome:
-    assert status.benchmark is not None
-    files = paper_table.write_tables(status.folder, status.benchmark)
-    frame = paper_table.summarise(paper_table.cells_frame(status.folder, status.benchmark), status.benchmark)
+    files = paper_table.write_tables(status.folder, status.begun)
+    frame = paper_table.summarise(paper_table.cells_frame(status.folder, status.begun), status.begun)
     keys = {cell.key for cell in cells}
     failed = tuple(cell for cell in status.cells if cell.key in keys and cell.status == FAILED)
-    return Outcome(status.folder, paper_table.plain(frame, status.benchmark), files, len(cells), failed)
+    return Outcome(status.folder, paper_table.plain(frame, status.begun), files, len(cells), failed)

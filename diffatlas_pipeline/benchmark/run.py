@@ -38,7 +38,7 @@ class Runner:
     """Runs cells of the benchmark in ``status``.
 
     ``do`` runs a command; ``settings`` by their text; ``test_sets``: the folders with the test cases by data set; ``device`` as
-    the user gave it; ``report`` is told each cell that has ended.
+    the user gave it; ``workers`` score at the same time.
     """
 
     status: Status
@@ -48,20 +48,16 @@ class Runner:
     device: str
     labels_json: Path
     workers: int
-    report: Callable[[Cell], None]
-    _broken: dict[str, str] = field(default_factory=dict)
+    _broken: dict[str, str] = field(default_factory=dict)  # models whose training failed, and why
 
-    def run(self, cells: Sequence[Cell]) -> None:
-        """Run cells that share one model, one after the other."""
-        for cell in cells:
-            wall: dict[str, float] = {}
-            try:
-                done = self._one(cell, wall)
-            except CellFailed as error:
-                self.status.update(cell, status=FAILED, message=str(error), wall_seconds=wall)
-            else:
-                self.status.update(cell, status=DONE, message="", wall_seconds=wall, **done)
-            self.report(cell)
+    def run(self, cell: Cell) -> Cell:
+        """Run a cell, and record in ``status`` what came of it; returns that."""
+        wall: dict[str, float] = {}
+        try:
+            done = self._one(cell, wall)
+        except CellFailed as error:
+            return self.status.update(cell, status=FAILED, message=str(error), wall_seconds=wall)
+        return self.status.update(cell, status=DONE, message="", wall_seconds=wall, **done)
 
     def _one(self, cell: Cell, wall: dict[str, float]) -> dict[str, Any]:
         """Train unless it is done, predict, evaluate; what benchmark.json is to say of it. ``wall`` is given the seconds."""

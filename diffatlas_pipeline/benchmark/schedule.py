@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from diffatlas_pipeline.benchmark.children import Children, Stopped
@@ -14,10 +15,8 @@ from diffatlas_pipeline.benchmark.record import DONE, Cell
 from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
-from diffatlas_pipeline.benchmark.test_sets import link_test_set
 from diffatlas_pipeline.benchmark.time_left import duration, time_left
 from diffatlas_pipeline.console import say
-from diffatlas_pipeline.machine import default_workers
 
 
 @dataclass
@@ -28,9 +27,10 @@ class Schedule:
     todo: list[Cell]
     status: Status
     jobs: int
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def announce(self, prepared: Sequence[PreparedSetting]) -> None:
-        """Print what is compared, how much of it is done, and how long the rest takes."""
+        """Say what is compared, how much of it is done, and how long the rest takes."""
         seeds = sorted({cell.seed for cell in self.cells})
         methods = dict.fromkeys(cell.choice.text for cell in self.cells)
         say(f"Methods: {', '.join(methods)}\nSeeds: {', '.join(map(str, seeds))}\nSettings:")
@@ -48,7 +48,7 @@ class Schedule:
             groups.setdefault(cell.model, []).append(cell)
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                for future in as_completed([pool.submit(runner.run, group) for group in groups.values()]):
+                for future in as_completed([pool.submit(self._run, runner, group) for group in groups.values()]):
                     future.result()
             except BaseException as error:
                 children.stop()
@@ -57,47 +57,28 @@ class Schedule:
                     raise KeyboardInterrupt from error
                 raise
 
-    def done(self, cell: Cell) -> None:
-        """Print what became of ``cell``, and write the tables anew."""
-        ended = self.status.known(cell)
-        assert ended is not None and self.status.benchmark is not None
-        self.todo.remove(cell)
-        count = len(self.cells) - len(self.todo)
-        if ended.status == DONE:
-            took = duration(sum(ended.wall_seconds.values()))
-            result = f"Dice {_mean_dice(self.status.folder / ended.evaluation)}, {took}"
-        else:
-            result = f"FAILED: {ended.message}"
+    def _run(self, runner: Runner, cells: Sequence[Cell]) -> None:
+        """Run cells of one model, one after the other; say what became of each, and write the tables anew."""
+        for cell in cells:
+            ended = runner.run(cell)
+            with self._lock:
+                self._tell(ended)
+
+    def _tell(self, cell: Cell) -> None:
+        self.todo = [other for other in self.todo if other.key != cell.key]
+        result = f"FAILED: {cell.message}"
+        if cell.status == DONE:
+            took = duration(sum(cell.wall_seconds.values()))
+            result = f"Dice {_mean_dice(self.status.folder / cell.evaluation)}, {took}"
         left = f"; about {self._left()} left" if self.todo else ""
-        say(f"[{count}/{len(self.cells)}] {cell.title}: {result}{left}")
-        write_tables(self.status.folder, self.status.benchmark)
+        say(f"[{len(self.cells) - len(self.todo)}/{len(self.cells)}] {cell.title}: {result}{left}")
+        write_tables(self.status.folder, self.status.begun)
 
     def _left(self) -> str:
         return time_left(self.todo, self._trained(), self.status.cells, self.jobs)
 
     def _trained(self) -> set[str]:
         return {cell.model for cell in self.cells if self.status.is_trained(cell)}
-
-
-def run_cells(
-    cells: Sequence[Cell],
-    status: Status,
-    prepared: Sequence[PreparedSetting],
-    children: Children,
-    labels_json: Path,
-    device: str,
-    jobs: int,
-) -> None:
-    """Run those of ``cells`` that are not done, as processes of ``children``; the options are those of :class:`Runner`."""
-    schedule = Schedule(cells, [cell for cell in cells if not status.is_done(cell)], status, jobs)
-    schedule.announce(prepared)
-    if not schedule.todo:
-        return
-    settings = {setting.text: setting for setting in prepared}
-    test_sets = {setting.test.dataset: link_test_set(setting.test, status.folder / "test_sets") for setting in prepared}
-    workers = 1 if jobs > 1 else default_workers()
-    runner = Runner(status, children.do, settings, test_sets, device, labels_json, workers, schedule.done)
-    schedule.run(runner, children)
 
 
 def _mean_dice(evaluation: Path) -> str:

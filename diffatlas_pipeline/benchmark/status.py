@@ -26,6 +26,11 @@ class Status:
         self.benchmark = read_benchmark(folder) if (folder / FILE).is_file() else None
 
     @property
+    def begun(self) -> Benchmark:
+        assert self.benchmark is not None, "begin() makes it"
+        return self.benchmark
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         return self.benchmark.cells if self.benchmark else ()
 
@@ -93,12 +98,14 @@ class Status:
         self.write()
         return len(others) - len(kept)
 
-    def update(self, cell: Cell, **fields: Any) -> None:
+    def update(self, cell: Cell, **fields: Any) -> Cell:
+        """Change fields of what is known of ``cell``; returns it."""
         with self._lock:
-            assert self.benchmark is not None  # begin() made it
-            changed = [replace(one, **fields) if one.key == cell.key else one for one in self.cells]
-            self.benchmark = replace(self.benchmark, cells=tuple(changed))
+            changed = {one.key: one for one in self.cells}
+            changed[cell.key] = replace(changed[cell.key], **fields)
+            self.benchmark = replace(self.begun, cells=tuple(changed.values()))
             self.write()
+            return changed[cell.key]
 
     def note_model(self, cell: Cell) -> None:
         """Record what the model of ``cell`` is trained with."""

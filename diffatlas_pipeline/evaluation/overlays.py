@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.evaluation.evaluate import CasePair, Evaluation
+from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.volumes.grids import Grid, TripleMm
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_labels, read_volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
@@ -117,9 +117,14 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
         rows = evaluation.cases[evaluation.cases["case"] == case].set_index("label")
         dice = [float(rows["dice"][label.name]) for label in evaluation.labels]
         mean = float(np.nanmean(dice))
-        image, remark = _scan_of(case, images, pairs[case]) if images else (None, "")
-        remarks += [remark] if remark else []
-        reference = read_labels(pairs[case].reference)
+        reference, image = read_labels(pairs[case].reference), None
+        scan = image_of(case, images)
+        if images is not None and scan is None:
+            remarks.append(f"{case}: no image found to show")
+        try:
+            image = None if scan is None else read_scan(scan, reference.grid)
+        except ImageError as error:
+            remarks.append(str(error))
         prediction = pairs[case].prediction
         found = np.zeros_like(reference.array) if prediction is None else read_labels(prediction).array
         each = ", ".join(f"{label.name} {_shown(value)}" for label, value in zip(evaluation.labels, dice, strict=True))
@@ -144,18 +149,12 @@ def image_of(case: str, images: Path | None) -> Path | None:
     return next((images / name for name in names if (images / name).exists()), None)
 
 
-def _scan_of(case: str, images: Path, pair: CasePair) -> tuple[np.ndarray | None, str]:
-    """The first channel of the case's scan, or None and why."""
-    path = image_of(case, images)
-    if path is None:
-        return None, f"{case}: no image found to show"
-    try:
-        image, reference = read_volume([path]), read_labels(pair.reference)
-    except ImageError as error:
-        return None, str(error)
-    if image.array.shape[1:] != reference.array.shape:
-        return None, f"{case}: {path} has another shape than the reference, so it is not shown"
-    return image.array[0], ""
+def read_scan(path: Path, grid: Grid) -> np.ndarray:
+    """The first channel (X, Y, Z) of the scan in ``path``. ImageError if it cannot be read or has not the shape of ``grid``."""
+    array = read_volume([path]).array[0]
+    if array.shape != grid.shape:
+        raise ImageError(f"{path}: has another shape than the labels, so it is not shown")
+    return array
 
 
 def _centroid(mask: np.ndarray) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
-from diffatlas_pipeline.evaluation.overlays import overlay_png
+from diffatlas_pipeline.evaluation.overlays import overlay_png, read_scan
 from diffatlas_pipeline.report.sources import CaseSource, ModelRun
-from diffatlas_pipeline.volumes.io import read_labels, read_volume
+from diffatlas_pipeline.volumes.io import read_labels
 
 EACH = 3  # worst and best cases shown
 
@@ -85,14 +85,9 @@ def _draw(source: CaseSource, caption: str, labels: Sequence[LabelClass], path: 
     prediction = read_labels(source.segmentations[0][1]) if source.segmentations else None
     shown = prediction or reference
     assert shown is not None, "a case has a segmentation or a reference"
-    found = np.zeros_like(shown.array) if prediction is None else prediction.array
-    image = None
-    if source.image is not None:
-        try:
-            image = read_volume([source.image]).array[0]
-        except ImageError as error:
-            problems.append(str(error))
-        if image is not None and image.shape != found.shape:
-            problems.append(f"{source.image}: has another shape than the segmentation, so it is not shown")
-            image = None
+    found, image = np.zeros_like(shown.array) if prediction is None else prediction.array, None
+    try:
+        image = read_scan(source.image, shown.grid) if source.image else None
+    except ImageError as error:
+        problems.append(str(error))
     overlay_png(image, found, None if reference is None else reference.array, shown.grid, labels, path, caption)

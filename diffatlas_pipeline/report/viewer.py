@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
 
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.evaluation.overlays import read_scan
 from diffatlas_pipeline.report.sources import CaseSource
 from diffatlas_pipeline.volumes.crop import mask_box
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import read_labels, read_volume
+from diffatlas_pipeline.volumes.io import read_labels
+from diffatlas_pipeline.volumes.nifti import nifti_bytes
 from diffatlas_pipeline.volumes.orientation import to_canonical
 from diffatlas_pipeline.volumes.resample import resample
 
@@ -100,7 +101,7 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
     shape = tuple(part.stop - part.start for part in box)
     factor = max(1.0, (np.prod(shape) / MOST_VOXELS) ** (1 / 3))
     size = tuple(max(1, round(n / factor)) for n in shape)
-    affine = canonical.matrix @ _box_matrix([part.start for part in box], [a / b for a, b in zip(shape, size, strict=True)])
+    affine = canonical.of_box(box, size).matrix
 
     def packed(array: np.ndarray, order: int, slope: float = 1.0, inter: float = 0.0) -> str:
         part = resample(array[box][None], size, order)[0] if factor > 1 else array[box]  # type: ignore[arg-type]
@@ -118,18 +119,6 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
             layers[key] = packed(mask, 0), uncertainty
     reference = packed(masks[""], 0) if "" in masks else ""
     return EmbeddedCase(source, image, reference, layers, most, factor > 1, tuple(problems))
-
-
-def nifti_bytes(array: np.ndarray, affine: np.ndarray, slope: float, inter: float) -> bytes:
-    """A NIfTI-1 file of ``array`` (X, Y, Z) uint8, whose real values are ``slope * array + inter``. It names no patient."""
-    header = Nifti1Header()
-    header.set_data_dtype(np.uint8)
-    header.set_data_shape(array.shape)
-    header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
-    header.set_sform(affine, 1)
-    header.set_xyzt_units("mm")
-    header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, inter, 352
-    return header.binaryblock + bytes(4) + array.tobytes(order="F")
 
 
 def _packed(content: bytes) -> str:
@@ -150,23 +139,10 @@ def _margin(mask: np.ndarray, grid: Grid) -> list[int]:
     return [max(round(MARGIN * n), math.ceil(MARGIN_MM / mm)) for n, mm in zip(extents, grid.spacing_mm, strict=True)]
 
 
-def _box_matrix(start: Sequence[int], step: Sequence[float]) -> np.ndarray:
-    """Voxel of the box to voxel of the volume: voxel i lies at ``start + (i + 1/2) step - 1/2``."""
-    matrix = np.diag([*step, 1.0])
-    matrix[:3, 3] = [first + (s - 1) / 2 for first, s in zip(start, step, strict=True)]
-    return matrix
-
-
 def _scan(path: Path | None, grid: Grid, problems: list[str]) -> np.ndarray | None:
     """The first channel of a scan (X, Y, Z) in canonical orientation, None if it cannot be shown on ``grid``."""
-    if path is None:
-        return None
     try:
-        volume = read_volume([path])
+        return None if path is None else to_canonical(read_scan(path, grid)[None], grid)[0][0]
     except ImageError as error:
         problems.append(str(error))
         return None
-    if volume.array.shape[1:] != grid.shape:
-        problems.append(f"{path}: has another shape than the segmentation, so it is not shown")
-        return None
-    return to_canonical(volume.array[:1], volume.grid)[0][0]

@@ -44,6 +44,16 @@ class Grid:
         x, y, z = (int(n) for n in shape)
         return Grid((x, y, z), tuple(tuple(float(v) for v in row) for row in np.asarray(affine)), dimensions)
 
+    def of_box(self, box: tuple[slice, slice, slice], shape: Triple) -> Grid:
+        """The grid of ``shape`` voxels that fills the same space as the voxels in ``box``.
+
+        Voxel i of it lies at ``start + (i + 1/2) step - 1/2`` of this one.
+        """
+        steps = [(part.stop - part.start) / n for part, n in zip(box, shape, strict=True)]
+        to_full = np.diag([*steps, 1.0])
+        to_full[:3, 3] = [part.start + (step - 1) / 2 for part, step in zip(box, steps, strict=True)]
+        return Grid.of(shape, self.matrix @ to_full, self.dimensions)
+
 
 @dataclass(frozen=True)
 class Volume:

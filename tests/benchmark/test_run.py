@@ -60,7 +60,12 @@ def runner(folder: Path, commands: Commands, *cells: Cell, pool: Pool = POOL) ->
     status.begin(ASKED, cells, CONDITIONS)
     settings = {cell.setting: PreparedSetting(cell.setting, dict.fromkeys(range(3), pool), TEST, ()) for cell in cells}
     sets = {"Dataset001_A": folder / "one", "Dataset002_B": folder / "two"}
-    return Runner(status, commands, settings, sets, "cpu", Path("dataset.json"), 1, lambda cell: None)
+    return Runner(status, commands, settings, sets, "cpu", Path("dataset.json"), 1)
+
+
+def run(made: Runner, *cells: Cell) -> None:
+    for cell in cells:
+        made.run(cell)
 
 
 def zero_shot(seed: int = 0) -> Cell:
@@ -73,7 +78,7 @@ def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
     cell, beside = make_cell(), make_cell(recipe="default+atlases")
     commands = Commands(tmp_path)
     made = runner(tmp_path, commands, cell, beside)
-    made.run([cell, beside])
+    run(made, cell, beside)
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
     plain, fused = (words for name, words in commands.calls if name == "predict")
     assert "--no-with-atlases" in plain and "--with-atlases" in fused
@@ -105,7 +110,7 @@ def test_uncertainty_is_asked_for_where_several_answers_are_averaged(
 ) -> None:
     cell = make_cell(**changes)
     commands = Commands(tmp_path)
-    runner(tmp_path, commands, cell).run([cell])
+    run(runner(tmp_path, commands, cell), cell)
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate"]
     assert ("--save-uncertainty" in commands.calls[1][1]) == asked
 
@@ -114,10 +119,10 @@ def test_uncertainty_follows_the_draws_of_the_plan(tmp_path: Path) -> None:
     cell = make_cell(method="diffatlas")
     commands = Commands(tmp_path)
     made = runner(tmp_path, commands, cell)
-    made.run([cell])
+    run(made, cell)
     recipes = make_recipes(diffatlas={"default": with_options(DEFAULT, draws=3)})
     (tmp_path / cell.model).parent.joinpath("plans.json").write_text(to_json(make_plan(recipes=recipes)))
-    made.run([cell])
+    run(made, cell)
     assert ["--save-uncertainty" in words for name, words in commands.calls if name == "predict"] == [False, True]
 
 
@@ -125,7 +130,7 @@ def test_cells_finished_before_uncertainty_was_asked_for_stay(tmp_path: Path) ->
     """The options of a cell as benchmark.json of an earlier release holds them."""
     cell = make_cell(method="icmd")
     made = runner(tmp_path, Commands(tmp_path), cell)
-    made.run([cell])
+    run(made, cell)
     content = json.loads((tmp_path / "benchmark.json").read_text())
     [entry] = content["cells"]
     assert entry["options"].pop("with_atlases") is entry["predicted"].pop("with_atlases") is False
@@ -138,7 +143,7 @@ def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) 
     cell = make_cell(seed=2)
     commands = Commands(tmp_path)
     made = runner(tmp_path, commands, cell, zero_shot(2))
-    made.run([cell, zero_shot(2)])
+    run(made, cell, zero_shot(2))
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate", "predict", "evaluate"]
     train, predict, evaluate, other, _ = (words for _, words in commands.calls)
     assert train[:2] == ["Dataset001_A", "2-shot"] and train[-2:] == ["--max-time", "600s"] and "--no-validation" in train
@@ -153,7 +158,7 @@ def test_one_model_is_trained_once_and_tested_on_both_data_sets(tmp_path: Path) 
 
 def test_own_splits_are_handed_on(tmp_path: Path) -> None:
     cell, commands = make_cell(), Commands(tmp_path)
-    runner(tmp_path, commands, cell, pool=replace(POOL, splits_file=Path("own.json"))).run([cell])
+    run(runner(tmp_path, commands, cell, pool=replace(POOL, splits_file=Path("own.json"))), cell)
     assert commands.calls[0][1][-2:] == ["--splits-file", "own.json"]
 
 
@@ -162,14 +167,14 @@ def test_a_failure_says_why_and_is_tried_again(tmp_path: Path, failing: str) -> 
     cell, beside = make_cell(), make_cell(seed=1)
     commands = Commands(tmp_path, failing)
     made = runner(tmp_path, commands, cell, zero_shot(), beside)
-    made.run([cell, zero_shot()])
+    run(made, cell, zero_shot())
     record = made.status.known(cell)
     assert record is not None and record.status == FAILED
     assert record.message == f"DiffAtlas_{failing}: no such thing. case1: it is gone"
     assert [name for name, _ in commands.calls].count("train") == 1  # not once more for the other test set
     again = Commands(tmp_path)
     made = runner(tmp_path, again, cell, zero_shot(), beside)
-    made.run([cell, zero_shot()])
+    run(made, cell, zero_shot())
     assert made.status.is_done(cell) and made.status.is_done(zero_shot())
     assert ("train" in [name for name, _ in again.calls]) == (failing == "train")
 
@@ -177,14 +182,14 @@ def test_a_failure_says_why_and_is_tried_again(tmp_path: Path, failing: str) -> 
 def test_predictions_of_another_modality_are_not_kept(tmp_path: Path) -> None:
     cell = make_cell()
     commands = Commands(tmp_path)
-    runner(tmp_path, commands, cell).run([cell])
+    run(runner(tmp_path, commands, cell), cell)
     old = tmp_path / cell.predictions / "t1.nii.gz"
     old.touch()
     scored = make_cell(conditions=replace(CONDITIONS, tolerance_mm=3.0))
-    runner(tmp_path, commands, scored).run([scored])
+    run(runner(tmp_path, commands, scored), scored)
     assert old.exists()  # another tolerance needs no other prediction
     other = make_cell(test=replace(TEST, modality="MRI", adapted=False))
-    runner(tmp_path, commands, other).run([other])
+    run(runner(tmp_path, commands, other), other)
     assert not old.exists()
 
 

@@ -11,9 +11,10 @@ import pytest
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.report import viewer
 from diffatlas_pipeline.report.sources import CaseSource
-from diffatlas_pipeline.report.viewer import embed_case, nifti_bytes, niivue_bundle
+from diffatlas_pipeline.report.viewer import embed_case, niivue_bundle
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels, write_scalars
+from diffatlas_pipeline.volumes.nifti import nifti_bytes
 
 LABELS = (LabelClass("one", 3), LabelClass("two", 700))
 
