@@ -82,7 +82,7 @@ def _of_field(value: Any, known: Rule | None, path: str) -> Iterator[str]:
             yield from _of_field(item, known, f"{path}[{index}]" if nested else path)
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{path} {value:g}; {known.needed if known else 'must be a finite number'}"
-    elif known and not known.holds(value):
+    elif known and value is not None and not known.holds(value):  # None: left open, where the type allows it
         yield f"{path} {_shown(value)}; {known.needed}"
 
 

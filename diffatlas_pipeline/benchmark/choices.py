@@ -14,7 +14,9 @@ FULL = "full"
 ZERO_SHOT = "zero-shot:"
 UNADAPTED = "zero-shot-unadapted:"  # the other data set's contrast is left as it is
 WITH_ATLASES = "+atlases"
-_SHOTS = re.compile(r"([1-9]\d*)-shot")
+_TRAINING = r"full|[1-9]\d*-shot"
+_SETTING = re.compile(rf"({_TRAINING})|({ZERO_SHOT}|{UNADAPTED})([^@].*?)(?:@({_TRAINING}))?")
+_METHOD = re.compile(r"([^:+]+)(?::([^:+]+))?(\+atlases)?")
 MEAN_ATLAS = "mean"  # the sanity row: what the prior alone scores, without a look at the image
 
 
@@ -47,13 +49,13 @@ class MethodChoice:
     @staticmethod
     def parse(text: str) -> MethodChoice:
         """'icf', 'diffatlas:paper', 'diffatlas+atlases'. UserError otherwise."""
-        used = text.removesuffix(WITH_ATLASES)
-        name, colon, recipe = used.partition(":")
-        if not name or (colon and not recipe) or "+" in used:
+        match = _METHOD.fullmatch(text)
+        if match is None:
             raise UserError(
                 f"`methods` {text}: write a method, method:recipe such as diffatlas:paper, or either with +atlases behind it."
             )
-        return MethodChoice(name, (recipe or "default") + text.removeprefix(used))
+        name, recipe, use = match.groups(default="")
+        return MethodChoice(name, (recipe or "default") + use)
 
 
 def method_order(text: str) -> tuple[bool, str]:
@@ -83,8 +85,7 @@ class Setting:
     @property
     def shots(self) -> int | None:
         """Number of training cases, None for all."""
-        match = _SHOTS.fullmatch(self.training)
-        return int(match.group(1)) if match else None
+        return None if self.training == FULL else int(self.training.removesuffix("-shot"))
 
     @property
     def order(self) -> tuple[bool, bool, str, float]:
@@ -94,16 +95,11 @@ class Setting:
     @staticmethod
     def parse(text: str) -> Setting:
         """'full', '2-shot', 'zero-shot:DATASET' or 'zero-shot:DATASET@2-shot'. UserError otherwise."""
-        if text == FULL or _SHOTS.fullmatch(text):
-            return Setting(text)
-        prefix = next((prefix for prefix in (ZERO_SHOT, UNADAPTED) if text.startswith(prefix)), None)
-        other = text.removeprefix(prefix or "")
-        dataset, at, training = other.rpartition("@")
-        if not (at and (training == FULL or _SHOTS.fullmatch(training))):
-            dataset, training = other, FULL
-        if prefix is None or not dataset:
+        match = _SETTING.fullmatch(text)
+        if match is None:
             raise UserError(
                 f"`settings` {text}: unknown; write full, K-shot (such as 2-shot), zero-shot:DATASET, "
                 "zero-shot:DATASET@2-shot, or zero-shot-unadapted:DATASET."
             )
-        return Setting(training, dataset, prefix == ZERO_SHOT)
+        own, prefix, dataset, training = match.groups()
+        return Setting(own or training or FULL, dataset, prefix != UNADAPTED)

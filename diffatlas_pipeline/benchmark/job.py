@@ -6,13 +6,13 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from diffatlas_pipeline.benchmark import paper_table
-from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells
+from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells, safe
 from diffatlas_pipeline.benchmark.children import Children
 from diffatlas_pipeline.benchmark.choices import MEAN_ATLAS, MethodChoice
 from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, Cell
@@ -20,12 +20,13 @@ from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.schedule import Schedule
 from diffatlas_pipeline.benchmark.settings import PreparedSetting, check_settings, known_splits, prepare_settings
 from diffatlas_pipeline.benchmark.status import Status
-from diffatlas_pipeline.benchmark.test_sets import link_test_set
 from diffatlas_pipeline.console import say
 from diffatlas_pipeline.datasets.description import RawDataset
+from diffatlas_pipeline.datasets.links import link_cases
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.fields import at_least, problems_of
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.machine import default_workers, usable_cores
 from diffatlas_pipeline.methods.registry import METHODS as KNOWN
@@ -49,16 +50,16 @@ class Comparison:
     dataset: str
     methods: Sequence[str] = METHODS
     settings: Sequence[str] = ("full",)
-    seeds: Sequence[int] = (0,)
+    seeds: Sequence[int] = field(default=(0,), metadata=at_least(0))
     max_time_s: float | None = None
     output: Path | None = None
     name: str = ""
     splits_file: Path | None = None
-    test_cases: int | None = None
-    tolerance_mm: float = 1.0
+    test_cases: int | None = field(default=None, metadata=at_least(1))
+    tolerance_mm: float = field(default=1.0, metadata=at_least(0))
     mean_atlas: bool = True
     device: str = "auto"
-    jobs: int = 1
+    jobs: int = field(default=1, metadata=at_least(1))
     overwrite: bool = False
 
 
@@ -109,7 +110,9 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
         schedule.announce(prepared)
         if schedule.todo:
             named = {setting.text: setting for setting in prepared}
-            test_sets = {one.test.dataset: link_test_set(one.test, folder / "test_sets") for one in prepared}
+            test_sets = {one.test.dataset: folder / "test_sets" / safe(one.test.dataset) for one in prepared}
+            for one in prepared:
+                link_cases(one.test.cases, one.test.description, test_sets[one.test.dataset])
             workers = 1 if asked.jobs > 1 else default_workers()
             labels_json = dataset.folder / "dataset.json"
             schedule.run(Runner(status, children.do, named, test_sets, asked.device, labels_json, workers), children)
@@ -117,14 +120,9 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
 
 
 def _check(asked: Comparison) -> None:
-    for name, value, least in (
-        ("jobs", asked.jobs, 1),
-        ("test_cases", asked.test_cases, 1),
-        ("tolerance_mm", asked.tolerance_mm, 0),
-        ("seeds", min(asked.seeds), 0),
-    ):
-        if value is not None and not value >= least:
-            raise UserError(f"`{name}` {value}: must be {least} or more.")
+    for problem in problems_of(asked):
+        name, _, wrong = problem.partition(" ")
+        raise UserError(f"`{name}` {wrong}.")
     if asked.splits_file is not None and not asked.splits_file.is_file():
         raise UserError(f"`splits_file` {asked.splits_file}: no such file.")
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from diffatlas_pipeline.benchmark.choices import MethodChoice
 from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark
-from diffatlas_pipeline.benchmark.time_left import duration
+from diffatlas_pipeline.console import duration
 from diffatlas_pipeline.evaluation.summary_table import format_table
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.models.folder import METADATA

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,7 @@ from diffatlas_pipeline.benchmark.record import DONE, Cell
 from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
-from diffatlas_pipeline.benchmark.time_left import duration, time_left
-from diffatlas_pipeline.console import say
+from diffatlas_pipeline.console import duration, say
 
 
 @dataclass
@@ -84,3 +83,46 @@ class Schedule:
 def _mean_dice(evaluation: Path) -> str:
     value = json.loads((evaluation / "summary.json").read_text(encoding="utf-8"))["mean"]["dice"]
     return "undefined" if value is None else f"{value:.3f}"
+
+
+def time_left(cells: Sequence[Cell], trained: Iterable[str], known: Iterable[Cell], jobs: int = 1) -> str:
+    """How long ``cells`` take with ``jobs`` at the same time, as text."""
+    seconds = seconds_left(cells, trained, known)
+    return "unknown until the first training is done" if seconds is None else duration(seconds / jobs)
+
+
+def seconds_left(cells: Sequence[Cell], trained: Iterable[str], known: Iterable[Cell]) -> float | None:
+    """Expected seconds of work for ``cells``, where the models ``trained`` are there already; None if nothing tells.
+
+    A part takes as long as in finished cells of the same method, of those that are ``known``. Where there is none, training
+    takes the time budget, and a test case as long as with any method, or does not count.
+    """
+    finished = [cell for cell in known if cell.status == DONE]
+    there, total = set(trained), 0.0
+    for cell in cells:
+        same = [one for one in finished if one.method == cell.method]
+        if cell.model not in there:
+            there.add(cell.model)
+            training = _mean(one.wall_seconds.get("train") for one in same)
+            if training is None:
+                training = cell.options.training.max_time_s if cell.choice.learned else 0.0
+            if training is None:
+                return None
+            total += training
+        testing = _mean(_testing(one) for one in same)
+        if testing is None:
+            testing = _mean(_testing(one) for one in finished) or 0.0
+        total += testing * len(cell.test_cases)
+    return total
+
+
+def _testing(cell: Cell) -> float | None:
+    """Seconds per test case."""
+    wall = cell.wall_seconds
+    known = "predict" in wall and "evaluate" in wall
+    return (wall["predict"] + wall["evaluate"]) / max(1, len(cell.test_cases)) if known else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

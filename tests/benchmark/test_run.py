@@ -1,4 +1,4 @@
-"""How a cell is run: which commands with which arguments, what a failure says, how long the rest takes, links to test cases."""
+"""How a cell is run: which commands with which arguments, what a failure says, how long the rest takes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import pytest
 
 from diffatlas_pipeline.benchmark.record import DONE, FAILED, Cell
 from diffatlas_pipeline.benchmark.run import Runner, reason
-from diffatlas_pipeline.benchmark.settings import Pool, PreparedSetting, TestSet
+from diffatlas_pipeline.benchmark.schedule import seconds_left
+from diffatlas_pipeline.benchmark.settings import Pool, PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
-from diffatlas_pipeline.benchmark.test_sets import link_test_set
-from diffatlas_pipeline.benchmark.time_left import duration, seconds_left
-from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.console import duration
 from diffatlas_pipeline.files import to_json
 from diffatlas_pipeline.methods.diffatlas import DEFAULT
 from diffatlas_pipeline.methods.registry import default_recipes
@@ -221,26 +220,3 @@ def test_time_left() -> None:
         "1 h 30 min",
         "3 h 20 min",
     ]
-
-
-def test_links_show_exactly_the_chosen_cases(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("dataset.json", "a.nii.gz", "a_seg.nii.gz", "b.mhd", "b.raw", "b_seg.nii.gz"):
-        (source / name).write_text(name)
-    cases = (
-        CaseFiles("a", (source / "a.nii.gz",), source / "a_seg.nii.gz"),
-        CaseFiles("b", (source / "b.mhd",), source / "b_seg.nii.gz"),
-    )
-    test = TestSet("Dataset001_A", source / "dataset.json", cases, "imagesTs")
-
-    def listed() -> set[str]:
-        return {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()}
-
-    place = link_test_set(test, tmp_path / "links")
-    images = {"imagesTs/a_0000.nii.gz", "imagesTs/b_0000.mhd", "imagesTs/b.raw"}
-    assert listed() == {"dataset.json", "labelsTs/a.nii.gz", "labelsTs/b.nii.gz", *images}
-    assert (place / "labelsTs" / "a.nii.gz").read_text() == "a_seg.nii.gz"
-    assert link_test_set(replace(test, cases=cases[:1]), tmp_path / "links") == place
-    assert listed() == {"dataset.json", "labelsTs/a.nii.gz", "imagesTs/a_0000.nii.gz"}
-    assert (source / "b.raw").read_text() == "b.raw"  # links were removed, not what they point to

@@ -1,25 +1,23 @@
-"""A folder that shows the chosen test cases to the commands as a data set of their own, by links."""
+"""A folder that shows chosen cases as a data set of their own, by links."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from diffatlas_pipeline.benchmark.cells import safe
-from diffatlas_pipeline.benchmark.settings import TestSet
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 
 
-def link_test_set(test: TestSet, folder: Path) -> Path:
-    """``folder/<data set>`` with dataset.json, imagesTs and labelsTs that hold exactly the cases of ``test``; returns it.
+def link_cases(cases: Sequence[CaseFiles], description: Path, place: Path) -> None:
+    """Make ``place`` a data set whose imagesTs and labelsTs hold exactly ``cases``; ``description`` is its dataset.json.
 
     Links are symbolic, or copies where the system has no links. UserError if nothing can be written.
     """
-    place = folder / safe(test.dataset)
-    wanted = {place / "dataset.json": test.description}
-    for files in test.cases:
+    wanted = {place / "dataset.json": description}
+    for files in cases:
         wanted |= _links(files, place)
     try:
         for kind in ("imagesTs", "labelsTs"):
@@ -30,7 +28,6 @@ def link_test_set(test: TestSet, folder: Path) -> Path:
             _link(source.resolve(), path)
     except OSError as error:
         raise UserError(f"{place}: cannot be written ({error.strerror or error}). Give another `output`.") from error
-    return place
 
 
 def _links(files: CaseFiles, place: Path) -> dict[Path, Path]:
