@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO
 
 ENDED, PATIENCE_S = 143, 10.0
 
@@ -37,12 +37,30 @@ class Children:
 
     def do(self, command: str, words: Sequence[str], log: Path | None) -> int:
         """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. Stopped if told to stop."""
-        if log is None:
-            return self._wait(command, words, None)
-        with log.open("ab") as file:
-            file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())
-            file.flush()
-            return self._wait(command, words, file)
+        line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
+        with nullcontext() if log is None else log.open("ab") as file:
+            if file is not None:
+                file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())
+                file.flush()
+            errors = None if file is None else subprocess.STDOUT
+            with self._lock:
+                if self._stopping:
+                    raise Stopped
+                child = subprocess.Popen(  # in a session of its own: Ctrl-C is for this process, which then stops its children
+                    line, stdin=subprocess.PIPE, stdout=file, stderr=errors, env=self._environment, start_new_session=True
+                )
+                self._running.add(child)
+            try:
+                code = child.wait()
+            except BaseException:
+                child.terminate()
+                raise
+        with self._lock:
+            self._running.discard(child)
+        child.stdin.close()  # type: ignore[union-attr]  # a pipe
+        if self._stopping:
+            raise Stopped
+        return code
 
     def stop(self) -> None:
         """End all that run, and start no more."""
@@ -50,33 +68,6 @@ class Children:
             self._stopping = True
             for child in self._running:
                 child.terminate()
-
-    def _wait(self, command: str, words: Sequence[str], output: IO[bytes] | None) -> int:
-        line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
-        with self._lock:
-            if self._stopping:
-                raise Stopped
-            # In a session of its own: Ctrl-C is for this process, which then stops its children.
-            child = subprocess.Popen(
-                line,
-                env=self._environment,
-                start_new_session=True,
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT if output else None,
-            )
-            self._running.add(child)
-        try:
-            code = child.wait()
-        except BaseException:
-            child.terminate()
-            raise
-        with self._lock:
-            self._running.discard(child)
-        child.stdin.close()  # type: ignore[union-attr]  # a pipe
-        if self._stopping:
-            raise Stopped
-        return code
 
 
 def _end_with_parent() -> None:

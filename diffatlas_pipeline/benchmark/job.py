@@ -245,7 +245,7 @@ def _described(
 
 def _outcome(status: Status, cells: Sequence[Cell]) -> Outcome:
     files = paper_table.write_tables(status.folder, status.begun)
-    frame = paper_table.summarise(paper_table.cells_frame(status.folder, status.begun), status.begun)
+    table = paper_table.plain(paper_table.summarise(status.folder, status.begun), status.begun)
     keys = {cell.key for cell in cells}
     failed = tuple(cell for cell in status.cells if cell.key in keys and cell.status == FAILED)
-    return Outcome(status.folder, paper_table.plain(frame, status.begun), files, len(cells), failed)
+    return Outcome(status.folder, table, files, len(cells), failed)

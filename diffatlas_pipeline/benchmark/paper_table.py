@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark
 from diffatlas_pipeline.console import duration
 from diffatlas_pipeline.evaluation.summary_table import format_table
 from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.inference.export import read_record
 from diffatlas_pipeline.models.folder import METADATA
 
 METRICS = {"dice": "Dice", "nsd": "NSD"}
@@ -44,8 +44,8 @@ def cells_frame(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
     for cell in benchmark.cells:
         row = {name: getattr(cell, name) for name in told}
         done = cell.status == DONE
-        scores = _json(folder / cell.evaluation / "summary.json") if done else {}
-        row["iterations"] = (_json(folder / cell.model / METADATA).get("iterations") or None) if done else None
+        scores = read_record(folder / cell.evaluation / "summary.json") if done else {}
+        row["iterations"] = (read_record(folder / cell.model / METADATA).get("iterations") or None) if done else None
         for metric in METRICS:
             for label in benchmark.labels:
                 row[f"{metric}_{label}"] = scores.get("labels", {}).get(label, {}).get(metric, {}).get("mean")
@@ -60,9 +60,9 @@ def score_columns(labels: Sequence[str]) -> list[str]:
     return [f"{metric}_{name}" for metric in METRICS for name in (*labels, AVERAGE)]
 
 
-def summarise(cells: pd.DataFrame, benchmark: Benchmark) -> pd.DataFrame:
+def summarise(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
     """One row per setting and method: means over the seeds that are done, and their sample standard deviation (NaN for one)."""
-    rows = []
+    cells, rows = cells_frame(folder, benchmark), []
     for setting in benchmark.settings:
         for choice in map(MethodChoice.parse, benchmark.methods):
             of_method = (cells["method"] == choice.name) & (cells["recipe"] == choice.recipe)
@@ -115,7 +115,7 @@ def notes_of(benchmark: Benchmark) -> list[str]:
 
 def write_tables(folder: Path, benchmark: Benchmark) -> tuple[Path, ...]:
     """Write table.csv, table.md and table.html of ``benchmark``, which lies in ``folder``; returns their paths."""
-    frame = summarise(cells_frame(folder, benchmark), benchmark)
+    frame = summarise(folder, benchmark)
     texts = (frame.to_csv(index=False, lineterminator="\n"), markdown(frame, benchmark), html_page(frame, benchmark))
     paths = tuple(folder / name for name in NAMES)
     for path, text in zip(paths, texts, strict=True):
@@ -179,11 +179,3 @@ def _score(mean: float, std: float) -> str:
 
 def _number(value: float, digits: int) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """An object, {} if it is not there or cannot be read."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -83,7 +82,8 @@ class Runner:
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(folder / cell.evaluation)]
         evaluate += ["--tolerance-mm", str(options.tolerance_mm), "--labels", str(self.labels_json)]
         self._step("evaluate", [*evaluate, "--workers", str(self.workers)], log, wall)
-        return {"train_seconds": _train_seconds(fold), "seconds_per_case": seconds_per_case(predictions, cell.test_cases)}
+        taken = {"train_seconds": read_record(fold / METADATA).get("seconds")}
+        return {**taken, "seconds_per_case": seconds_per_case(predictions, cell.test_cases)}
 
     def _train(self, cell: Cell, fold: Path, log: Path, wall: dict[str, float]) -> None:
         if cell.model in self._broken:
@@ -117,11 +117,10 @@ def has_spread(cell: Cell, plan: Path) -> bool:
 
     They are a network's and the atlases', those of several atlases, or several draws.
     """
-    if cell.choice.with_atlases or (cell.method == "rba" and len(cell.training_cases) > 1):
+    if cell.options.with_atlases or (cell.method == "rba" and len(cell.training_cases) > 1):
         return True
     try:
-        read = from_json(Plan, plan.read_text(encoding="utf-8"), str(plan))
-        recipe = recipe_of(read, cell.method, cell.choice.trained)
+        recipe = recipe_of(from_json(Plan, plan.read_text(encoding="utf-8"), str(plan)), cell.method, cell.choice.trained)
     except (OSError, UserError):
         return False  # prediction will say what is wrong with it
     return isinstance(recipe, DiffusionRecipe) and recipe.sampler.draws > 1
@@ -135,14 +134,6 @@ def reason(log: Path, code: int) -> str:
     said = re.findall(r"^Error: (.*(?:\n  .*)*)", text, re.MULTILINE) or text.strip().splitlines() or [f"exit code {code}"]
     last = " ".join(said[-1].split())
     return last if len(last) <= LONGEST_MESSAGE else f"{last[:LONGEST_MESSAGE]} ..."
-
-
-def _train_seconds(fold: Path) -> float | None:
-    try:
-        seconds = json.loads((fold / METADATA).read_text(encoding="utf-8")).get("seconds")
-    except (OSError, ValueError):
-        return None
-    return None if seconds is None else float(seconds)
 
 
 def seconds_per_case(predictions: Path, names: Iterable[str]) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from diffatlas_pipeline.benchmark.paper_table import cells_frame, header_of, notes_of, rows_of, summarise
+from diffatlas_pipeline.benchmark.paper_table import header_of, notes_of, rows_of, summarise
 from diffatlas_pipeline.benchmark.record import DONE
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
@@ -71,7 +71,7 @@ def volume_panels(volumes: Mapping[str, Mapping[str, float]], labels: Sequence[L
 def paper_panel(source: Source) -> Panel:
     """The table that the benchmark wrote, with its notes; remarks stand under their rows, which would be too wide."""
     assert source.benchmark is not None
-    rows = rows_of(summarise(cells_frame(source.folder, source.benchmark), source.benchmark), source.benchmark)
+    rows = rows_of(summarise(source.folder, source.benchmark), source.benchmark)
     marked = [[f"**{text}**" if index in row.best else text for index, text in enumerate(row.texts)][:-1] for row in rows]
     remarks = {index: row.texts[-1] for index, row in enumerate(rows) if row.texts[-1]}
     caption = " ".join(notes_of(source.benchmark))

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from diffatlas_pipeline.benchmark.paper_table import cells_frame, markdown, plain, summarise, write_tables
+from diffatlas_pipeline.benchmark.paper_table import markdown, plain, summarise, write_tables
 from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, Cell
 from tests.benchmark.content import ASKED, make_cell, write_scores
 
@@ -53,7 +53,7 @@ def content(tmp_path: Path) -> Benchmark:
 
 
 def test_means_and_spreads_over_the_seeds_that_are_done(tmp_path: Path, content: Benchmark) -> None:
-    frame = summarise(cells_frame(tmp_path, content), content).set_index(["setting", "method"])
+    frame = summarise(tmp_path, content).set_index(["setting", "method"])
     icf = frame.loc[("2-shot", "icf")]
     assert icf["seeds"] == 2
     assert icf["dice_front"] == pytest.approx(0.85) and icf["dice_front_std"] == pytest.approx(0.05 * 2**0.5)
@@ -72,7 +72,7 @@ def test_means_and_spreads_over_the_seeds_that_are_done(tmp_path: Path, content:
 
 
 def test_markdown_is_the_papers_table(tmp_path: Path, content: Benchmark) -> None:
-    text = markdown(summarise(cells_frame(tmp_path, content), content), content)
+    text = markdown(summarise(tmp_path, content), content)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
     assert header[:6] == ["setting", "method", "Dice front", "Dice back", "Dice average", "NSD front"]
@@ -89,7 +89,7 @@ def test_markdown_is_the_papers_table(tmp_path: Path, content: Benchmark) -> Non
 def test_the_files_agree(tmp_path: Path, content: Benchmark) -> None:
     csv, _, page = write_tables(tmp_path, content)
     read = pd.read_csv(io.StringIO(csv.read_text())).fillna({"remarks": ""})
-    pd.testing.assert_frame_equal(read, summarise(cells_frame(tmp_path, content), content), check_dtype=False)
+    pd.testing.assert_frame_equal(read, summarise(tmp_path, content), check_dtype=False)
     text = page.read_text()
     assert "0.850 ± 0.071" in text and "<b>0.600 ± 0.000</b>" in text and "&lt;broken&gt;" in text
     assert "<script" not in text and "http" not in text
@@ -98,7 +98,7 @@ def test_the_files_agree(tmp_path: Path, content: Benchmark) -> None:
 
 
 def test_the_terminal_shows_averages(tmp_path: Path, content: Benchmark) -> None:
-    text = plain(summarise(cells_frame(tmp_path, content), content), content)
+    text = plain(summarise(tmp_path, content), content)
     row = next(line for line in text.splitlines() if "icf" in line)
     assert row.split("  ")[0] == "2-shot" and "0.725 ± 0.035" in row and "0.825 ± 0.035" in row and "0.850" not in row
 
