@@ -46,16 +46,20 @@ def test_one_window_is_a_plain_call_without_blending() -> None:
     assert calls == [(1, 1, 4, 6, 8)]
 
 
-def test_small_volume_is_padded_with_its_edge_values() -> None:
+@pytest.mark.parametrize(
+    ("size", "expected"), [(3, [0, 0, 1, 2, 2, 2]), (2, [0, 0, 0, 1, 1, 1]), (1, [0] * 6), (5, [0, 1, 2, 3, 4, 4])]
+)
+def test_small_volume_is_padded_with_its_edge_values_on_both_sides_alike(size: int, expected: list[int]) -> None:
     seen = []
 
     def record(window: Tensor) -> Tensor:
         seen.append(window.clone())
         return window
 
-    volume = torch.arange(3.0).reshape(1, 3, 1, 1)
+    volume = torch.arange(float(size)).reshape(1, size, 1, 1)
     assert torch.equal(Stitcher((6, 2, 1))(record, volume), volume)
-    assert seen[0][0, 0, :, 0, 0].tolist() == [0, 0, 1, 2, 2, 2]
+    (window,) = seen
+    assert window.shape == (1, 1, 6, 2, 1) and window[0, 0, :, 0, 0].tolist() == expected
 
 
 def test_blend_favours_window_centres() -> None:
@@ -67,6 +71,23 @@ def test_blend_favours_window_centres() -> None:
     assert torch.all(profile[8:] == 1)
     assert torch.all(profile.diff() >= 0)
     assert profile[5] < 0.5 < profile[6]
+
+
+def test_windows_are_weighted_by_a_gaussian_and_divided_by_the_sum_of_weights() -> None:
+    """Two windows of eight voxels that start at 0 and 4: each voxel is the mean by weights exp(-d^2 / 2), sigma one voxel."""
+    number = iter([1.0, 3.0])
+    result = Stitcher((8, 1, 1), 0.5, 1)(lambda window: torch.full_like(window, next(number)), torch.zeros(1, 12, 1, 1))
+    weight = [max(math.exp(-((i - 3.5) ** 2) / 2), 1e-3) for i in range(8)]
+    expected = [(weight[i] + 3 * weight[i - 4]) / (weight[i] + weight[i - 4]) for i in range(4, 8)]
+    assert result[0, 4:8, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_window_function_may_answer_in_half_precision() -> None:
+    volume = torch.randn(2, 9, 8, 7, generator=torch.Generator().manual_seed(0))
+    for patch in ((4, 4, 4), (9, 8, 7)):
+        found = Stitcher(patch)(lambda windows: pointwise(windows).half(), volume)
+        assert found.dtype == torch.float32
+        assert torch.allclose(found, pointwise(volume[None])[0], atol=4e-3)
 
 
 def test_full_device_halves_the_batches_and_keeps_the_result() -> None:

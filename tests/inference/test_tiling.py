@@ -54,3 +54,8 @@ def test_importance_is_positive_symmetric_and_highest_in_the_middle(patch: tuple
 def test_importance_has_a_sigma_of_an_eighth_of_the_window() -> None:
     profile = importance((64, 1, 1))[:, 0, 0]
     assert (profile[32 + 8] / profile[32]).item() == pytest.approx(np.exp(-0.5 * (8.5**2 - 0.5**2) / 8**2), rel=1e-5)
+
+
+def test_importance_is_at_least_a_thousandth_and_single_precision() -> None:
+    weight = importance((16, 16, 16))
+    assert weight.dtype == torch.float32 and weight.min().item() == pytest.approx(1e-3)
