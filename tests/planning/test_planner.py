@@ -5,14 +5,18 @@ import math
 
 import pytest
 
+from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json, to_json
 from diffatlas_pipeline.methods.registry import default_recipes
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.planning.describe import plan_table
+from diffatlas_pipeline.planning.diffusion_steps import choose_diffusion_steps
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.plan import Budget, Plan
 from diffatlas_pipeline.planning.planner import make_plan
 from diffatlas_pipeline.planning.topology import PRESETS
+from diffatlas_pipeline.volumes.grids import Triple
 from tests.planning.raw_data import make_fingerprint, simple_bytes
 
 CPU = Budget(8, "cpu", "cpu")
@@ -120,6 +124,8 @@ def test_rotations_follow_the_geometry() -> None:
     rotations = {name: plan_of(fingerprint).augmentation.rotation_degrees for name, fingerprint in GEOMETRIES.items()}
     assert rotations["hippocampus"] == (15, 15, 15)
     assert rotations["anisotropic"] == rotations["two-dimensional"] == (0, 0, 15)
+    for spacing_mm, expected in (((5.0, 0.7, 0.7), (15, 0, 0)), ((5.0, 0.7, 5.0), (0, 0, 0)), ((1.0, 1.0, 3.0), (15, 15, 15))):
+        assert plan_of(make_fingerprint((60, 60, 60), spacing_mm)).augmentation.rotation_degrees == expected
 
 
 def test_training_grows_with_the_data_set_within_its_range() -> None:
@@ -127,6 +133,47 @@ def test_training_grows_with_the_data_set_within_its_range() -> None:
     fewest, _, most = PRESETS["cpu"].iterations
     assert iterations == sorted(iterations) and iterations[0] == fewest and iterations[-1] == most
     assert fewest < iterations[1] < iterations[2] < most
+
+
+@pytest.mark.parametrize(("cases", "iterations"), [(20, 20000), (40, 25000), (160, 50000), (640, 100000), (2000, 150000)])
+def test_iterations_are_the_preset_s_for_160_patches_and_grow_with_the_square_root(cases: int, iterations: int) -> None:
+    """Each case is one patch."""
+    plan = plan_of(make_fingerprint((40, 56, 40), cases=cases), Budget(8, "cuda", "gpu8"))
+    assert plan.patch_size == (40, 56, 40) and plan.training.iterations == iterations
+
+
+def test_what_every_plan_says_of_training_and_augmentation() -> None:
+    plan = plan_of(GEOMETRIES["hippocampus"])
+    training, augmentation = plan.training, plan.augmentation
+    assert (training.learning_rate, training.warmup_fraction, training.weight_decay) == (1e-3, 0.05, 1e-4)
+    assert (training.gradient_clip, training.ema_fraction) == (1.0, 0.05)
+    assert (augmentation.zoom, augmentation.intensity, augmentation.elastic) == ((0.85, 1.18), True, 0.3)
+    assert plan.diffusion.schedule == "cosine" and plan.diffusion.training_steps == choose_diffusion_steps(
+        [GEOMETRIES["hippocampus"].image_spectrum, GEOMETRIES["hippocampus"].distance_spectrum], cosine_alpha_bar
+    )
+
+
+def test_the_patch_is_the_median_case_rounded_up() -> None:
+    """Of content resampled to the planned spacing, which here is the median, 1 mm."""
+    fingerprint = make_fingerprint(cases=4)
+    lengths = (30, 40, 41, 90)
+    cases = tuple(
+        dataclasses.replace(case, shape=(200, 200, 200), cropped_shape=(n, 2 * n, 40), spacing_mm=(1.0, spacing, 1.0))
+        for case, n, spacing in zip(fingerprint.cases, lengths, (0.5, 1.0, 1.0, 2.0), strict=True)
+    )
+    # X: 40.5 on average of the middle two. Y at 1 mm: 30, 80, 82, 360.
+    assert plan_of(dataclasses.replace(fingerprint, cases=cases)).patch_size == (48, 88, 40)
+
+
+def test_memory_is_asked_for_images_and_masks_together() -> None:
+    asked = set()
+
+    def training_bytes(network: NetworkPlan, channels: int, patch: Triple, batch: int) -> int:
+        asked.add(channels)
+        return simple_bytes(network, channels, patch, batch)
+
+    make_plan(make_fingerprint(labels=("a", "b", "c")), CPU, default_recipes(), training_bytes)
+    assert asked == {4}
 
 
 def test_batch_holds_at_most_a_twentieth_of_the_data() -> None:

@@ -10,6 +10,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.networks.memory import training_bytes
 from diffatlas_pipeline.planning.plan import Budget
 from diffatlas_pipeline.planning.topology import PRESETS, allowed_bytes, network_for, plan_batch_size, plan_topology, preset_for
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 from tests.planning.raw_data import parameters, simple_bytes
 
 CPU, GPU8 = Budget(8, "cpu", "cpu"), Budget(8, "cuda", "gpu8")
@@ -69,6 +70,57 @@ def test_the_cpu_stem_leaves_short_and_coarse_axes_alone() -> None:
     assert network_for(PRESETS["cpu"], (64, 64, 16), (1, 1, 1)).strides[0] == (2, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("patch", "spacing_mm", "strides", "kernels"),
+    [
+        # Z is halved from the first stage at twice the finest spacing, and convolved along; one later beyond it.
+        ((64, 64, 64), (1.0, 1.0, 2.0), (1, 2, 2, 2, 2), (3, 3, 3, 3, 3)),
+        ((64, 64, 64), (1.0, 1.0, 2.1), (1, 1, 2, 2, 2), (1, 3, 3, 3, 3)),
+        ((64, 64, 64), (1.0, 1.0, 4.1), (1, 1, 1, 2, 2), (1, 1, 3, 3, 3)),
+        # Four voxels are left at least; X and Y then are halved until they are over twice as coarse.
+        ((64, 64, 8), (1.0, 1.0, 1.0), (1, 2, 1, 1), (3, 3, 3, 3)),
+        ((64, 64, 7), (1.0, 1.0, 1.0), (1, 1, 1), (3, 3, 3)),
+        # Nothing is left to halve.
+        ((15, 15, 15), (1.0, 1.0, 1.0), (1, 2), (3, 3)),
+        ((16, 16, 16), (1.0, 1.0, 1.0), (1, 2, 2), (3, 3, 3)),
+    ],
+)
+def test_strides_and_kernels_along_z(
+    patch: Triple, spacing_mm: TripleMm, strides: tuple[int, ...], kernels: tuple[int, ...]
+) -> None:
+    network = network_for(PRESETS["gpu8"], patch, spacing_mm)
+    assert tuple(stride[2] for stride in network.strides) == strides
+    assert tuple(kernel[2] for kernel in network.kernels) == kernels
+    assert network.widths == PRESETS["gpu8"].widths[: len(strides)] and network.embedding == 256
+
+
+@pytest.mark.parametrize(("preset", "side", "attends"), [("gpu8", 256, True), ("gpu8", 257, False), ("cpu", 64, False)])
+def test_attention_is_for_coarse_grids_of_at_most_16_cubed(preset: str, side: int, attends: bool) -> None:
+    network = network_for(PRESETS[preset], (side, side, side), (1, 1, 1))
+    assert network.attention == (*(False,) * (len(network.strides) - 1), attends)
+
+
+def test_a_budget_s_share_is_for_one_step() -> None:
+    assert allowed_bytes(CPU) == pytest.approx(4e9) and allowed_bytes(GPU8) == pytest.approx(6.4e9)
+
+
+def test_a_patch_is_cut_where_it_is_longest_in_proportion() -> None:
+    shape = (400, 300, 100)
+    network, patch, _ = plan_topology(GPU8, shape, (1, 1, 1), 3, simple_bytes)
+    parts = [n / whole for n, whole in zip(patch, shape, strict=True)]
+    steps = [t / whole for t, whole in zip(network.total_stride, shape, strict=True)]
+    assert max(parts) - min(parts) <= max(steps)
+    larger = math.prod(patch) * (1 + max(t / n for t, n in zip(network.total_stride, patch, strict=True)))
+    assert larger > PRESETS["gpu8"].most_patch_voxels or simple_bytes(network, 3, patch, 2) * 1.3 > allowed_bytes(GPU8)
+
+
+@pytest.mark.parametrize(("side", "batch"), [(64, 16), (80, 8), (128, 2), (160, 2), (32, 16)])
+def test_a_batch_holds_at_most_two_of_the_largest_patches(side: int, batch: int) -> None:
+    patch = (side, side, side)
+    network = network_for(PRESETS["gpu8"], patch, (1, 1, 1))
+    assert plan_batch_size(GPU8, network, patch, 3, 10**12, lambda *_: 0)[0] == batch
+
+
 def test_a_whole_ct_is_cut_for_speed_in_proportion() -> None:
     _, patch, why = plan_topology(CPU, (512, 512, 300), (0.8, 0.8, 1.0), 7, training_bytes)
     assert 64**3 / 2 < math.prod(patch) <= 64**3
@@ -104,7 +156,14 @@ def test_unknown_preset_lists_the_known() -> None:
 
 @pytest.mark.parametrize(
     ("device", "memory", "preset"),
-    [("cpu", 64, "cpu"), ("cuda", 8, "gpu8"), ("mps", 16, "gpu8"), ("cuda", 24, "gpu24"), ("cuda", 80, "gpu80")],
+    [
+        ("cpu", 64, "cpu"),
+        ("cuda", 8, "gpu8"),
+        ("mps", 19.9, "gpu8"),
+        ("cuda", 20, "gpu24"),
+        ("cuda", 63.9, "gpu24"),
+        ("mps", 64, "gpu80"),
+    ],
 )
 def test_preset_from_device_and_memory(device: str, memory: float, preset: str) -> None:
     assert preset_for(device, memory) == preset
