@@ -30,6 +30,14 @@ def test_targets_are_those_of_the_papers() -> None:
         assert float(Denoiser(Objective(prediction)).target(clean, eps, at)) == pytest.approx(value)
 
 
+def test_the_division_by_a_vanishing_signal_is_bounded() -> None:
+    denoiser = Denoiser(Objective("epsilon"))
+    noisy, output = torch.tensor(2.0), torch.tensor(1.0)
+    assert float(denoiser.clean(output, noisy, torch.tensor(1.0))) == pytest.approx(1000)
+    small = 2 / math.pi * math.acos(2e-3)
+    assert float(denoiser.clean(output, noisy, torch.tensor(small))) == pytest.approx(500, rel=1e-3)
+
+
 @pytest.mark.parametrize("scaling", INPUT_SCALINGS)
 def test_scaled_input_hides_pure_noise_and_shows_clean_data(scaling: str) -> None:
     noisy = torch.randn((1, 2, 3, 3, 3))

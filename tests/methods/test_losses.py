@@ -10,9 +10,11 @@ from torch import Tensor
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.diffusion.denoiser import INPUT_SCALINGS, PREDICTIONS, JointObjective, Objective
 from diffatlas_pipeline.diffusion.levels import MaskLevels, NoiseLevels
+from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.diffatlas import PAPER, DiffAtlas, JointRecipe
 from diffatlas_pipeline.methods.icf import FeedForward, FeedForwardRecipe
 from diffatlas_pipeline.methods.icmd import MaskDiffusion, MaskRecipe
+from diffatlas_pipeline.methods.registry import METHODS
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.planning.plan import ChannelPlan, DistancePlan
 from tests.factories import make_plan
@@ -73,7 +75,7 @@ def labels_error(predicted: Tensor, distances: Tensor) -> float:
     return float(segmentation_loss(label_logits(predicted / SCALE), distances))
 
 
-@pytest.mark.parametrize("unlabelled", [0, 3])
+@pytest.mark.parametrize("unlabelled", [0, 3, BATCH - 1])
 @pytest.mark.parametrize("scaling", INPUT_SCALINGS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_joint_loss(prediction: str, scaling: str, unlabelled: int) -> None:
@@ -88,7 +90,7 @@ def test_joint_loss(prediction: str, scaling: str, unlabelled: int) -> None:
     levels = torch.cat([network.image_level[:, None].repeat(1, IMAGES), network.mask_level[:, None].repeat(1, MASKS)], dim=1)
     noisy = network.image_level > 0
     labelled = torch.arange(BATCH) >= unlabelled
-    assert 0 < int(noisy.sum()) < BATCH, "some images of the batch are clean, some are noisy"
+    assert 0 < int(noisy.sum()) < BATCH + (unlabelled > 3), "some images of the batch are noisy; some labelled ones are clean"
     assert torch.all(network.mask_level[~labelled] == 1), "the network is told nothing of a mask that is not known"
     clean = torch.cat([image, distances * SCALE], dim=1).double()
     error, predicted = errors_and_predictions(objective, output.double(), clean, network.seen, levels)
@@ -113,6 +115,28 @@ def test_the_log_tells_apart_low_middle_and_high_noise() -> None:
         assert within.any()
         assert parts[f"loss_mask_band{band}"] == pytest.approx(float(error[within, IMAGES:].mean()), rel=1e-4)
         assert parts[f"loss_image_band{band}"] == pytest.approx(float(error[within, :IMAGES].mean()), rel=1e-4)
+
+
+def test_pure_noise_belongs_to_the_highest_band() -> None:
+    recipe = JointRecipe(NoiseLevels("schedule", start=1.0, image="mixed"), JointObjective("x0"))
+    (image, distances), output = batch(), outputs(IMAGES + MASKS)
+    parts = DiffAtlas(PLAN, recipe).loss(Fixed(output), image, distances, torch.Generator().manual_seed(0)).parts
+    assert parts["loss_mask_band2"] == parts["loss_mask"]
+    empty = {"loss_image", *(f"loss_image_band{band}" for band in range(3)), "loss_mask_band0", "loss_mask_band1"}
+    assert {name for name, value in parts.items() if math.isnan(value)} == empty, "clean images have no error"
+
+
+@pytest.mark.parametrize(("name", "channels"), [("diffatlas", IMAGES + MASKS), ("icmd", MASKS)])
+def test_noise_and_levels_come_from_the_generator_alone(name: str, channels: int) -> None:
+    (image, distances), network = batch(), Fixed(outputs(channels))
+    method = METHODS[name](PLAN, METHODS[name].recipes["default"])
+    assert isinstance(method, LearnedMethod)
+    seen = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(seen))
+        method.loss(network, image, distances, torch.Generator().manual_seed(seed))
+        seen.append(network.seen)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 
 def test_the_paper_s_loss_is_the_noise_error_over_all_channels() -> None:

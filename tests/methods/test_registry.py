@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json, to_json
-from diffatlas_pipeline.methods.base import DiffusionRecipe, Recipe
+from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedMethod, Recipe
 from diffatlas_pipeline.methods.diffatlas import DEFAULT, PAPER, JointRecipe
 from diffatlas_pipeline.methods.icf import FeedForwardRecipe
 from diffatlas_pipeline.methods.icmd import MaskRecipe
@@ -21,6 +22,7 @@ from diffatlas_pipeline.methods.registry import (
     training_digest,
     with_sampling,
 )
+from diffatlas_pipeline.networks.unet import UNet
 from diffatlas_pipeline.planning.plan import Plan
 from tests.factories import make_plan, make_recipe, make_recipes, with_options
 
@@ -65,6 +67,47 @@ def test_recipes_are_read_as_they_were_written() -> None:
         "diffatlas",
         "icmd",
     }
+
+
+def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
+    """By measurement (documentation/explanation/what-was-tried.md), and as published; None: the method has no such option."""
+    names = [
+        "mask", "start", "image", "clean_image", "equal_level", "self_conditioning",
+        "prediction", "input_scaling", "segmentation_weight", "image_weight",
+        "solver", "steps", "eta", "draws", "level", "noise", "unlabelled_fraction",
+    ]  # fmt: skip
+    expected = {
+        ("diffatlas", "default"): (
+            "high", 0.75, "mixed", 0.5, 0.25, 0, "x0", "signal", 1.0, 0.5, "ddim", 1, 0, 1, 0, "fixed", 0
+        ),
+        ("diffatlas", "paper"): (
+            "schedule", 0, "equal", 0, 0, 0, "epsilon", "none", 0, 1.0, "ddpm", 0, 1.0, 1, 1.0, "fresh", 0
+        ),
+        ("icmd", "default"): (
+            "high", 0.75, None, None, None, None, "x0", "signal", 1.0, None, "ddim", 2, 0, 5, None, None, None
+        ),
+        ("icmd", "paper"): (
+            "schedule", 0, None, None, None, None, "epsilon", "none", 0, None, "ddpm", 0, 1.0, 5, None, None, None
+        ),
+    }  # fmt: skip
+    for (method, recipe), values in expected.items():
+        options = {name: value for _, name, value in options_of(recipe_of(plan(), method, recipe))}
+        assert options == {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    assert recipe_of(plan(), "rba") == RegistrationRecipe("deformable", "votes", atlases=12, aligned=24)
+
+
+@pytest.mark.parametrize(("method", "inputs", "outputs"), [("diffatlas", 5, 5), ("icmd", 5, 3), ("icf", 2, 4)])
+def test_networks_have_the_channels_of_images_and_masks(method: str, inputs: int, outputs: int) -> None:
+    """Two images and three labels: of both, of masks beside images, of labels and background."""
+    images = tuple(replace(plan().channels[0], name=name) for name in ("T1", "T2"))
+    labels = tuple(LabelClass(name, value) for value, name in enumerate("abc", 1))
+    both = replace(plan(), channels=images, dataset=replace(plan().dataset, labels=labels))
+    made = METHODS[method](both, recipe_of(both, method))
+    assert isinstance(made, LearnedMethod)
+    network = made.build_network()
+    assert isinstance(network, UNet)
+    assert (network.stem.in_channels, network.head.out_channels) == (inputs, outputs)
+    assert (network.embedding is None) == (method == "icf")
 
 
 def test_recipes_belong_to_methods() -> None:
