@@ -169,9 +169,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError(f"{folder}: a benchmark is running there already. Wait for it, or give another `output`.") from error
+        raise UserError(
+            f"{folder}: a benchmark is running there already. Wait for it, or give another folder as `output`."
+        ) from error
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another `output`.") from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another folder as `output`.") from error
     try:
         yield
     finally:
@@ -181,7 +183,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _clear_conflicts(status: Status, dataset: str, cells: Sequence[Cell], overwrite: bool) -> None:
     """Remove models that were trained with other options, if that is allowed, else UserError; also for another data set."""
     if status.benchmark and status.benchmark.dataset != dataset:
-        raise UserError(f"{status.folder} holds a benchmark of {status.benchmark.dataset}. Give another `output`.")
+        raise UserError(f"{status.folder} holds a benchmark of {status.benchmark.dataset}. Give another folder as `output`.")
     others = {cell.model: cell for cell in cells if status.model_matches(cell) is False}
     if overwrite:
         status.remove_models(list(others.values()))
@@ -191,7 +193,7 @@ def _clear_conflicts(status: Status, dataset: str, cells: Sequence[Cell], overwr
         different = ", ".join(name for name in vars(asked) if getattr(known, name, None) != getattr(asked, name))
         raise UserError(
             f"{status.folder}: {len(others)} model(s) there were trained with other options (for example {model}, other "
-            f"{different}). Give another `output`, or `overwrite` to train them again."
+            f"{different}). Give another folder as `output`, or `overwrite` to train them again."
         )
 
 

@@ -27,7 +27,7 @@ def link_cases(cases: Sequence[CaseFiles], description: Path, place: Path) -> No
         for path, source in wanted.items():
             _link(source.resolve(), path)
     except OSError as error:
-        raise UserError(f"{place}: cannot be written ({error.strerror or error}). Give another `output`.") from error
+        raise UserError(f"{place}: cannot be written ({error.strerror or error}). Give another folder as `output`.") from error
 
 
 def _links(files: CaseFiles, place: Path) -> dict[Path, Path]:

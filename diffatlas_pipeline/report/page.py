@@ -64,7 +64,7 @@ def write_page(source: Source, path: Path, max_mb: float = 100.0, workers: int =
     try:
         write_text_atomically(path, _render(source, content))
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another `output`.") from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another file as `output`.") from error
     return content.notes
 
 
