@@ -119,7 +119,7 @@ class Status:
                 write_text_atomically(self.folder / FILE, to_json(self.benchmark))
             except OSError as error:
                 raise UserError(
-                    f"{self.folder}: cannot be written ({error.strerror or error}). Mend it, or give another folder as `output`."
+                    f"{self.folder}: cannot be written ({error.strerror or error}). Mend it, or give another `output`."
                 ) from error
 
     def _has_scores(self, cell: Cell) -> bool:
