@@ -19,7 +19,6 @@ from torch import nn
 
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
-from diffatlas_pipeline.commands.train import seconds_of
 from diffatlas_pipeline.data.loader import training_batches
 from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
@@ -34,7 +33,7 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.training.loop import Run, Trained, train
-from diffatlas_pipeline.training.schedule import Duration
+from diffatlas_pipeline.training.schedule import Duration, seconds_of
 
 Options = TypeVar("Options", bound=Recipe | Plan)
 

@@ -1,3 +1,29 @@
-"""DiffAtlas pipeline: self-configuring segmentation with a generative atlas of image and segmentation."""
+"""DiffAtlas pipeline: self-configuring segmentation with a generative atlas of image and segmentation.
+
+The public functions are imported when they are first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from diffatlas_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from diffatlas_pipeline.api.model import load_model
+    from diffatlas_pipeline.api.training import plan_and_preprocess, train
 
 __version__ = "0.1.0"
+__all__ = ["UserError", "__version__", "load_model", "plan_and_preprocess", "train"]
+_PLACES = {"load_model": "model", "plan_and_preprocess": "training", "train": "training"}  # modules of the room api
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.api.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

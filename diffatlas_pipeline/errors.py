@@ -11,6 +11,10 @@ class UserError(Exception):
     """Something the user gave cannot be used. The message names what, what was found, what is allowed, how to mend it."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The system asked this process to end (SIGTERM). The message says what is kept."""
+
+
 class DatasetError(UserError):
     """The raw data set is missing, incomplete or inconsistent."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells, safe
 from diffatlas_pipeline.benchmark.children import Children
 from diffatlas_pipeline.benchmark.choices import MEAN_ATLAS, MethodChoice
 from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, Cell
-from diffatlas_pipeline.benchmark.run import Runner, plan_if_needed
+from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.schedule import Schedule
 from diffatlas_pipeline.benchmark.settings import PreparedSetting, check_settings, known_splits, prepare_settings
 from diffatlas_pipeline.benchmark.status import Status
@@ -32,6 +33,7 @@ from diffatlas_pipeline.methods.registry import METHODS as KNOWN
 from diffatlas_pipeline.methods.registry import check_plan, recipe_of, training_digest
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.store import list_stored
 
 METHODS = ("diffatlas", "icf", "icmd", "rba")
 
@@ -89,7 +91,7 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
     folder = asked.output or workspace.results.parent / "benchmarks" / f"{dataset.folder.name}_{name}"
     folder = folder.expanduser().resolve()
     children = Children(_environment(workspace, folder, asked.jobs))
-    plan_if_needed(dataset, workspace, device, children.do)
+    _plan_if_needed(dataset, workspace, device, children)
     source = workspace.preprocessed / dataset.folder.name
     plan = _plan(source / "plans.json", methods)
     splits = known_splits(source / "splits.json", asked.splits_file, [files.case for files in dataset.training])
@@ -143,6 +145,19 @@ def _environment(workspace: Workspace, folder: Path, jobs: int) -> dict[str, str
     if jobs > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
     return environment
+
+
+def _plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, children: Children) -> None:
+    """Plan and preprocess unless all training cases are preprocessed. UserError if that fails."""
+    source = workspace.preprocessed / dataset.folder.name
+    stored = set(list_stored(source)) if (source / "plans.json").is_file() else set()
+    if stored >= {files.case for files in dataset.training} and (source / "splits.json").is_file():
+        return
+    words = ["-d", str(dataset.folder), "--device", device]
+    say(f"{dataset.folder.name} is not planned yet:\n$ {shlex.join(['DiffAtlas_plan_and_preprocess', *words])}")
+    if children.do("plan_and_preprocess", words, None):
+        raise UserError(f"{dataset.folder.name} could not be planned; the message above says why.")
+    say("")
 
 
 def _plan(path: Path, methods: Sequence[MethodChoice]) -> Plan:

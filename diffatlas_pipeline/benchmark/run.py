@@ -1,9 +1,8 @@
-"""What a benchmark does by commands: plan; train a cell's model unless it is there, predict, evaluate."""
+"""Run a cell by commands: train the model unless it is there, predict, evaluate. A failure ends its cell only."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,9 +13,6 @@ from typing import Any
 from diffatlas_pipeline.benchmark.record import DONE, FAILED, Cell
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
-from diffatlas_pipeline.console import say
-from diffatlas_pipeline.datasets.description import RawDataset
-from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.export import RECORD, read_record
@@ -24,13 +20,12 @@ from diffatlas_pipeline.methods.base import DiffusionRecipe
 from diffatlas_pipeline.methods.registry import recipe_of
 from diffatlas_pipeline.models.folder import METADATA, PLANS, WEIGHTS
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.preprocessing.store import list_stored
 
 REGISTRATIONS = "registrations"  # what cells that register the same training scans share
 LONGEST_MESSAGE = 400
 
-Do = Callable[[str, Sequence[str], Path | None], int]
-"""Runs a command with its arguments, adds what it prints to a file or shows it, returns its exit code."""
+Do = Callable[[str, Sequence[str], Path], int]
+"""Runs a command with its arguments, adds what it prints to a file, returns its exit code."""
 
 
 class CellFailed(Exception):
@@ -115,19 +110,6 @@ class Runner:
         wall[command] = round(time.monotonic() - start, 2)
         if code:
             raise CellFailed(f"DiffAtlas_{command}: {reason(log, code)}")
-
-
-def plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, do: Do) -> None:
-    """Plan and preprocess unless all training cases are preprocessed. UserError if that fails."""
-    source = workspace.preprocessed / dataset.folder.name
-    stored = set(list_stored(source)) if (source / "plans.json").is_file() else set()
-    if stored >= {files.case for files in dataset.training} and (source / "splits.json").is_file():
-        return
-    words = ["-d", str(dataset.folder), "--device", device]
-    say(f"{dataset.folder.name} is not planned yet:\n$ {shlex.join(['DiffAtlas_plan_and_preprocess', *words])}")
-    if do("plan_and_preprocess", words, None):
-        raise UserError(f"{dataset.folder.name} could not be planned; the message above says why.")
-    say("")
 
 
 def has_spread(cell: Cell, plan: Path) -> bool:

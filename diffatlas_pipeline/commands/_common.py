@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffatlas_pipeline import __version__, console
 from diffatlas_pipeline.datasets.workspace import Workspace
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.machine import default_workers
 
+TERMINATED = 128 + signal.SIGTERM
 SCRIPTS = {
     name: f"DiffAtlas_{name}" for name in ("plan_and_preprocess", "train", "predict", "evaluate", "report", "benchmark")
 } | {"load_model": "DiffAtlas_predict"}
@@ -20,20 +24,42 @@ _LEADING = {"plan_and_preprocess": "-d"}  # an argument by position in Python, a
 
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
-    """Parse, run, exit: 0 done, 2 the user's mistake (one line, no traceback), 130 interrupted. Others keep theirs.
+    """Parse, run, exit: 0 done, 2 the user's mistake (one line, no traceback), 130 interrupted, 143 ended by SIGTERM.
+
+    Other errors keep their traceback.
 
     What the library says of parameters is shown as the options of ``parser``.
     """
     arguments = parser.parse_args(argv)
-    with console.speaking(words_of(parser)):
+    with console.speaking(words_of(parser)), _stoppable():
         try:
             command(arguments)
         except UserError as error:
             print(f"Error: {console.in_words(str(error))}", file=sys.stderr)
             sys.exit(2)
+        except Stopped as error:
+            print(error, file=sys.stderr)
+            sys.exit(TERMINATED)
         except KeyboardInterrupt:
             print("Interrupted. What was finished is kept; the same command goes on from there.", file=sys.stderr)
             sys.exit(130)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """In here SIGTERM raises Stopped, so that what is open is closed. Only the main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise Stopped("Stopped. What was finished is kept; the same command goes on from there.")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def words_of(parser: argparse.ArgumentParser) -> console.Words:

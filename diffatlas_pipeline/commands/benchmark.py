@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from diffatlas_pipeline.commands import _common
-from diffatlas_pipeline.commands.train import seconds_of
+from diffatlas_pipeline.training.schedule import seconds_of
 
 METHODS = ("diffatlas", "icf", "icmd", "rba")
 

@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.commands import _common
 
 TOLERANCE_MM = 1.0
@@ -67,7 +68,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     print(results_table(scored.evaluation))
     for warning in scored.warnings:
-        print(f"Warning: {warning}")
+        console.warn(warning)
     for path in scored.files:
         print(f"Written: {path}")
     if arguments.predictions.is_dir():

@@ -16,8 +16,8 @@ from typing import Any
 from diffatlas_pipeline import console
 from diffatlas_pipeline.commands._common import command_parser, run
 from diffatlas_pipeline.commands._rerun import is_trained, remove_outdated
-from diffatlas_pipeline.commands.train import seconds_of
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.training.schedule import seconds_of
 
 DATASET_ID = 1
 NAME = "HeartPhantom"

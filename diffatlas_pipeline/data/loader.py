@@ -8,6 +8,7 @@ MultiThreadedAugmenter the training waits for ever).
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,19 +38,19 @@ STALL_SECONDS = 600.0  # a batch takes well under a second; a worker silent for 
 class Unlabelled:
     """Cases of which only the image is used, and the share of all samples that is drawn from them.
 
-    With ``taught``, a folder that holds these cases with a teacher's labels, they are used as labelled ones.
+    With ``labelled``, a folder that holds these cases with pseudo-labels, they are used as labelled ones.
     """
 
     cases: tuple[str, ...] = ()
     fraction: float = 0.0
-    taught: Path | None = None
+    labelled: Path | None = None
 
     def __bool__(self) -> bool:
         return bool(self.cases) and self.fraction > 0
 
     def source(self, folder: Path, plan: Plan) -> PatchSource:
         """Their patches; ``folder`` is the preprocessed data set. DatasetError for cases that cannot be read."""
-        return PatchSource(self.taught or folder, self.cases, plan, labelled=self.taught is not None)
+        return PatchSource(self.labelled or folder, self.cases, plan, labelled=self.labelled is not None)
 
 
 class PatchLoader(data_loader.DataLoader):
@@ -217,9 +218,9 @@ def training_batches(
     """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set ``folder``.
 
     Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from the
-    ``unlabelled`` cases are NaN, unless they are taught. Batch i depends on ``seed`` and i only, so a resumed training, or one
-    with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this process. Use it as a context
-    manager. Raises DatasetError for cases that cannot be read, UserError when a worker dies.
+    ``unlabelled`` cases are NaN, unless they have pseudo-labels. Batch i depends on ``seed`` and i only, so a resumed
+    training, or one with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this process. Use
+    it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker dies.
     """
     unlabelled = unlabelled or Unlabelled()
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker
@@ -239,6 +240,10 @@ def is_lost_worker(error: Exception) -> bool:
 
 
 def _start_worker(_: int) -> None:
-    """One thread: the other cores are the training's, or other workers'."""
+    """One thread: the other cores are the training's, or other workers'.
+
+    A signal to end goes to the whole process group: the training writes its checkpoint first, and then ends its workers.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)

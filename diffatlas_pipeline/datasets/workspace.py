@@ -35,14 +35,18 @@ class Workspace:
     def raw_dataset(self, identifier: str) -> Path:
         """The folder of a raw data set named by number ('1', '001'), by folder name, or by path.
 
-        Raises DatasetError that lists what there is.
+        Raises DatasetError that lists what there is, or says what a folder lacks.
         """
         as_path = Path(identifier).expanduser()
         if (as_path / "dataset.json").is_file():
             return as_path.resolve()
-        return self._find(
-            self.raw, identifier, "raw data set", "Put it there, or give its path: `dataset=path/to/DatasetXXX_Name`."
-        )
+        hint = "Put it there, or give its path: `dataset=path/to/DatasetXXX_Name`."
+        try:
+            return self._find(self.raw, identifier, "raw data set", hint)
+        except DatasetError as error:
+            if not as_path.exists():
+                raise
+            raise DatasetError(_no_data_set(as_path)) from error
 
     def preprocessed_dataset(self, identifier: str) -> Path:
         """The folder of a planned data set, named as in :meth:`raw_dataset`."""
@@ -68,3 +72,16 @@ class Workspace:
 def _same_number(folder: str, identifier: str) -> bool:
     match = _DATASET_FOLDER.fullmatch(folder)
     return bool(match and identifier.isdigit() and int(identifier) == int(match.group(1)))
+
+
+def _no_data_set(path: Path) -> str:
+    """What an existing ``path`` lacks to be a raw data set."""
+    if not path.is_dir():
+        return f"{path}: a file, but a data set is a folder with dataset.json, imagesTr and labelsTr. Give that folder."
+    inside = sorted(found.parent.name for found in path.glob("Dataset*_*/dataset.json"))
+    if inside:
+        return f"{path}: no dataset.json in this folder. Give one of the data sets in it: {', '.join(inside)}."
+    return (
+        f"{path}: no dataset.json in this folder. Write one: channel names, labels, file ending (DiffAtlas_convert does it for "
+        "a folder of images and labels), or give the folder that holds it."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pandas as pd
 from diffatlas_pipeline.files import write_text_atomically
 
 SECONDS_BETWEEN_PICTURES = 20
+_FIRST = ("iteration", "seconds", "learning_rate", "loss")
+_BAND = re.compile(r"_band(\d+)$")
 
 
 class TrainingLog:
@@ -50,6 +53,7 @@ class TrainingLog:
         self.rows.append(row)
         self._collected.clear()
         table = pd.DataFrame(self.rows)
+        table = table[sorted(table.columns, key=_place)]
         table["iteration"] = table["iteration"].astype(int)
         write_text_atomically(self.path, table.to_csv(index=False, float_format="%.6g"))
         if last or seconds - self._drawn_s > SECONDS_BETWEEN_PICTURES:
@@ -58,6 +62,17 @@ class TrainingLog:
         if self._events is not None:
             for name, value in row.items():
                 self._events.add_scalar(name, value, iteration)
+
+
+def _place(column: str) -> tuple[int, str, int]:
+    """Where a column of log.csv stands: time, losses, their parts, losses per noise band, Dice. Equals keep their order."""
+    if column in _FIRST:
+        return 0, "", _FIRST.index(column)
+    if band := _BAND.search(column):
+        return 2, column[: band.start()], int(band.group(1))
+    if column.startswith("loss_"):
+        return 1, "", 0
+    return (4, "", 0) if column.startswith("dice_") else (3, "", 0)
 
 
 def draw_progress(table: pd.DataFrame, path: Path) -> None:

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline import console
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
 from diffatlas_pipeline.training.checkpoints import Progress, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.training.schedule import Duration, learning_rate
 from diffatlas_pipeline.training.state import TrainingState
+from diffatlas_pipeline.training.stopping import until_told_to_stop
 
 EPOCHS = 40  # rows of the log in a training of any length; more where an epoch is long:
 SECONDS_BETWEEN_CHECKPOINTS = 600.0  # the most that a killed training loses
@@ -61,7 +62,8 @@ class Trained:
 def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validation | None) -> Trained:
     """Train, or go on where a killed training stopped.
 
-    Raises UserError if the folder holds a training with other settings, or if training diverges.
+    Raises UserError if the folder holds a training with other settings, or if training diverges; Stopped after SIGTERM,
+    with a checkpoint.
     """
     torch.manual_seed(run.seed)
     plan = method.plan.training
@@ -75,7 +77,7 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
     progress = run.duration.progress(iteration, saved_s)
     epoch = _epoch(progress)
     bar = console.bar("training", 1.0, done=progress, quiet=run.quiet)
-    with bar, batches(iteration) as stream:
+    with bar, until_told_to_stop() as told, batches(iteration) as stream:
         while progress < 1:
             rate = learning_rate(plan.learning_rate, progress, plan.warmup_fraction)
             log.collect(stepper.step(next(stream), rate))
@@ -83,13 +85,16 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
             progress = run.duration.progress(iteration, clock.seconds())
             bar.to(progress, f"iteration {iteration}, loss {log.mean('loss'):.3f}")
             ended = _epoch(progress) > epoch
-            if ended or clock.seconds() - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
+            stop = told()
+            if ended or stop or clock.seconds() - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
                 epoch = _epoch(progress)
                 dice = validate(state.ema.module) if validate is not None and ended and _is_validated(epoch) else {}
                 _say_if_collapsed(dice, progress)
                 log.write_row(iteration, clock.seconds(), rate, dice, last=progress >= 1)
                 saved_s = clock.seconds()
                 save_checkpoint(run.folder, state.tensors(), Progress(iteration, saved_s, run.settings, stepper.precision))
+            if stop and progress < 1:
+                raise Stopped(f"Stopped at iteration {iteration}, with a checkpoint: the same training goes on from there.")
     return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+
+from diffatlas_pipeline.errors import UserError
 
 _FLOOR = 0.01
 
@@ -21,6 +24,14 @@ class Duration:
         if self.seconds is not None:
             share = max(share, elapsed_s / self.seconds)
         return min(1.0, share)
+
+
+def seconds_of(text: str) -> float:
+    """'90s', '30m', '1.5h' or plain seconds. UserError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if not match or float(match.group(1)) <= 0:
+        raise UserError(f"`max_time` {text}: not a duration. Write for example 90s, 30m or 2h.")
+    return float(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600}[match.group(2)]
 
 
 def learning_rate(base: float, progress: float, warmup: float) -> float:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from diffatlas_pipeline.commands import plan_and_preprocess, predict, train
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.models.folder import WEIGHTS
 from diffatlas_pipeline.models.tensors import read_tensors
-from diffatlas_pipeline.training.checkpoints import FINAL, LATEST
+from diffatlas_pipeline.training.checkpoints import LATEST
 from tests.planning.raw_data import change_description, write_dataset
 
 NAME = "Dataset007_Balls"
@@ -46,7 +46,7 @@ def refused(capsys: pytest.CaptureFixture[str], workspace: Path, *options: str) 
 def test_from_plan_to_a_model_that_predicts(planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command(planned, "007", "fold0", "--iterations", "6")
     folder = planned / "results" / NAME / "diffatlas__default" / "fold0"
-    assert (folder / FINAL).is_file() and (folder / "progress.png").is_file()
+    assert (folder / WEIGHTS).is_file() and (folder / "progress.png").is_file()
     assert not (folder / LATEST).exists()
     metadata = json.loads((folder / "checkpoint_final.json").read_text())
     assert metadata["iterations"] == 6 and metadata["fold"] == "fold0"
@@ -76,12 +76,12 @@ def test_a_killed_process_goes_on_to_the_same_model(planned: Path) -> None:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert (folder / LATEST).exists() and not (folder / FINAL).exists(), "it was to be killed in the middle"
+    assert (folder / LATEST).exists() and not (folder / WEIGHTS).exists(), "it was to be killed in the middle"
     again = subprocess.run([*call, "--workspace", str(planned)], env=environment, capture_output=True, text=True, check=True)
     assert "Going on from iteration" in again.stdout + again.stderr
-    resumed, _ = read_tensors(folder / FINAL)
+    resumed, _ = read_tensors(folder / WEIGHTS)
     subprocess.run([*call, "--workspace", str(planned), "--overwrite"], env=environment, check=True, capture_output=True)
-    straight, _ = read_tensors(folder / FINAL)
+    straight, _ = read_tensors(folder / WEIGHTS)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
 
@@ -159,14 +159,3 @@ def test_a_student_learns_the_look_of_another_modality(tmp_path: Path, capsys: p
     assert adapted in capsys.readouterr().out
     predict.main([*scans, "-o", str(tmp_path / "student"), "-f", "all_taught"])
     assert adapted not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("45", 45)])
-def test_durations(text: str, seconds: float) -> None:
-    assert train.seconds_of(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "-3m", "0m", "3 days", "m"])
-def test_no_durations(text: str) -> None:
-    with pytest.raises(UserError, match="not a duration"):
-        train.seconds_of(text)

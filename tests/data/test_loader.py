@@ -52,14 +52,18 @@ def test_unlabelled_samples_have_an_image_and_no_distances(stored: tuple[Path, l
     assert not any(batch["image"].isnan().any() for batch in batches)
 
 
-def test_taught_cases_are_read_with_their_labels_from_their_own_folder(stored: tuple[Path, list[str]], tmp_path: Path) -> None:
+def test_pseudo_labelled_cases_are_read_with_their_labels_from_their_own_folder(
+    stored: tuple[Path, list[str]], tmp_path: Path
+) -> None:
     folder, names = stored
-    (taught,) = store_cases(tmp_path, PLAN, [(22, 26, 20)])
-    with training_batches(folder, names, PLAN, 7, 0, 4, 0, Unlabelled((taught,), 1.0, tmp_path)) as made:
+    (labelled,) = store_cases(tmp_path, PLAN, [(22, 26, 20)])
+    with training_batches(folder, names, PLAN, 7, 0, 4, 0, Unlabelled((labelled,), 1.0, tmp_path)) as made:
         batches = list(made)
     assert not any(batch["distances"].isnan().any() for batch in batches)
-    with training_batches(tmp_path, [taught], PLAN, 7, 0, 4, 0, Unlabelled((taught,), 1.0, tmp_path)) as alone:
-        assert all(same(one, other) for one, other in zip(batches, alone, strict=True)), "all samples come from the taught case"
+    with training_batches(tmp_path, [labelled], PLAN, 7, 0, 4, 0, Unlabelled((labelled,), 1.0, tmp_path)) as alone:
+        assert all(same(one, other) for one, other in zip(batches, alone, strict=True)), (
+            "all samples come from the pseudo-labelled case"
+        )
 
 
 def test_batch_depends_on_seed_and_number_only(stored: tuple[Path, list[str]]) -> None:

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffatlas_pipeline.training.schedule import Duration, ema_decay, learning_rate
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.training.schedule import Duration, ema_decay, learning_rate, seconds_of
 
 
 @given(progress=st.floats(0, 1), warmup=st.floats(0.01, 0.5))
@@ -32,3 +33,14 @@ def test_ema_forgets_the_first_weights() -> None:
         decay = ema_decay(update, fraction)
         average = decay * average + (1 - decay) * 1.0
     assert average.item() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("45", 45)])
+def test_durations(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-3m", "0m", "3 days", "m"])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(UserError, match="not a duration"):
+        seconds_of(text)

@@ -1,0 +1,104 @@
+"""A raw data set made ready for training: checked, measured, planned, and its cases stored."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffatlas_pipeline import console
+from diffatlas_pipeline.datasets.checks import check_dataset
+from diffatlas_pipeline.datasets.description import RawDataset
+from diffatlas_pipeline.datasets.raw import read_dataset
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import to_json
+from diffatlas_pipeline.methods.registry import default_recipes, with_complete_recipes
+from diffatlas_pipeline.networks.execution import resolve_device
+from diffatlas_pipeline.planning.describe import plan_table
+from diffatlas_pipeline.planning.fingerprint import Fingerprint
+from diffatlas_pipeline.planning.measure import compute_fingerprint
+from diffatlas_pipeline.planning.plan import Budget
+from diffatlas_pipeline.planning.plan_file import write_all_splits, write_plan
+from diffatlas_pipeline.planning.planner import make_plan
+from diffatlas_pipeline.planning.record import Record, make_record, recorded_fingerprint, source_digest
+from diffatlas_pipeline.planning.topology import preset_for, preset_named
+from diffatlas_pipeline.preprocessing.run import preprocess_dataset
+
+_FOLDER = re.compile(r"Dataset(\d{3})_.+")
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A data set that is ready for training: its raw folder, its three-digit number, where its stored cases are."""
+
+    raw: Path
+    number: str
+    folder: Path
+    cases: int
+
+
+def budget_of(memory_gb: float, device: str | None, preset: str | None) -> Budget:
+    """The budget for training: ``device`` "cpu", "cuda" or "mps", None for the best one here. UserError otherwise."""
+    if not memory_gb > 0:
+        raise UserError(f"`memory_gb` {memory_gb:g}: a number above 0 is needed.")
+    kind = resolve_device(None).type if device is None else device
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UserError(f"`device` {device}: a plan is for a kind of device; choose one of cpu, cuda, mps.")
+    chosen = preset or preset_for(kind, memory_gb)
+    preset_named(chosen)
+    return Budget(memory_gb, kind, chosen)
+
+
+def prepare_dataset(raw: Path, workspace: Workspace, budget: Budget, workers: int, overwrite: bool) -> PreparedDataset:
+    """Check, measure, plan and preprocess the raw data set in the folder ``raw``, in ``workers`` processes.
+
+    A data set that has not changed since is not checked and measured again, and stored cases that are still right are kept,
+    unless ``overwrite``. UserError for whatever has to be mended, also if another plan is there that may not be replaced.
+    """
+    if workers < 1:
+        raise UserError(f"`workers` {workers}: at least 1 is needed.")
+    number = _FOLDER.fullmatch(raw.name)
+    if number is None:
+        raise UserError(f"{raw}: a raw data set's folder must be named DatasetXXX_Name (three digits). Rename it.")
+    folder = workspace.preprocessed / raw.name
+    clock = _Clock()
+    console.say(f"Data set {raw.name}, {raw}")
+    dataset = read_dataset(raw)
+    fingerprint, record = _measured(dataset, folder, workers, overwrite, clock)
+    plan = make_plan(fingerprint, budget, default_recipes())
+    clock.done("planned")
+    console.say(f"\n{plan_table(plan)}\n")
+    others = {"measured": record, "fingerprint": fingerprint, "dataset": dataset.description}
+    write_plan(folder, plan, others, overwrite, with_complete_recipes)
+    write_all_splits(folder, raw / "splits.json", [files.case for files in dataset.training], overwrite)
+    preprocess_dataset(dataset, plan, folder, workers, overwrite)
+    clock.done("preprocessed")
+    return PreparedDataset(raw, number.group(1), folder, len(dataset.training) + len(dataset.unlabelled))
+
+
+def _measured(dataset: RawDataset, folder: Path, workers: int, overwrite: bool, clock: _Clock) -> tuple[Fingerprint, Record]:
+    """The fingerprint and its record: those in ``folder`` if nothing has changed since, else made now."""
+    source = source_digest(dataset)  # before reading: what changes meanwhile is seen next time
+    known = recorded_fingerprint(folder / "measured.json", folder / "fingerprint.json", source)
+    if known is not None and not overwrite:
+        console.say(f"  unchanged since {known[1].since}: not checked and measured again (`overwrite` does)")
+        return known
+    check_dataset(dataset, workers)
+    clock.done(f"checked {len(dataset.training)} training and {len(dataset.unlabelled)} unlabelled cases")
+    fingerprint = compute_fingerprint(dataset, workers)
+    clock.done("measured")
+    return fingerprint, make_record(source, to_json(fingerprint))
+
+
+class _Clock:
+    """Says how long each stage took."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def done(self, stage: str) -> None:
+        now = time.monotonic()
+        console.say(f"  {stage} in {now - self.started:.1f} s")
+        self.started = now

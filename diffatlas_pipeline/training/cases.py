@@ -1,0 +1,68 @@
+"""Which cases a training learns from and which validate it, and what its fold is called."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffatlas_pipeline.datasets.splits import Split, load_splits
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.preprocessing.store import list_stored, open_case
+from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class FoldCases:
+    """Names of the cases that train and that validate; ``fold`` names the training in its model folder."""
+
+    fold: str
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def known_splits(source: Path, splits_file: Path | None) -> dict[str, Split]:
+    """The splits of the preprocessed data set ``source``, or those of one's own ``splits_file``. UserError if damaged."""
+    return load_splits(splits_file or source / "splits.json", list_stored(source))
+
+
+def cases_of_fold(options: TrainingOptions, source: Path) -> FoldCases:
+    """The cases of a fold of the preprocessed data set ``source`` ("0" means "fold0"), or some of them.
+
+    Trainings of one split that differ in what they learn from lie side by side, so the name says it: fold0_8cases,
+    fold0_seed1, fold0_taught (with pseudo-labels). UserError lists the splits, or says how many cases there are.
+    """
+    fold, num_cases, seed = options.fold, options.num_cases, options.seed
+    splits = known_splits(source, options.splits_file)
+    if fold is None:
+        raise UserError(
+            f'Which fold? {source.name} has {", ".join(splits)}: `train("{options.dataset}", "{next(iter(splits))}")`'
+        )
+    name = f"fold{fold}" if fold.isdigit() else fold
+    if name not in splits:
+        raise UserError(f"'{fold}': no such fold or split of {source.name}. There are {', '.join(splits)}.")
+    training, validation = splits[name].train, splits[name].validation
+    if num_cases is not None:
+        if not 1 <= num_cases <= len(training):
+            raise UserError(f"`num_cases` {num_cases}: {name} has {len(training)} training cases; give 1 to {len(training)}.")
+        training = tuple(sorted(random.Random(seed).sample(training, num_cases)))
+        name = f"{name}_{num_cases}cases"
+    if seed:
+        name = f"{name}_seed{seed}"
+    if options.teacher:
+        name = f"{name}_taught"
+    return FoldCases(name, training, validation)
+
+
+def whole_cases(source: Path, cases: Sequence[str]) -> Iterator[Atlas]:
+    """The preprocessed ``cases``, one after the other: images (C, x, y, z) and signed distances (K, x, y, z), float32."""
+    for case in cases:
+        stored = open_case(source, case)
+        if stored.distances is None:
+            raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot train. Leave it out of the split.")
+        image, distances = (np.asarray(array[:], dtype=np.float32) for array in (stored.image, stored.distances))
+        yield Atlas(case, image, distances)

@@ -1,0 +1,177 @@
+"""A training from its options to a model folder: check all that was asked, train or go on, write, validate."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffatlas_pipeline import console
+from diffatlas_pipeline.atlases.bank import kept_atlases, spread_evenly
+from diffatlas_pipeline.data.loader import Unlabelled, training_batches
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.methods.base import LearnedMethod, Method
+from diffatlas_pipeline.methods.registry import check_plan, create_method, known_method, recipe_of, training_digest
+from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.networks.execution import resolve_device
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.training.cases import FoldCases, cases_of_fold, whole_cases
+from diffatlas_pipeline.training.checkpoints import remove_checkpoints
+from diffatlas_pipeline.training.fit import fit
+from diffatlas_pipeline.training.loop import Run, Trained
+from diffatlas_pipeline.training.options import TrainingOptions
+from diffatlas_pipeline.training.pseudo_labels import UnlabelledScans, choose_scans, remove_pseudo_labels
+from diffatlas_pipeline.training.schedule import Duration
+from diffatlas_pipeline.training.validation import sampled_dice, segment_validation
+
+FEW_CASES = 12  # trained on so few, a network has been measured to be better with atlases beside it
+UNLIMITED = 10**9  # iterations of a training that a time limit ends
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """The model folder and the fold in it; whether it was there already, and is likely to be better with atlases."""
+
+    model: Path
+    fold: str
+    was_trained: bool = False
+    better_with_atlases: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training of which everything asked for has been checked, and nothing is written."""
+
+    options: TrainingOptions
+    source: Path
+    plan: Plan
+    method: Method
+    cases: FoldCases
+    scans: UnlabelledScans
+    device: torch.device
+    model: ModelFolder
+
+    @property
+    def folder(self) -> Path:
+        """Where this training writes: the fold's folder in the model's."""
+        return self.model.path / self.cases.fold
+
+    @property
+    def duration(self) -> Duration:
+        planned = self.plan.training.iterations if self.options.max_time_s is None else UNLIMITED
+        return Duration(self.options.iterations or planned, self.options.max_time_s)
+
+    def settings(self) -> dict[str, Any]:
+        """What the weights depend on: a training goes on only with the same."""
+        return {
+            "recipe": self.options.recipe,
+            "seed": self.options.seed,
+            "iterations": self.duration.iterations,
+            "max_time_s": self.duration.seconds,
+            "training_cases": list(self.cases.training),
+            **self.scans.settings(self.source),
+            "plan": training_digest(self.plan, self.options.method, self.options.recipe),
+        }
+
+
+def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutcome:
+    """Train a fold, or go on where an interrupted training with these options stopped; then segment its validation cases.
+
+    A fold that is trained is left as it is, unless ``overwrite``. UserError for what cannot be trained, before anything
+    is written.
+    """
+    job = checked_job(options, workspace)
+    fold = job.cases.fold
+    model = ModelFolder.create(job.model.path, job.plan, replacing=fold if options.overwrite else None)
+    if fold in model.folds() and not options.overwrite:
+        return TrainingOutcome(model.path, fold, was_trained=True)
+    if options.overwrite and job.folder.exists():
+        shutil.rmtree(job.folder)
+    _train(job)
+    console.say(f"Model written to {job.folder}")
+    if job.cases.validation and options.validation:
+        segment_validation(model, fold, job.cases.validation, workspace, options.dataset, options.seed, job.device)
+    few = len(job.cases.training) <= FEW_CASES and isinstance(job.method, LearnedMethod)
+    return TrainingOutcome(model.path, fold, better_with_atlases=few)
+
+
+def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
+    """Find everything that ``options`` name. UserError for what is not there or not allowed.
+
+    Nothing is written yet: a model folder without a fold would mislead prediction.
+    """
+    source = workspace.preprocessed_dataset(options.dataset)
+    plan = read_plan(source)
+    known_method(options.method)
+    recipe = recipe_of(plan, options.method, options.recipe)
+    device = resolve_device(options.device)
+    cases = cases_of_fold(options, source)
+    if options.iterations is not None and options.iterations < 1:
+        raise UserError(f"`iterations` {options.iterations}: must be at least 1.")
+    method = create_method(options.method, plan, recipe)
+    model = ModelFolder(ModelFolder.location(workspace, source.name, options.method, options.recipe))
+    scans = choose_scans(options, method, model, source, cases)
+    return Job(options, source, plan, method, cases, scans, device, model)
+
+
+def read_plan(source: Path) -> Plan:
+    """The plan of the preprocessed data set ``source``. UserError if it is missing, damaged or cannot be trained."""
+    path = source / "plans.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Run `plan_and_preprocess` first.")
+    plan = from_json(Plan, path.read_text(encoding="utf-8"), str(path))
+    check_plan(plan, str(path))
+    return plan
+
+
+def _train(job: Job) -> None:
+    """Label what is to be labelled, train, and write the fold."""
+    options, training = job.options, list(job.cases.training)
+    settings = job.settings()
+    console.say(
+        f"Training {options.method} ({options.recipe}) on {len(training)} cases of {job.source.name}, {job.cases.fold}, "
+        f"on {job.device}; {len(job.cases.validation)} cases for validation."
+    )
+    unlabelled, labelling_s = job.scans.make_ready(job.source, job.folder, job.method, options, job.device)
+    if unlabelled:
+        console.say(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
+    if not job.cases.validation:
+        console.say("No validation case: the log will hold no validation Dice.")
+    trained = _fit(job, settings, unlabelled)
+    described = {
+        "method": options.method,
+        "recipe": options.recipe,
+        "fold": job.cases.fold,
+        **settings,
+        "validation_cases": list(job.cases.validation),
+        "iterations": trained.iterations,
+        "seconds": round(trained.seconds, 1),
+        "teaching_seconds": round(labelling_s, 1),
+        "precision": trained.precision,
+    }
+    atlases = kept_atlases(whole_cases(job.source, spread_evenly(training)), job.plan.spacing_mm)
+    job.model.write_fold(job.cases.fold, trained.weights, described, atlases)
+    remove_checkpoints(job.folder)
+    remove_pseudo_labels(job.folder)
+
+
+def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:
+    options, plan, source, training = job.options, job.plan, job.source, list(job.cases.training)
+    validate = None
+    if options.validation and job.cases.validation:
+        validate = sampled_dice(job.method, source, job.cases.validation, options.seed, job.device)
+    duration = job.duration
+    return fit(
+        job.method,
+        Run(job.folder, duration, options.seed, job.device, settings, options.precision, options.compile),
+        lambda first: training_batches(
+            source, training, plan, options.seed, first, duration.iterations, options.workers, unlabelled
+        ),
+        lambda: console.each(whole_cases(source, training), "memorising", len(training), "cases"),
+        validate,
+    )

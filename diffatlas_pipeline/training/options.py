@@ -1,0 +1,34 @@
+"""What is asked of a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What to train: ``fold`` of ``dataset`` (number, name or path), and how; see :func:`diffatlas_pipeline.train`.
+
+    ``max_time_s`` in seconds; None for it and ``iterations``: as planned.
+    """
+
+    dataset: str
+    fold: str | None
+    method: str = "diffatlas"
+    recipe: str = "default"
+    max_time_s: float | None = None
+    iterations: int | None = None
+    num_cases: int | None = None
+    splits_file: Path | None = None
+    unlabelled_from: str | None = None
+    num_unlabelled: int | None = None
+    teacher: str | None = None
+    registrations: Path | None = None
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 1
+    precision: str = "auto"
+    compile: bool = False
+    validation: bool = True
+    overwrite: bool = False

@@ -1,0 +1,109 @@
+"""Validation: Dice of a few cases while a network trains, and the whole validation fold segmented at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffatlas_pipeline import console
+from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.datasets.raw import read_dataset
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
+from diffatlas_pipeline.evaluation.metrics import dice
+from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
+from diffatlas_pipeline.evaluation.summary_table import results_table
+from diffatlas_pipeline.inference.batch import Wanted, predict_cases
+from diffatlas_pipeline.inference.export import Destination
+from diffatlas_pipeline.inference.padded import segment_padded
+from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.inference.seed import scan_seed
+from diffatlas_pipeline.inference.stitched import Stitcher
+from diffatlas_pipeline.methods.base import DiffusionRecipe, Method, Recipe
+from diffatlas_pipeline.methods.registry import create_method, recipe_of, with_sampling
+from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
+from diffatlas_pipeline.preprocessing.store import open_case
+from diffatlas_pipeline.training.loop import Validation
+
+VALIDATED_CASES = 4  # sampled for the log; the whole fold is segmented at the end
+MOST_STEPS = 20  # of the sampler, for the log: a curve does not need hours
+FOLDER = "validation"  # in the folder of the fold
+
+
+def sampled_dice(method: Method, source: Path, cases: Sequence[str], seed: int, device: torch.device) -> Validation:
+    """A function of a network: mean Dice per label over the first few ``cases``, sampled on the planned grid.
+
+    NaN for a label that none of them has. ``source`` is the preprocessed data set.
+    """
+    plan = method.plan
+    sampler = create_method(method.name, plan, _with_few_steps(method.recipe, plan))
+    stitch = Stitcher(plan.patch_size, device=device)
+    values = range(1, len(plan.dataset.labels) + 1)  # of stored cases
+
+    def of_case(network: nn.Module, case: str) -> list[float]:
+        stored = open_case(source, case)
+        if stored.distances is None:
+            raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot validate. Leave it out of the split.")
+        image = np.asarray(stored.image[:], dtype=np.float32)
+        given = torch.from_numpy(image).to(device)
+        predicted = segment_padded(sampler, network, given, stitch, scan_seed(seed, image))
+        found = decode_labels(predicted.distances.numpy(), list(values))
+        truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), list(values))
+        return [dice(found == value, truth == value) for value in values]
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        network.eval()
+        with torch.inference_mode():
+            scores = np.array([of_case(network, case) for case in cases[:VALIDATED_CASES]])
+        network.train()
+        return {label.name: _mean(scores[:, index]) for index, label in enumerate(plan.dataset.labels)}
+
+    return validate
+
+
+def _with_few_steps(recipe: Recipe, plan: Plan) -> Recipe:
+    if not isinstance(recipe, DiffusionRecipe):
+        return recipe
+    return with_sampling(recipe, steps=min(recipe.sampler.steps_of(plan.diffusion), MOST_STEPS))
+
+
+def segment_validation(
+    model: ModelFolder, fold: str, cases: Sequence[str], workspace: Workspace, dataset: str, seed: int, device: torch.device
+) -> None:
+    """Segment the validation ``cases`` from their raw images, as a user would, and write and say their scores.
+
+    Into the folder "validation" of the fold. A raw data set that is gone is a warning. UserError lists cases that failed.
+    """
+    trained = model.load(fold)
+    try:
+        raw = read_dataset(workspace.raw_dataset(dataset))
+    except UserError as error:
+        console.warn(f"the validation cases were not segmented, because the raw data set cannot be read. {error}")
+        return
+    files = [case for case in raw.training if case.case in set(cases)]
+    folder = model.path / fold / FOLDER
+    console.say(f"Segmenting {len(files)} validation cases")
+    predictor = Predictor([trained], device, recipe_of(trained.plan, trained.method, trained.recipe), seed)
+    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), overwrite=True)
+    outcomes = predict_cases(Segmenter(predictor), files, wanted)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        raise UserError("; ".join(f"{outcome.case}: {outcome.message}" for outcome in failed))
+    references = raw.folder / "labelsTr"
+    evaluation = evaluate_folders(folder, references, trained.plan.dataset.labels, workers=1, missing="skip")
+    evaluation.write(folder)
+    write_overlays(evaluation, folder, find_images(references))
+    console.say(results_table(evaluation))
+    console.say(f"Validation written to {folder}")
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

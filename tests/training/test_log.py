@@ -1,0 +1,25 @@
+"""The columns of log.csv."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from diffatlas_pipeline.training.log import TrainingLog
+
+
+def test_columns_stand_in_order_whatever_was_collected_first(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path, 0)
+    log.collect({"loss": 3.0, "gradient_norm": 1.0, "loss_mask": 1.0, "loss_mask_band2": 0.1, "loss_image": 2.0})
+    log.write_row(10, 1.0, 1e-3, {"right": 0.5, "left": 0.25})
+    log.collect({"loss": 3.0, "gradient_norm": 1.0, "loss_mask": 1.0, "loss_image": 2.0, "loss_mask_band0": math.nan})
+    log.collect({"loss_mask_band1": 0.2, "loss_mask_band10": 0.4, "loss_image_band3": 0.3})
+    log.write_row(20, 2.0, 1e-3, {})
+    table = pd.read_csv(tmp_path / "log.csv")
+    assert list(table.columns) == [
+        "iteration", "seconds", "learning_rate", "loss", "loss_mask", "loss_image", "loss_image_band3",
+        "loss_mask_band1", "loss_mask_band2", "loss_mask_band10", "gradient_norm", "dice_right", "dice_left",
+    ]  # fmt: skip
+    assert table["loss_mask_band2"].tolist()[0] == 0.1 and table["dice_left"].tolist()[0] == 0.25
