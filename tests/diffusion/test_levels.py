@@ -33,6 +33,17 @@ def test_a_share_of_masks_lies_at_the_first_step() -> None:
     assert share(drawn == 1) == pytest.approx(0.6, abs=0.02)
 
 
+@pytest.mark.parametrize("mask", ["schedule", "high"])
+def test_levels_come_from_the_generator_alone(mask: str) -> None:
+    ways = [
+        MaskLevels(mask, start=0.5).draw_mask,
+        lambda *given: NoiseLevels(mask, 0.2, "mixed", 0.3, 0.3, 0.2).draw(*given).image,
+        lambda *given: NoiseLevels(mask, 0.2, "mixed", 0.3, 0.3, 0.2).draw(*given).mask,
+    ]
+    for draw in ways:
+        assert torch.equal(draw(PLAN, 100, generator()), draw(PLAN, 100, generator()))
+
+
 def test_images_are_as_noisy_as_their_masks_or_less() -> None:
     equal = NoiseLevels("schedule").draw(PLAN, 1000, generator())
     assert torch.equal(equal.mask, equal.image) and not equal.own.any()

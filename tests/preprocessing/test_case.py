@@ -10,12 +10,13 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.planning.plan import DistancePlan
+from diffatlas_pipeline.planning.plan import ChannelPlan, DistancePlan
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels, restore_distances, restore_labels
-from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels
+from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels, encode_labels
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, TripleMm, Volume
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
+from diffatlas_pipeline.volumes.resample import resample
 from tests.factories import dice, make_case, make_grid, make_plan
 
 ORIENTATIONS = [
@@ -72,6 +73,46 @@ def test_labels_return_to_the_native_grid(native: TripleMm, planned: TripleMm, a
     assert min(dice(result == value, labels.array == value) for value in (1, 2)) >= at_least
     # No crack of background opens along the face the labels share.
     assert dice(result > 0, labels.array > 0) >= at_least
+
+
+@pytest.mark.parametrize(
+    ("native", "planned", "orders"),
+    [
+        ((1.0, 1.0, 3.0), (1.0, 1.5, 1.5), (3, 3, 3)),  # an axis over three times coarser is interpolated linearly
+        ((1.0, 1.0, 3.1), (1.0, 1.5, 1.5), (3, 3, 1)),
+        ((1.0, 1.0, 1.0), (1.0, 1.5, 3.1), (3, 3, 1)),
+        ((3.5, 1.0, 1.0), (1.5, 1.5, 1.0), (1, 3, 3)),
+    ],
+)
+def test_images_are_interpolated_cubically_but_not_between_thick_slices(
+    native: TripleMm, planned: TripleMm, orders: tuple[int, int, int]
+) -> None:
+    volume, _ = make_case((14, 16, 12), native)
+    plan = make_plan(spacing_mm=planned, channels=(ChannelPlan("CT", "ct", 0.0, 400.0),))
+    image, record = prepare_image(volume, plan)
+    expected = resample(volume.array / 200 - 1, record.planned_shape, orders)
+    np.testing.assert_allclose(image, np.clip(expected, -1, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("planned", "orders"),
+    [
+        ((1.25, 1.0, 0.8), (3, 3, 3)),  # linear where the planned grid is over 1.25 times coarser
+        ((1.3, 0.8, 2.0), (1, 3, 1)),
+    ],
+)
+def test_distances_are_interpolated_cubically_but_linearly_to_a_coarser_grid(
+    planned: TripleMm, orders: tuple[int, int, int]
+) -> None:
+    volume, labels = make_case((20, 24, 18))
+    plan = make_plan(spacing_mm=planned)
+    _, record = prepare_image(volume, plan)
+    maps = prepare_labels(labels, record, plan)
+    native = encode_labels(labels.array, plan.dataset.labels, (1.0, 1.0, 1.0), plan.distance.tau_mm)
+    expected = resample(native, record.planned_shape, orders)
+    np.testing.assert_allclose(maps, np.clip(expected, -STORED_LIMIT, STORED_LIMIT), atol=1e-5)
+    back = np.clip(resample(maps, (20, 24, 18), 3), -STORED_LIMIT, STORED_LIMIT)  # cubic on the way back
+    np.testing.assert_allclose(restore_distances(maps, record), back, atol=1e-5)
 
 
 def test_thin_sheet_survives_a_finer_grid() -> None:

@@ -28,6 +28,13 @@ def test_percentiles_forget_scale_and_shift(scale: float, shift: float) -> None:
     np.testing.assert_allclose(normalise(image * scale + shift, [MRI]), normalise(image, [MRI]), atol=0.02)
 
 
+def test_percentiles_are_those_of_all_voxels() -> None:
+    image = np.random.default_rng(0).permutation(1000).astype(np.float32).reshape(1, 10, 10, 10)
+    found = normalise(image, [ChannelPlan("MRI", "percentile", 10.0, 80.0)])
+    low, high = 99.9, 799.2  # of the numbers 0 to 999
+    np.testing.assert_allclose(found, np.clip(2 * (image - low) / (high - low) - 1, -1, 1), atol=1e-5)
+
+
 def test_one_channel_does_not_see_the_other() -> None:
     a, b = scan(1), scan(2) * 50
     both = normalise(np.concatenate([a, b]), [MRI, CT])
