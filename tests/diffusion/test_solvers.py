@@ -126,6 +126,25 @@ def test_guidance_gives_the_image_at_most_as_noisy_as_it_says() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fresh", "fixed"])
+@pytest.mark.parametrize(("level", "degrees"), [(0.9, 60), (0.5, 45), (0.0, 0)])
+def test_the_image_is_given_with_noise_of_its_level(kind: str, level: float, degrees: float) -> None:
+    """Eq. 5: cos x image + sin x noise, at the mask's level but at most 2/3, beside the mask as it is."""
+    image = torch.full((2, 3, 3, 3), 0.7)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    state = torch.rand((5, 3, 3, 3))
+    seen: list[torch.Tensor] = []
+
+    def denoise(noisy: torch.Tensor, image_level: float, mask_level: float) -> torch.Tensor:
+        seen.append(noisy)
+        return 2 * noisy
+
+    clean = guided(denoise, image, Guidance(2 / 3, kind), torch.Generator().manual_seed(0))(state, level)
+    angle = math.radians(degrees)
+    assert torch.allclose(seen[0], torch.cat([math.cos(angle) * image + math.sin(angle) * noise, state[2:]]), atol=1e-6)
+    assert torch.equal(clean, torch.cat([image, 2 * state[2:]]))
+
+
+@pytest.mark.parametrize("kind", ["fresh", "fixed"])
 def test_noise_on_the_image_is_drawn_once_or_at_each_step(kind: str) -> None:
     seen: list[torch.Tensor] = []
 
