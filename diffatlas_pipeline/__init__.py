@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from diffatlas_pipeline.api.evaluation import evaluate
     from diffatlas_pipeline.api.model import load_model
     from diffatlas_pipeline.api.training import plan_and_preprocess, train
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "load_model", "plan_and_preprocess", "train"]
-_PLACES = {"load_model": "model", "plan_and_preprocess": "training", "train": "training"}  # modules of the room api
+__all__ = ["UserError", "__version__", "evaluate", "load_model", "plan_and_preprocess", "train"]
+_PLACES = {  # modules of the room api
+    "evaluate": "evaluation",
+    "load_model": "model",
+    "plan_and_preprocess": "training",
+    "train": "training",
+}  # modules of the room api
 
 
 def __getattr__(name: str) -> Any:
