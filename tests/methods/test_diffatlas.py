@@ -1,9 +1,12 @@
 """The method itself: its losses, and its segmentation with a denoiser in place of a trained network."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from diffatlas_pipeline.diffusion.denoiser import INPUT_SCALINGS, PREDICTIONS, Objective
 from diffatlas_pipeline.diffusion.levels import add_noise
 from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import UserError
@@ -12,6 +15,7 @@ from diffatlas_pipeline.methods.diffatlas import DiffAtlas
 from diffatlas_pipeline.methods.icmd import MaskRecipe
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
+from diffatlas_pipeline.planning.plan import DistancePlan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from tests.factories import make_plan, make_recipe, with_options
 
@@ -65,6 +69,39 @@ def test_a_perfect_denoiser_gives_the_true_distances(solver: str, level: float) 
     assert result.spread is None
     assert all(image_level <= level + 1e-6 for image_level, _ in network.levels)
     assert len(network.levels) == 5
+
+
+class Knowing(torch.nn.Module):
+    """Knows the clean state, and answers with what its ``objective`` asks for."""
+
+    def __init__(self, clean: torch.Tensor, objective: Objective) -> None:
+        super().__init__()
+        self.clean, self.objective = clean, objective
+
+    def forward(self, seen: torch.Tensor, level_image: torch.Tensor, level_mask: torch.Tensor) -> torch.Tensor:
+        images = seen.shape[1] - len(PLAN_OF_HALVES.dataset.labels)
+        levels = torch.cat([level_image.repeat(images), level_mask.repeat(seen.shape[1] - images)])
+        a, b = ((f(levels * math.pi / 2)).reshape(1, -1, 1, 1, 1)[:, -self.clean.shape[1] :] for f in (torch.cos, torch.sin))
+        noisy = seen[:, -self.clean.shape[1] :] / (a if self.objective.input_scaling == "signal" else 1)
+        eps = (noisy - a * self.clean) / b.clamp_min(1e-9)
+        return {"x0": self.clean, "epsilon": eps, "v": a * eps - b * self.clean}[self.objective.prediction]
+
+
+PLAN_OF_HALVES = make_plan(distance=DistancePlan(tau_mm=3.0, scale=0.5))
+
+
+@pytest.mark.parametrize("scaling", INPUT_SCALINGS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("method", ["diffatlas", "icmd"])
+def test_what_the_network_predicts_becomes_distances_in_units_of_tau(method: str, prediction: str, scaling: str) -> None:
+    """Distances are halved in the state."""
+    image, distances = (one.double() for one in case())
+    recipe = make_recipe(prediction=prediction, input_scaling=scaling, steps=4, level=0.5)
+    clean = torch.cat([image, distances / 2])[None]
+    if method == "icmd":
+        recipe, clean = MaskRecipe(recipe.levels, recipe.objective, recipe.sampler), clean[:, 1:]
+    found = create_method(method, PLAN_OF_HALVES, recipe).segment(Knowing(clean, recipe.objective), image, plain, 0)
+    assert torch.allclose(found.distances, distances.float(), atol=1e-4)
 
 
 def test_noise_belongs_to_the_seed_not_to_the_order() -> None:

@@ -1,0 +1,50 @@
+"""Several draws: their mean, spread, noise and progress."""
+
+import pytest
+import torch
+
+from diffatlas_pipeline.methods.base import Progress, case_generator
+from diffatlas_pipeline.methods.draws import averaged
+
+
+def test_mean_and_spread_of_clipped_draws() -> None:
+    given = [torch.tensor([-3.0, 0.0, 0.5]), torch.tensor([0.0, 0.0, 3.0]), torch.tensor([1.0, 0.0, 0.0])]
+    draws = iter(given)
+    found = averaged(lambda *_: next(draws), 3, 0, None)
+    clipped = torch.stack(given).clamp(-1, 1)
+    assert torch.allclose(found.distances, clipped.mean(dim=0))
+    assert found.spread is not None and torch.allclose(found.spread, clipped.std(dim=0, correction=0), atol=1e-6)
+
+
+def test_one_draw_has_no_spread() -> None:
+    found = averaged(lambda *_: torch.tensor([-3.0, 0.25]).double(), 1, 0, None)
+    assert found.spread is None and found.distances.dtype == torch.float32 and found.distances.tolist() == [-1.0, 0.25]
+
+
+def test_each_draw_has_noise_of_its_own_which_belongs_to_the_seed() -> None:
+    def noise(seed: int) -> list[float]:
+        seen: list[float] = []
+
+        def draw(generator: torch.Generator, report: Progress | None) -> torch.Tensor:
+            seen.append(float(torch.rand((), generator=generator)))
+            return torch.zeros(1)
+
+        averaged(draw, 3, seed, None)
+        return seen
+
+    assert noise(5) == noise(5) and len({*noise(5), *noise(6), *noise(51)}) == 9
+    assert noise(5) == [float(torch.rand((), generator=case_generator(5, draw))) for draw in range(3)]
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_progress_counts_the_steps_of_all_draws(draws: int) -> None:
+    told: list[tuple[int, int]] = []
+
+    def draw(generator: torch.Generator, report: Progress | None) -> torch.Tensor:
+        assert report is not None
+        for step in (1, 2):
+            report(step, 2)
+        return torch.zeros(1)
+
+    averaged(draw, draws, 0, lambda done, total: told.append((done, total)))
+    assert told == [(done, 2 * draws) for done in range(1, 2 * draws + 1)]
