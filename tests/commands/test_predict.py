@@ -59,7 +59,7 @@ def test_input_and_output_are_enough(workspace: Path, capsys: pytest.CaptureFixt
         assert stage in printed
     assert printed.splitlines()[-1].startswith("Next: DiffAtlas_evaluate")
     record = json.loads((workspace / "out" / "prediction.json").read_text())
-    assert record["settings"]["steps"] == 2
+    assert record["settings"]["sampler"]["steps"] == 2
     assert record["precision"] == "float32"
     assert record["cases"]["two"]["status"] == "segmented"
     assert record["cases"]["two"]["network_share"] is None
@@ -70,7 +70,8 @@ def test_options_reach_the_sampler_and_maps_are_written(workspace: Path) -> None
     options = ("--steps", "3", "--solver", "dpmpp_2m", "--draws", "2", "--guidance-level", "0.5", "--seed", "4")
     predict(workspace, *options, "--save-distance-maps", "--save-uncertainty", "--modality", "mri", "-d", "1", "-f", "0")
     record = json.loads((workspace / "out" / "prediction.json").read_text())
-    found = {name: record["settings"][name] for name in ("steps", "solver", "draws", "guidance_level")}
+    sampler, guidance = record["settings"]["sampler"], record["settings"]["guidance"]
+    found = {name: sampler[name] for name in ("steps", "solver", "draws")} | {"guidance_level": guidance["level"]}
     assert found == {"steps": 3, "solver": "dpmpp_2m", "draws": 2, "guidance_level": 0.5}
     assert (record["seed"], record["modality"], record["folds"]) == (4, "mri", ["fold0"])
     names = {str(path.relative_to(workspace / "out")) for path in (workspace / "out").rglob("*.nii.gz")}
