@@ -4,6 +4,11 @@ Greedy diffeomorphic registration with squared local correlation as similarity (
 Analysis 12, 2008, without their symmetric half): a smoothed step along the similarity's gradient is composed with the
 displacement so far, from coarse to fine. Each step is short and smooth, therefore invertible, and so is what the steps
 compose to. The square makes it blind to contrast, so that an atlas of another modality can be registered.
+
+Why no library: from the same affine maps and with one setting for all data, this stage was level with the best of
+greedy, DIPY's SyN and ANTs' SyN on scans of the atlases' modality (fused Dice 0.840; greedy by correlation 0.836, DIPY
+0.837 in three times the time) and on scans of another one (0.800; greedy by mutual information 0.801). Greedy needs
+another metric for each of the two, DIPY failed on the second. Rows: documentation/results/registration.csv.
 """
 
 from __future__ import annotations
