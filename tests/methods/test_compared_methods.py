@@ -63,6 +63,19 @@ def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
     assert (found.spread is None) == (name == "icf")
 
 
+def test_methods_of_a_single_step_tell_when_it_is_done() -> None:
+    image, distances = case()
+    told: list[tuple[int, int]] = []
+    feed_forward, mean = (create_method(name, PLAN, recipe_of(PLAN, name)) for name in ("icf", "mean"))
+    assert isinstance(feed_forward, LearnedMethod) and isinstance(mean, MeanAtlas)
+    atlas = mean.restore(mean.memorise([Atlas("a", image.numpy(), distances.numpy())]))
+    for method, network in ((feed_forward, feed_forward.build_network()), (mean, atlas)):
+        with torch.inference_mode():
+            found = method.segment(network, image, plain, 0, lambda *step: told.append(step))
+        assert told.pop() == (1, 1) and not told
+        assert found.distances.dtype == torch.float32 and found.distances.shape == distances.shape
+
+
 def test_margins_decode_to_the_largest_logit_however_large_it_is() -> None:
     logits = torch.randn((4, 9, 9, 9), generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 1.0, 30.0]).repeat(3)
     labels = decode_labels(margins(logits).numpy(), [1, 2, 3])
@@ -132,6 +145,14 @@ def test_mean_atlas_is_the_mean_about_the_centre() -> None:
     assert torch.allclose(found, small, atol=1e-3)
     wider = method.segment(network, torch.zeros((1, 24, 20, 16)), plain, 0).distances
     assert torch.allclose(wider[:, 4:20, 2:18], small, atol=1e-3) and torch.all(wider[:, 0] == 1)
+
+
+def test_mean_atlas_is_made_of_distances_cut_off_at_tau() -> None:
+    _, distances = case()
+    cases = [Atlas("a", np.zeros((1, *SHAPE), np.float32), (distances * size).numpy()) for size in (1.5, 0.5)]
+    method = MeanAtlas(PLAN, MeanAtlasRecipe())
+    mean = method.memorise(cases)["mean_distances"].float()
+    assert torch.allclose(mean, ((distances * 1.5).clamp(-1, 1) + distances * 0.5) / 2, atol=1e-3)
 
 
 def test_mean_atlas_says_what_a_foreign_checkpoint_lacks() -> None:

@@ -57,6 +57,14 @@ def test_balls_of_different_size_are_no_twins() -> None:
     assert found[0]["0"] == "large" and found[0]["2"] == "large"
 
 
+def test_labels_of_one_size_but_other_shapes_are_no_twins() -> None:
+    rod = (abs(POINTS[0]) < 10) & (abs(POINTS[1] - 7) < 2) & (abs(POINTS[2]) < 2)
+    plate = (abs(POINTS[0]) < 5) & (abs(POINTS[1] + 7) < 1) & (abs(POINTS[2]) < 8)
+    assert rod.sum() == plate.sum()
+    found = mirror_axes_of_labels([case(rod, plate)], ["rod", "plate"])
+    assert all("1" not in axes for axes in found)
+
+
 def asymmetric_population(flip: bool) -> list[CoarseCase]:
     rng = np.random.default_rng(0)
     cases = []
@@ -116,6 +124,22 @@ def test_twins_are_found_by_name() -> None:
 def test_names_override_geometry() -> None:
     shells = case(ball((0, 0, 0), 9), ball((0, 0, 0), 4))
     assert mirror_axes_of_labels([shells], ["LV", "RV"])[0]["0"] == "RV"
+
+
+def test_sampled_labels_are_labels_and_grey_values_are_interpolated() -> None:
+    labels = np.random.default_rng(0).choice([0, 2, 7], (9, 8, 7)).astype(np.uint16)
+    ramp = np.broadcast_to(np.arange(9.0)[:, None, None], (9, 8, 7))
+    coarse = sample_coarsely(labels, ramp, np.array([4.0, 3.5, 3.0]), (4.0, 3.5, 3.0), (1.0, 1.0, 1.0))
+    assert set(np.unique(coarse.labels)) == {0, 2, 7}
+    np.testing.assert_allclose(coarse.image[:, 5, 5], 4 + 4 * ((np.arange(GRID) + 0.5) / GRID * 2 - 1), atol=1e-5)
+
+
+def test_beyond_the_scan_there_is_no_label() -> None:
+    labels = np.ones((6, 6, 6), np.uint16)
+    coarse = sample_coarsely(labels, labels.astype(float), np.array([2.5] * 3), (12.0, 2.5, 2.5), (2.0, 1.0, 1.0))
+    reach = np.abs((np.arange(GRID) + 0.5) / GRID * 2 - 1) * 6  # 12 mm are six voxels
+    np.testing.assert_array_equal(coarse.labels[:, 12, 12], reach < 2.5)
+    assert (coarse.image == 1).all()
 
 
 def test_sampling_keeps_position_and_scale() -> None:

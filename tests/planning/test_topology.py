@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -167,6 +168,19 @@ def test_unknown_preset_lists_the_known() -> None:
 )
 def test_preset_from_device_and_memory(device: str, memory: float, preset: str) -> None:
     assert preset_for(device, memory) == preset
+
+
+def test_presets_of_more_memory_allow_more() -> None:
+    for preset in PRESETS.values():
+        assert 0 < preset.share < 1 and preset.most_patch_voxels <= preset.most_batch_voxels
+        assert len(preset.widths) == len(preset.blocks) and list(preset.widths) == sorted(preset.widths)
+        assert all(width % 8 == 0 for width in (*preset.widths, preset.embedding))
+        assert list(preset.iterations) == sorted(preset.iterations) and 1e-4 <= preset.learning_rate <= 1e-3
+        assert preset.largest_batch >= 2 and preset.stem_stride in (1, 2)
+    for less, more in itertools.pairwise(PRESETS.values()):
+        assert less.share <= more.share and less.iterations[1] <= more.iterations[1]
+        assert less.most_patch_voxels < more.most_patch_voxels and less.largest_batch < more.largest_batch
+        assert all(a <= b for a, b in zip(less.widths, more.widths, strict=False))
 
 
 def test_batch_fills_the_budget_but_not_the_data_set() -> None:

@@ -45,12 +45,26 @@ def test_foreground_points_lie_in_their_label(tmp_path: Path, arrays: tuple[np.n
     assert stored.foreground(2).shape == (0, 3)
 
 
+def test_points_are_all_of_a_small_structure_and_spread_over_a_large_one(
+    tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]
+) -> None:
+    image, distances, record = arrays
+    small, large = np.ones_like(distances[0]), np.ones_like(distances[0])
+    small.reshape(-1)[3 : 3 + FOREGROUND_POINTS] = -1
+    large.reshape(-1)[: 10 * FOREGROUND_POINTS] = -1
+    write_case(tmp_path, "a", image, np.stack([small, large]), record)
+    stored = open_case(tmp_path, "a")
+    np.testing.assert_array_equal(stored.foreground(0), np.argwhere(small < 0))
+    chosen = np.ravel_multi_index(tuple(stored.foreground(1).T), large.shape)
+    assert (chosen[0], chosen[-1]) == (0, 10 * FOREGROUND_POINTS - 1) and set(np.diff(chosen)) <= {10, 11}
+
+
 def test_unlabelled_case(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
     image, distances, record = arrays
     write_case(tmp_path, "a", image, distances, record)
     write_case(tmp_path, "a", image, None, record)  # leaves nothing of the labelled one
     stored = open_case(tmp_path, "a")
-    assert stored.distances is None and stored.verify()
+    assert stored.distances is None and stored.verify() and stored.foreground(0).shape == (0, 3)
     assert sorted(p.name for p in (tmp_path / "cases").iterdir()) == ["a.image.b2nd", "a.json"]
 
 
@@ -63,7 +77,7 @@ def test_damage_is_noticed(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray,
     for _ in range(2):  # altered, then missing
         stored = open_case(tmp_path, "a")
         assert not stored.verify()
-        with pytest.raises(DatasetError, match=r"a\.distances\.b2nd: missing, or not .*DiffAtlas_plan_and_preprocess"):
+        with pytest.raises(DatasetError, match=r"a\.distances\.b2nd: missing, or not .*`plan_and_preprocess`"):
             _ = stored.distances
         assert stored.image.shape == stored.facts.image.shape
         path.unlink(missing_ok=True)
