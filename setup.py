@@ -44,7 +44,6 @@ setup(
         "blosc2>=3.0",
         "pandas>=2.1",
         "safetensors>=0.4",
-        "filelock>=3.12",
         "matplotlib>=3.8",
         "Jinja2>=3.1",
         "jupyterlab-niivue>=0.2.7,<0.3",  # the viewer of the report; needs no other package

@@ -14,7 +14,7 @@ from pathlib import Path
 from diffatlas_pipeline.errors import UserError
 
 
-class Stopped(Exception):
+class CommandFailed(Exception):
     """A command failed; ``code`` is its exit code."""
 
     def __init__(self, line: str, code: int) -> None:
@@ -23,13 +23,15 @@ class Stopped(Exception):
 
 
 def main_of(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> None:
-    """``run`` with the parsed arguments; a user's mistake ends in one line and exit code 2, a failed command in its own."""
+    """``run`` with the parsed arguments; a user's mistake ends in one line and exit code 2, a failed command in its
+    own.
+    """
     try:
         run(parser.parse_args(argv))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Stopped as stopped:
+    except CommandFailed as stopped:
         print(f"The benchmark stopped at: {stopped}", file=sys.stderr)
         sys.exit(stopped.code)
 
@@ -54,13 +56,15 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def do(command: str, words: Sequence[str]) -> float:
-    """Print ``DiffAtlas_<command>`` with its arguments as typed, run it, and return its seconds. Raises Stopped if it fails."""
+    """Print ``DiffAtlas_<command>`` with its arguments as typed, run it, and return its seconds. Raises CommandFailed
+    if it fails.
+    """
     line = shlex.join([f"DiffAtlas_{command}", *words])
     print(f"\n$ {line}", flush=True)
     start = time.monotonic()
     code = subprocess.run([sys.executable, "-m", "diffatlas_pipeline", command, *words], check=False).returncode
     if code:
-        raise Stopped(line, code)
+        raise CommandFailed(line, code)
     seconds = time.monotonic() - start
     print(f"[{seconds:.0f} s]", flush=True)
     return seconds

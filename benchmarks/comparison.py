@@ -1,7 +1,7 @@
 """The four methods and the mean atlas on a fixed protocol, through the public commands: one table of the paper's kind.
 
-Without --settings, --methods and --seeds it makes the cells of documentation/benchmarks.md. It goes on after an interruption;
-other methods, settings and seeds are added to the table.
+Without --settings, --methods and --seeds it makes the cells of documentation/benchmarks.md. It goes on after an
+interruption; other methods, settings and seeds are added to the table.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make and plan the data, run the cells, keep the table. UserError for a user's mistake, Stopped if a command fails."""
+    """Make and plan the data, run the cells, keep the table. UserError for a user's mistake, CommandFailed if a command
+    fails.
+    """
     wanted = wanted_cells(arguments)
     seeds = sorted({seed for cells in wanted for seed in cells.seeds})
     prepared = prepare(arguments.protocol, arguments.data, arguments.workspace, seeds)
@@ -101,7 +103,9 @@ def benchmark_words(arguments: argparse.Namespace, prepared: Prepared, cells: Ce
 
 
 def keep(table: Path, kept: Path) -> None:
-    """Put the rows of ``table`` into ``kept``, each with what it was made on; a row that has not changed keeps what it said."""
+    """Put the rows of ``table`` into ``kept``, each with what it was made on; a row that has not changed keeps what it
+    said.
+    """
     rows = pd.read_csv(table)
     rows = rows[rows["seeds"] > 0].round({name: 6 if name.startswith(("dice", "nsd")) else 3 for name in rows})
     rows = rows.assign(**{name: value for name, value in machine().items() if name in MADE})

@@ -1,4 +1,4 @@
-"""The fixed protocols (DESIGN section 7): which cases train and which test, made ready through the public commands."""
+"""The fixed protocols : which cases train and which test, made ready through the public commands."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Prepared:
 
 
 def prepare(protocol: str, data: Path | None, workspace: Path, seeds: Iterable[int]) -> Prepared:
-    """Make the raw data of ``protocol`` and its plan. ``data`` is the folder Task04_Hippocampus. UserError if it is not."""
+    """Make the raw data of ``protocol`` and its plan. ``data`` is the folder Task04_Hippocampus. UserError if it is
+    not.
+    """
     if protocol == HIPPOCAMPUS:
         return prepare_hippocampus(data, workspace, seeds)
     return prepare_hearts(protocol, workspace)
@@ -62,7 +64,9 @@ def prepare_hearts(protocol: str, workspace: Path) -> Prepared:
 
 
 def read_protocol(data: Path) -> dict[str, list[str]]:
-    """Lists of cases: one for ``test`` and one for each setting. UserError if it is damaged or a setting holds a test case."""
+    """Lists of cases: one for ``test`` and one for each setting. UserError if it is damaged or a setting holds a test
+    case.
+    """
     path = data / "protocol.json"
     try:
         protocol = json.loads(path.read_text(encoding="utf-8"))

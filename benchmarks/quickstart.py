@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.commands import Stopped, do
+from benchmarks.commands import CommandFailed, do
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.errors import UserError
 
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    except Stopped as stopped:
+    except CommandFailed as stopped:
         sys.exit(stopped.code)
     print(f"Added to {arguments.results}")
 

@@ -1,8 +1,8 @@
 """What the planned networks cost: FLOPs, milliseconds of a sampling step and of a training step, memory.
 
-FLOPs are counted by torch.utils.flop_counter.FlopCounterMode, which counts a multiplication and an addition as two and leaves
-out everything but convolutions and matrix products. It runs on the meta device: no memory is needed, and attention is counted,
-which it is not when the counter runs on a CPU.
+FLOPs are counted by torch.utils.flop_counter.FlopCounterMode, which counts a multiplication and an addition as two and
+leaves out everything but convolutions and matrix products. It runs on the meta device: no memory is needed, and
+attention is counted, which it is not when the counter runs on a CPU.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-# -------------------------------------------------------------------------------------------------------------- subjects
+# --------------------------------------------------------------------------------------------------------------
+# subjects
 @dataclass(frozen=True)
 class Subject:
     """A network in the setting it is used in.
@@ -118,7 +119,9 @@ class Subject:
 
 
 def subjects() -> list[Subject]:
-    """The CPU's network as planned for 160 hippocampus cases; and both networks at 64^3 with six channels, in batches of 1."""
+    """The CPU's network as planned for 160 hippocampus cases; and both networks at 64^3 with six channels, in batches
+    of 1.
+    """
     network, patch, _ = plan_topology(BUDGETS[CPU], HIPPOCAMPUS, SPACING_MM, HIPPOCAMPUS_CHANNELS, training_bytes)
     voxels = HIPPOCAMPUS_CASES * math.prod(HIPPOCAMPUS)
     batch, _ = plan_batch_size(BUDGETS[CPU], network, patch, HIPPOCAMPUS_CHANNELS, voxels, training_bytes)
@@ -144,12 +147,13 @@ def forward_flops(subject: Subject) -> tuple[int, int]:
     return counter.get_total_flops(), sum(parameter.numel() for parameter in network.parameters())
 
 
-# -------------------------------------------------------------------------------------------------------------- measured
+# --------------------------------------------------------------------------------------------------------------
+# measured
 class Stopwatch:
     """One subject ready to run: :meth:`sampling_ms` and :meth:`training_ms` do one step each and return its time.
 
-    As in real use: everything in channels-last order, and bfloat16 where it is measured faster. A sampling step is one forward
-    pass of one window, a training step forward, backward and an AdamW update of a batch.
+    As in real use: everything in channels-last order, and bfloat16 where it is measured faster. A sampling step is one
+    forward pass of one window, a training step forward, backward and an AdamW update of a batch.
     """
 
     def __init__(self, subject: Subject, device: torch.device, precision: str | None = None) -> None:
@@ -237,7 +241,8 @@ def _train_and_look(subject: Subject, device: str, threads: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-# ------------------------------------------------------------------------------------------------------------------ rows
+# ------------------------------------------------------------------------------------------------------------------
+# rows
 def row(subject: Subject, times: tuple[list[float], list[float]] | None, peak_gb: float | None) -> dict[str, Any]:
     """One row of the results file; what was not measured is None."""
     flops, parameters = forward_flops(subject)

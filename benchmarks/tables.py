@@ -1,4 +1,6 @@
-"""Print the results files as the Markdown tables of documentation/benchmarks.md and README.md, or put them there (--write)."""
+"""Print the results files as the Markdown tables of documentation/benchmarks.md and README.md, or put them there
+(--write).
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ SUMMARY = (
 NOTHING = "Not measured yet."
 
 
-# ---------------------------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------------------------------
+# tables
 def comparison_table(settings: dict[str, str], table: pd.DataFrame) -> str:
     """One row per method, one column per setting: Dice, mean ± deviation over seeds; NSD in brackets; best bold."""
     scores = table.set_index(KEYS)
@@ -147,7 +150,8 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 PAGES = {ROOT / "documentation" / "benchmarks.md": tuple(TABLES)[:-1], ROOT / "README.md": ("summary",)}
 
 
-# ----------------------------------------------------------------------------------------------------------------- pages
+# -----------------------------------------------------------------------------------------------------------------
+# pages
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Print the benchmarks' results as Markdown tables.",

@@ -1,7 +1,7 @@
 """What the heart data sets share: five labels, the choice of test and few-shot cases, and how one case is written.
 
-Names and values of the labels are the same in all of them, and in the phantom, so that a model trained on one data set can be
-tested on another.
+Names and values of the labels are the same in all of them, and in the phantom, so that a model trained on one data set
+can be tested on another.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def some(names: Sequence[str]) -> str:
 def few_shot_splits(training: Sequence[str], seed: int) -> dict[str, dict[str, list[str]]]:
     """Few-shot splits by name: ``2-shot``, ``4-shot`` ... for seed 0, ``2-shot-seed1`` ... for the others.
 
-    With one seed, fewer shots are a subset of more, and all have the same validation cases: a fifth of ``training``, at most
-    eight. Left out are those that ``training`` is too small for.
+    With one seed, fewer shots are a subset of more, and all have the same validation cases: a fifth of ``training``, at
+    most eight. Left out are those that ``training`` is too small for.
     """
     splits = {}
     for draw in SHOT_SEEDS:
@@ -142,7 +142,9 @@ def write_few_shot_splits(path: Path, splits: Mapping[str, Any]) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- one case
 def mark_of(case: HeartCase, margin_mm: float | None) -> str:
-    """What a case's files are made from, in a short text that is kept in their headers: sources by size and time, settings."""
+    """What a case's files are made from, in a short text that is kept in their headers: sources by size and time,
+    settings.
+    """
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in (case.image, *case.labels)]
     return "DiffAtlas_convert " + hashlib.sha256(repr((_VERSION, stats, margin_mm)).encode()).hexdigest()[:24]
 
@@ -168,8 +170,8 @@ def write_case(
 ) -> None:
     """Write image and label file of one case, whole or cropped to the heart; nothing is done if they are there already.
 
-    ``read_labels(case, grid)`` gives the labels (X, Y, Z) uint8 on the image's grid. The image is read once, so that a damaged
-    one is found here. Raises DatasetError or ImageError.
+    ``read_labels(case, grid)`` gives the labels (X, Y, Z) uint8 on the image's grid. The image is read once, so that a
+    damaged one is found here. Raises DatasetError or ImageError.
     """
     ending = ending_of(case.image)
     margin_mm, mark = options.crop_margin_mm, mark_of(case, options.crop_margin_mm)
@@ -200,7 +202,9 @@ def write_case(
 
 
 def heart_box(labels: np.ndarray, grid: Grid, margin_mm: float) -> tuple[slice, slice, slice]:
-    """The box of all labelled voxels with at least ``margin_mm`` around it, within the volume; the whole volume if none is."""
+    """The box of all labelled voxels with at least ``margin_mm`` around it, within the volume; the whole volume if none
+    is.
+    """
     box = []
     for axis, (count, spacing_mm) in enumerate(zip(grid.shape, grid.spacing_mm, strict=True)):
         found = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))

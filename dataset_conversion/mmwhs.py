@@ -1,7 +1,8 @@
 """MM-WHS 2017 (Multi-Modality Whole Heart Segmentation): its labelled CT or MRI scans to the raw layout.
 
-``ct_train_1001_image.nii.gz`` with ``ct_train_1001_label.nii.gz``, and ``mr_train_...`` alike, in ``ct_train`` and ``mr_train``
-or all in one folder. CT and MRI become two data sets with the same labels. Images are linked; labels are renumbered.
+``ct_train_1001_image.nii.gz`` with ``ct_train_1001_label.nii.gz``, and ``mr_train_...`` alike, in ``ct_train`` and
+``mr_train`` or all in one folder. CT and MRI become two data sets with the same labels. Images are linked; labels are
+renumbered.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from diffatlas_pipeline.volumes.grids import Grid, grid_difference
 from diffatlas_pipeline.volumes.io import read_labels
 
 PREFIXES = {"CT": "ct_train", "MRI": "mr_train"}
-# 421 is a stray value beside 420 in a published label file; 820 and 850 are the great vessels, which the paper leaves out.
+# 421 is a stray value beside 420 in a published label file; 820 and 850 are the great vessels, which the paper leaves
+# out.
 VALUES = {
     0: 0,
     205: LABELS["Myo"],
@@ -49,7 +51,8 @@ NOTES = {
 
 
 def find_cases(folder: Path, modality: str) -> tuple[dict[str, HeartCase], dict[str, str]]:
-    """Labelled cases of ``modality`` (CT or MRI) in ``folder`` or up to two folders below it, and what is wrong with others.
+    """Labelled cases of ``modality`` (CT or MRI) in ``folder`` or up to two folders below it, and what is wrong with
+    others.
 
     Raises DatasetError if ``folder`` is missing, holds none, or holds a file twice.
     """

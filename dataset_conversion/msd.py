@@ -1,7 +1,7 @@
 """Medical Segmentation Decathlon: TaskNN_Name/{imagesTr, labelsTr, imagesTs, dataset.json} to the raw layout.
 
-Three-dimensional images are linked (or copied) under the name of channel 0; four-dimensional ones are split into one file per
-channel. Labels are linked unchanged.
+Three-dimensional images are linked (or copied) under the name of channel 0; four-dimensional ones are split into one
+file per channel. Labels are linked unchanged.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ def _convert_case(
 
 
 def _open(path: Path) -> nib.Nifti1Image:
-    """A NIfTI image whose whole content has been read once, so that a truncated file is found here and not during training."""
+    """A NIfTI image whose whole content has been read once, so that a truncated file is found here and not during
+    training.
+    """
     if not path.is_file():
         raise DatasetError(f"{path}: no such file")
     try:

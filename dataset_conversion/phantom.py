@@ -1,7 +1,7 @@
 """A whole-heart phantom: any number of different hearts in their chest, as CT-like or MRI-like images with five labels.
 
-Cases are functions of (seed, case number) alone. Training cases are numbered from 0, test cases from TEST_INDEX, so a data set
-can grow without its test cases changing; the same seed and number give the same person in both modalities.
+Cases are functions of (seed, case number) alone. Training cases are numbered from 0, test cases from TEST_INDEX, so a
+data set can grow without its test cases changing; the same seed and number give the same person in both modalities.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ def write_phantom_dataset(
 ) -> Path:
     """Write a phantom data set in the raw layout, test labels in ``labelsTs``; returns its folder.
 
-    ``name`` None: HeartPhantomCT or HeartPhantomMRI. ``size`` in voxels: one number or three, of the same field of view.
-    Cases that an earlier run with the same settings wrote are kept. Raises UserError for numbers that cannot be, and
-    DatasetError if the folder holds another data set or more cases than asked for, unless ``overwrite``.
+    ``name`` None: HeartPhantomCT or HeartPhantomMRI. ``size`` in voxels: one number or three, of the same field of
+    view. Cases that an earlier run with the same settings wrote are kept. Raises UserError for numbers that cannot be,
+    and DatasetError if the folder holds another data set or more cases than asked for, unless ``overwrite``.
     """
     check_numbers(training_cases, test_cases, size, seed)
     x, y, z = size if len(size) == 3 else (size[0],) * 3

@@ -1,7 +1,7 @@
 """Parametric anatomy of the whole-heart phantom: random parameters of one person, and the tissues they put in space.
 
-Coordinates are RAS+ in mm (x to the person's right, y forward, z up) about the centre of the heart. All names and sizes follow
-an adult heart; the left ventricle's wall is somewhat thick so that it spans about three voxels of a coarse grid.
+Coordinates are RAS+ in mm (x to the person's right, y forward, z up) about the centre of the heart. All names and sizes
+follow an adult heart; the left ventricle's wall is somewhat thick so that it spans about three voxels of a coarse grid.
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-TISSUES = ("air", "fat", "muscle", "bone", "marrow", "lung", "stomach", "liver", "wall", "blood", "myocardium")
 # Strength of each tissue's own mottle, as a share of the image's range.
 _MOTTLE = {"lung": 0.07, "liver": 0.012, "stomach": 0.05, "marrow": 0.06, "fat": 0.015, "muscle": 0.015, "blood": 0.012}
 
 
 def draw_values(rng: np.random.Generator, modality: str) -> dict[str, float]:
-    """Mean value of each tissue in one scan. All blood, labelled or not, has one value: it tells no chamber from another."""
+    """Mean value of each tissue in one scan. All blood, labelled or not, has one value: it tells no chamber from
+    another.
+    """
     if modality == "CT":
         myocardium = rng.uniform(85, 145)
         return {
@@ -53,7 +54,8 @@ def finish(
     spacing_mm: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Mottle, blur, bias field and noise on the painted image ``clean`` (X, Y, Z); whole numbers as a scanner stores them.
+    """Mottle, blur, bias field and noise on the painted image ``clean`` (X, Y, Z); whole numbers as a scanner stores
+    them.
 
     ``mottle`` (X, Y, Z) is the local strength of the tissues' own texture, as a share of blood minus air.
     """

@@ -15,8 +15,8 @@ Vector = Sequence[float] | np.ndarray  # three numbers
 def ellipsoid(points: Points, centre: Vector, semi_axes_mm: Vector, frame: np.ndarray | None = None) -> Distances:
     """Ellipsoid whose axes are the rows of ``frame`` (3, 3), or x, y, z.
 
-    First-order distance k0 (k0 - 1) / k1 with k0 = |p / r| and k1 = |p / r^2|: exact on a sphere, right to first order at any
-    ellipsoid's surface.
+    First-order distance k0 (k0 - 1) / k1 with k0 = |p / r| and k1 = |p / r^2|: exact on a sphere, right to first order
+    at any ellipsoid's surface.
     """
     local = points - np.asarray(centre, np.float32)[:, None]
     if frame is not None:

@@ -1,8 +1,8 @@
 """Write the raw layout: DatasetXXX_Name/{imagesTr, labelsTr, imagesTs, labelsTs, dataset.json}.
 
-Every file appears whole or not at all, nothing of the source is moved or changed, and writing the same data set again changes
-nothing. ``dataset.json`` is written last: a folder that has one is complete. ``labelsTs`` is an extension of the layout: the
-labels of the test cases, for evaluation only.
+Every file appears whole or not at all, nothing of the source is moved or changed, and writing the same data set again
+changes nothing. ``dataset.json`` is written last: a folder that has one is complete. ``labelsTs`` is an extension of
+the layout: the labels of the test cases, for evaluation only.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def _link_or_copy(source: Path, target: Path, copy: bool) -> None:
 
 
 def with_temporary(target: Path, write: Callable[[Path], None]) -> None:
-    """Call ``write`` with a temporary path beside ``target`` (same ending), then put the finished file in place atomically."""
+    """Call ``write`` with a temporary path beside ``target`` (same ending), then put the finished file in place
+    atomically.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
     temporary.unlink(missing_ok=True)
@@ -120,8 +122,8 @@ def make_folders(folder: Path, parts: Iterable[str]) -> None:
 def check_leftovers(folder: Path, expected: Mapping[str, set[str]], overwrite: bool) -> None:
     """Make sure that ``folder`` holds no case but the ``expected`` file names per sub-folder.
 
-    Others are removed with ``overwrite``, else DatasetError names them: they would silently be trained on. Temporary files of a
-    run that was killed are always removed.
+    Others are removed with ``overwrite``, else DatasetError names them: they would silently be trained on. Temporary
+    files of a run that was killed are always removed.
     """
     left: list[Path] = []
     for part in FOLDERS:
@@ -167,11 +169,12 @@ def for_each_case(
     title: str,
     results: dict[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Run ``work(case, ...)`` for every job with a progress bar; returns what went wrong, per case, with every job tried.
+    """Run ``work(case, ...)`` for every job with a progress bar; returns what went wrong, per case, with every job
+    tried.
 
     Only UserError and OSError count as a case's fault; any other exception is a bug and is raised. ``work`` must be a
-    top-level function; what it returns is put into ``results`` under the case's name. A worker killed by the system is reported
-    with the cases that were under way.
+    top-level function; what it returns is put into ``results`` under the case's name. A worker killed by the system is
+    reported with the cases that were under way.
     """
     bad: dict[str, str] = {}
     done: dict[str, Any] = {} if results is None else results

@@ -1,8 +1,8 @@
 """TotalSegmentator's CT data set, versions 1 and 2: its whole hearts to the raw layout, with the five labels of MM-WHS.
 
-``s0000/ct.nii.gz`` with ``s0000/segmentations/heart_myocardium.nii.gz`` and four more masks, and ``meta.csv`` (with ``;``). The
-published labels of version 2 hold the heart as one structure; its chambers come from TotalSegmentator's own task
-``heartchambers_highres``, written into a folder of each case.
+``s0000/ct.nii.gz`` with ``s0000/segmentations/heart_myocardium.nii.gz`` and four more masks, and ``meta.csv`` (with
+``;``). The published labels of version 2 hold the heart as one structure; its chambers come from TotalSegmentator's own
+task ``heartchambers_highres``, written into a folder of each case.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ NOTES = {
 
 
 def find_cases(folder: Path, masks: str) -> tuple[dict[str, HeartCase], dict[str, str], list[str]]:
-    """Cases with all five masks in their folder ``masks``, what is wrong with others, and those that have no heart mask at all.
+    """Cases with all five masks in their folder ``masks``, what is wrong with others, and those that have no heart mask
+    at all.
 
     Raises DatasetError if ``folder`` is missing or holds no case, or if no case has a mask.
     """
@@ -88,8 +89,8 @@ def find_cases(folder: Path, masks: str) -> tuple[dict[str, HeartCase], dict[str
 def merged_masks(case: HeartCase, grid: Grid) -> tuple[np.ndarray, dict[str, float], int]:
     """Labels (X, Y, Z) uint8 of a case, the volume of each mask in ml, and how many voxels lie in two masks.
 
-    Such a voxel gets the label with the higher number. Raises DatasetError for a mask that is not on ``grid`` or holds other
-    values than 0 and 1.
+    Such a voxel gets the label with the higher number. Raises DatasetError for a mask that is not on ``grid`` or holds
+    other values than 0 and 1.
     """
     labels = np.zeros(grid.shape, np.uint8, order="F")
     voxel_ml = abs(float(np.linalg.det(grid.matrix[:3, :3]))) / 1000

@@ -13,16 +13,17 @@ from diffatlas_pipeline.errors import UserError
 if TYPE_CHECKING:
     from diffatlas_pipeline.api.evaluation import evaluate
     from diffatlas_pipeline.api.model import load_model
-    from diffatlas_pipeline.api.training import plan_and_preprocess, train
+    from diffatlas_pipeline.api.preparation import plan_and_preprocess
+    from diffatlas_pipeline.api.training import train
 
 __version__ = "0.1.0"
 __all__ = ["UserError", "__version__", "evaluate", "load_model", "plan_and_preprocess", "train"]
 _PLACES = {  # modules of the room api
     "evaluate": "evaluation",
     "load_model": "model",
-    "plan_and_preprocess": "training",
+    "plan_and_preprocess": "preparation",
     "train": "training",
-}  # modules of the room api
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -113,8 +113,8 @@ def _plain(text: str) -> str:
 class Progress:
     """How far work of ``total`` steps is: a bar on a terminal, else a line with the time left every half minute.
 
-    ``unit`` names what is counted ("cases"); without one the share in per cent is shown. Nothing is shown in the first two
-    seconds, nor if ``quiet``.
+    ``unit`` names what is counted ("cases"); without one the share in per cent is shown. Nothing is shown in the first
+    two seconds, nor if ``quiet``.
     """
 
     def __init__(self, title: str, total: float, unit: str = "", done: float = 0.0, quiet: bool = False) -> None:
@@ -160,7 +160,9 @@ class Progress:
 
 
 def bar(title: str, total: float, unit: str = "", done: float = 0.0, quiet: bool = False) -> Progress:
-    """Show how far work is; a context manager: ``with bar("training", 1.0) as progress: progress.to(0.25, "loss 0.3")``."""
+    """Show how far work is; a context manager: ``with bar("training", 1.0) as progress: progress.to(0.25, "loss
+    0.3")``.
+    """
     return Progress(title, total, unit, done, quiet)
 
 

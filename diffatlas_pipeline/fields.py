@@ -63,8 +63,8 @@ def fraction() -> Metadata:
 def problems_of(value: Any, where: str = "") -> Iterator[str]:
     """One line for each value in the dataclass ``value``, and in those nested in it, that is not allowed, and what is.
 
-    Lines name a field by its path, which begins with ``where``: "training.batch_size 0; must be at least 1". NaN and infinity
-    are never allowed.
+    Lines name a field by its path, which begins with ``where``: "training.batch_size 0; must be at least 1". NaN and
+    infinity are never allowed.
     """
     for one in dataclasses.fields(value):
         path = f"{where}.{one.name}" if where else one.name

@@ -24,7 +24,8 @@ def to_json(value: Any) -> str:
 def from_json(kind: type[T], text: str, source: str = "") -> T:
     """The inverse of :func:`to_json`. Raises UserError naming ``source`` for damaged text or another version.
 
-    A class with a static method ``migrated(raw, source)``, which turns the data of earlier versions into today's, reads these.
+    A class with a static method ``migrated(raw, source)``, which turns the data of earlier versions into today's, reads
+    these.
     """
     try:
         raw = json.loads(text)
@@ -44,7 +45,9 @@ def from_json(kind: type[T], text: str, source: str = "") -> T:
 
 
 def from_plain(kind: type[T], raw: Any, source: str = "") -> T:
-    """A value of the dataclass ``kind`` from plain data, as JSON holds it. UserError naming ``source`` if it does not fit."""
+    """A value of the dataclass ``kind`` from plain data, as JSON holds it. UserError naming ``source`` if it does not
+    fit.
+    """
     try:
         return typing.cast(T, _build(kind, raw))
     except (KeyError, TypeError, ValueError) as error:

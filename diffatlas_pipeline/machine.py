@@ -27,7 +27,8 @@ def usable_cores() -> int:
 
 
 def available_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
-    """Memory that can still be taken without swapping, within the limits of containers and job schedulers (control groups).
+    """Memory that can still be taken without swapping, within the limits of containers and job schedulers (control
+    groups).
 
     Where the system does not tell what is free (macOS) all memory counts; None where it tells nothing.
     """

@@ -45,9 +45,9 @@ def run_cases(
 ) -> list[Result]:
     """``function`` of each item, in the order of ``items``, whatever the number of ``workers`` (1 = in this process).
 
-    ``function`` must be importable (spawned workers). Raises DatasetError that names the case when its worker was killed, or
-    when it was not finished after ``timeout_s`` seconds, and says what to do: with ``memory`` of its item (a sentence) and
-    ``kept``, a sentence on what need not be done again. An exception of ``function`` is passed on.
+    ``function`` must be importable (spawned workers). Raises DatasetError that names the case when its worker was
+    killed, or when it was not finished after ``timeout_s`` seconds, and says what to do: with ``memory`` of its item (a
+    sentence) and ``kept``, a sentence on what need not be done again. An exception of ``function`` is passed on.
     """
     results: dict[int, Result] = {}
     with console.bar(title, len(items), "cases") as bar:
@@ -140,10 +140,13 @@ class _Pools(Generic[Item, Result]):
                     yield index, result
         except BaseException:
             self._terminate()
+            self._shut_down(wait=False)
             raise
-        finally:
-            for pool in self._pools:
-                pool.shutdown(wait=False, cancel_futures=True)
+        self._shut_down(wait=True)  # idle processes end at once; left to themselves, they disturb the end of this one
+
+    def _shut_down(self, wait: bool) -> None:
+        for pool in self._pools:
+            pool.shutdown(wait=wait, cancel_futures=True)
 
     def _submit(self, pool: ProcessPoolExecutor) -> None:
         index = next(self._waiting, None)

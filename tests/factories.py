@@ -46,7 +46,9 @@ def with_options(recipe: RecipeType, **options: Any) -> RecipeType:
 
 
 def make_recipe(name: str = "default", **options: Any) -> JointRecipe:
-    """Recipe ``paper`` as the paper has it; any other name: 10 steps of a network that hears noise. ``options`` replace."""
+    """Recipe ``paper`` as the paper has it; any other name: 10 steps of a network that hears noise. ``options``
+    replace.
+    """
     default = JointRecipe(
         NoiseLevels(image="mixed", clean_image=0.5, equal_level=0.25),
         JointObjective(segmentation_weight=0.3, image_weight=0.25),
@@ -64,7 +66,9 @@ def make_recipes(**given: dict[str, Recipe]) -> PlanRecipes:
 
 
 def make_plan(**changes: Any) -> Plan:
-    """A plan like the hippocampus data set's: 1 mm, one MRI channel, two labels. ``changes`` replace fields of the plan."""
+    """A plan like the hippocampus data set's: 1 mm, one MRI channel, two labels. ``changes`` replace fields of the
+    plan.
+    """
     fields: dict[str, Any] = {
         "dataset": DatasetDescription(
             name="Dataset004_Hippocampus",

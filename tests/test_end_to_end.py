@@ -1,4 +1,6 @@
-"""All kinds of data sets through the real commands: plan, train, predict, evaluate; results lie on exactly the input's grid."""
+"""All kinds of data sets through the real commands: plan, train, predict, evaluate; results lie on exactly the input's
+grid.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def test_every_kind_of_data_set_goes_all_the_way(kind: str, tmp_path: Path) -> N
         found, given = nib.load(tmp_path / "out" / f"{case}.nii.gz"), nib.load(raw / "imagesTr" / f"{case}_0000.nii.gz")
         assert found.shape == given.shape and np.array_equal(found.affine, given.affine)
         assert found.get_data_dtype() == np.uint8 and set(np.unique(found.dataobj)) <= {0, 3, 7}
-    # The scans are the training cases, which the model keeps; they are registered, so they have a say unless that is refused.
+    # The scans are the training cases, which the model keeps; they are registered, so they have a say unless that is
+    # refused.
     words = ["-i", str(raw / "imagesTr"), "-o", str(tmp_path / "atlases"), "--adapt-contrast", "atlases"]
     predict.main([*words, "--save-uncertainty", "--workspace", str(tmp_path), "--device", "cpu"])
     evaluate.main(["-p", str(tmp_path / "atlases"), "-r", str(raw / "labelsTr"), "--workers", "1"])

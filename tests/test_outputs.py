@@ -36,7 +36,9 @@ def read(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with the folds ``fold0`` and ``fold0_taught``, whose teacher is the former; and ``out`` with a prediction."""
+    """A model with the folds ``fold0`` and ``fold0_taught``, whose teacher is the former; and ``out`` with a
+    prediction.
+    """
     workspace = tmp_path_factory.mktemp("workspace")
     raw = write_dataset(workspace / "raw", cases=4, channels=("CT",))
     (raw / "imagesUn").mkdir()

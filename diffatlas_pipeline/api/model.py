@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffatlas_pipeline.api.folder import FolderPrediction, FolderResult
+from diffatlas_pipeline.api.folder_prediction import FolderPrediction, FolderResult
 from diffatlas_pipeline.api.segmentation import Segmentation
 from diffatlas_pipeline.atlases.policy import choose_use
 from diffatlas_pipeline.atlases.segmenter import Segmenter
@@ -23,8 +23,8 @@ from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Volume
+from diffatlas_pipeline.volumes.in_memory import is_image, volume_of_array, volume_of_images
 from diffatlas_pipeline.volumes.io import read_volume
-from diffatlas_pipeline.volumes.memory import is_image, volume_of_array, volume_of_images
 
 
 def load_model(

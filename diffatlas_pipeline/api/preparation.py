@@ -14,15 +14,16 @@ from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import to_json
+from diffatlas_pipeline.machine import default_workers
 from diffatlas_pipeline.methods.registry import default_recipes, with_complete_recipes
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.describe import plan_table
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.measure import compute_fingerprint
+from diffatlas_pipeline.planning.measured_on import Record, make_record, recorded_fingerprint, source_digest
 from diffatlas_pipeline.planning.plan import Budget
 from diffatlas_pipeline.planning.plan_file import write_all_splits, write_plan
 from diffatlas_pipeline.planning.planner import make_plan
-from diffatlas_pipeline.planning.record import Record, make_record, recorded_fingerprint, source_digest
 from diffatlas_pipeline.planning.topology import preset_for, preset_named
 from diffatlas_pipeline.preprocessing.run import preprocess_dataset
 
@@ -37,6 +38,30 @@ class PreparedDataset:
     number: str
     folder: Path
     cases: int
+
+
+def plan_and_preprocess(
+    dataset: str | int | Path,
+    *,
+    workspace: str | Path | None = None,
+    memory_gb: float = 8.0,
+    device: str | None = None,
+    preset: str | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Check a raw data set, measure it, plan, and store its cases ready for training; returns the folder of these.
+
+    ``dataset``: its number, folder name or path. ``memory_gb``: memory for training, of the device. ``device``: "cpu",
+    "cuda" or "mps" (default: the best one here). ``preset``: "cpu", "gpu8", "gpu24" or "gpu80" (default: from device
+    and memory). ``workers``: parallel processes (default: as many as cores and memory allow). ``overwrite``: replace
+    another plan that is there, and redo all cases. ``workspace``: folder with raw/, preprocessed/ and results/
+    (default: as the environment says, else ./diffatlas_workspace). UserError for whatever has to be mended.
+    """
+    place = Workspace.resolve(workspace)
+    budget = budget_of(memory_gb, device, preset)
+    count = default_workers() if workers is None else workers
+    return prepare_dataset(place.raw_dataset(str(dataset)), place, budget, count, overwrite).folder
 
 
 def budget_of(memory_gb: float, device: str | None, preset: str | None) -> Budget:
@@ -54,8 +79,9 @@ def budget_of(memory_gb: float, device: str | None, preset: str | None) -> Budge
 def prepare_dataset(raw: Path, workspace: Workspace, budget: Budget, workers: int, overwrite: bool) -> PreparedDataset:
     """Check, measure, plan and preprocess the raw data set in the folder ``raw``, in ``workers`` processes.
 
-    A data set that has not changed since is not checked and measured again, and stored cases that are still right are kept,
-    unless ``overwrite``. UserError for whatever has to be mended, also if another plan is there that may not be replaced.
+    A data set that has not changed since is not checked and measured again, and stored cases that are still right are
+    kept, unless ``overwrite``. UserError for whatever has to be mended, also if another plan is there that may not be
+    replaced.
     """
     if workers < 1:
         raise UserError(f"`workers` {workers}: at least 1 is needed.")

@@ -13,7 +13,7 @@ from diffatlas_pipeline.volumes.io import write_labels
 
 if TYPE_CHECKING:
     from diffatlas_pipeline.atlases.segmenter import PreparedScan, Segmenter
-    from diffatlas_pipeline.methods.base import Segmentation as Planned
+    from diffatlas_pipeline.methods.base import PlannedSegmentation
 
 
 class Segmentation:
@@ -27,7 +27,7 @@ class Segmentation:
     def __init__(
         self,
         segmenter: Segmenter,
-        planned: Planned,
+        planned: PlannedSegmentation,
         scan: PreparedScan,
         grid: Grid,
         like: Path | None,
@@ -80,13 +80,13 @@ class Segmentation:
 
     def to_sitk(self) -> Any:
         """``labels`` as a SimpleITK image."""
-        from diffatlas_pipeline.volumes.memory import to_sitk
+        from diffatlas_pipeline.volumes.in_memory import to_sitk
 
         return to_sitk(_small(self._labels), self._grid)
 
     def to_nibabel(self) -> Any:
         """``labels`` as a nibabel image."""
-        from diffatlas_pipeline.volumes.memory import to_nibabel
+        from diffatlas_pipeline.volumes.in_memory import to_nibabel
 
         return to_nibabel(_small(self._labels), self._grid)
 

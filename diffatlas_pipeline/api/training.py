@@ -1,39 +1,13 @@
-"""From a raw data set to a trained model."""
+"""Train one fold of a planned data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from diffatlas_pipeline.api.preparation import budget_of, prepare_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
-from diffatlas_pipeline.machine import default_workers
 from diffatlas_pipeline.training.job import run_training
 from diffatlas_pipeline.training.options import TrainingOptions
 from diffatlas_pipeline.training.schedule import seconds_of
-
-
-def plan_and_preprocess(
-    dataset: str | int | Path,
-    *,
-    workspace: str | Path | None = None,
-    memory_gb: float = 8.0,
-    device: str | None = None,
-    preset: str | None = None,
-    workers: int | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Check a raw data set, measure it, plan, and store its cases ready for training; returns the folder of these.
-
-    ``dataset``: its number, folder name or path. ``memory_gb``: memory for training, of the device. ``device``: "cpu",
-    "cuda" or "mps" (default: the best one here). ``preset``: "cpu", "gpu8", "gpu24" or "gpu80" (default: from device and
-    memory). ``workers``: parallel processes (default: as many as cores and memory allow). ``overwrite``: replace another
-    plan that is there, and redo all cases. ``workspace``: folder with raw/, preprocessed/ and results/ (default: as the
-    environment says, else ./diffatlas_workspace). UserError for whatever has to be mended.
-    """
-    place = Workspace.resolve(workspace)
-    budget = budget_of(memory_gb, device, preset)
-    count = default_workers() if workers is None else workers
-    return prepare_dataset(place.raw_dataset(str(dataset)), place, budget, count, overwrite).folder
 
 
 def train(
@@ -63,25 +37,23 @@ def train(
 
     ``fold``: "fold0" ... "fold4" (or 0 ... 4), "all", or a split of splits.json or of one's own ``splits_file``.
     ``method``: "diffatlas", "icf" (feed-forward), "icmd" (mask diffusion), "rba" (registered atlases) or "mean".
-    ``recipe``: "default", "paper" (as published), or another in plans.json. ``max_time``: seconds, or "90s", "30m", "2h";
-    it and ``iterations`` replace the planned number of iterations. ``num_cases``: use only so many training cases, drawn
-    with ``seed``.
-
-    Scans without labels: those of imagesUn, or the training cases of the split ``unlabelled_from``, ``num_unlabelled`` of
-    them; the trained fold ``teacher`` gives them pseudo-labels, and what its registration finds is kept in the folder
-    ``registrations``.
-
-    ``workers``: processes that prepare batches; 0 for none. ``precision``: "float32", "bfloat16", or "auto": the faster.
-    ``compile``: use torch.compile. ``validation``: score validation cases, while training and all of them at the end.
-    ``overwrite``: start again, deleting what this fold has; without it, a fold that is trained is left as it is.
-    ``workspace``: see :func:`plan_and_preprocess`. UserError for what cannot be trained.
+    ``recipe``: "default", "paper" (as published), or another in plans.json. ``max_time``: seconds, or "90s", "30m",
+    "2h"; it and ``iterations`` replace the planned number of iterations. ``num_cases``: use only so many training
+    cases, drawn with ``seed``.
+    Scans without labels: those of imagesUn, or the training cases of the split ``unlabelled_from``, ``num_unlabelled``
+    of them; the trained fold ``teacher`` gives them pseudo-labels, and what its registration finds is kept in the
+    folder ``registrations``.
+    ``workers``: processes that prepare batches; 0 for none. ``precision``: "float32", "bfloat16", or "auto": the
+    faster. ``compile``: use torch.compile. ``validation``: score validation cases, while training and all of them at
+    the end. ``overwrite``: start again, deleting what this fold has; without it, a fold that is trained is left as it
+    is. ``workspace``: as for ``plan_and_preprocess``. UserError for what cannot be trained.
     """
     options = TrainingOptions(
         dataset=str(dataset),
         fold=str(fold),
         method=method,
         recipe=recipe,
-        max_time_s=seconds_of(str(max_time)) if max_time is not None else None,
+        max_time_s=None if max_time is None else seconds_of(str(max_time)),
         iterations=iterations,
         num_cases=num_cases,
         splits_file=Path(splits_file) if splits_file is not None else None,

@@ -1,7 +1,7 @@
 """Contrast adaptation: the intensities that a scan would have, had it been taken as the training scans were.
 
-Reference scans are aligned to the target by mutual information, which does not care for contrast. The mean intensity of the
-references, given the target's intensity, is then the curve that the target's intensities are sent through.
+Atlases are aligned to the target by mutual information, which does not care for contrast. The mean intensity of the
+atlases, given the target's intensity, is then the curve that the target's intensities are sent through.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from diffatlas_pipeline.registration.warp import affine_coordinates, outside, vo
 
 BINS = 24
 SMOOTHING = 1.0  # bins: few voxels fall into each, and a contrast changes gradually
-RANGE = (2.0, 98.0)  # percentiles that the adapted scan shares with the references
+RANGE = (2.0, 98.0)  # percentiles that the adapted scan shares with the atlases
 
 
 @dataclass(frozen=True)
 class ContrastCurve:
-    """Target intensity -> reference intensity, piecewise linear between ``given`` (ascending) and ``wanted``, both (n,)."""
+    """Target intensity -> atlas intensity, piecewise linear between ``given`` (ascending) and ``wanted``, both (n,)."""
 
     given: np.ndarray
     wanted: np.ndarray
@@ -34,23 +34,24 @@ class ContrastCurve:
 
 
 def adapt_contrast(
-    target: np.ndarray, references: Sequence[np.ndarray], spacing_mm: Sequence[float], seed: int = 0
+    target: np.ndarray, atlases: Sequence[np.ndarray], spacing_mm: Sequence[float], seed: int = 0
 ) -> tuple[np.ndarray, tuple[ContrastCurve, ...]]:
-    """``target`` (C, X, Y, Z) float32 in [-1, 1] with the contrast of ``references`` (C, x, y, z), and the curve per channel.
+    """``target`` (C, X, Y, Z) float32 in [-1, 1] with the contrast of ``atlases`` (C, x, y, z), and the curve per
+    channel.
 
-    All are on grids of ``spacing_mm``. Alignment goes by the first channel. Raises RegistrationFailed if no reference can be
-    aligned.
+    All are on grids of ``spacing_mm``. Alignment goes by the first channel. Raises RegistrationFailed if no atlas can
+    be aligned.
     """
     warped, known = [], []
     with one_itk_thread():
-        for reference in references:
+        for atlas in atlases:
             try:
-                matrix = align(target[0], reference[0].astype(np.float32), spacing_mm, seed)
+                matrix = align(target[0], atlas[0].astype(np.float32), spacing_mm, seed)
             except RegistrationFailed:
                 continue
             coordinates = affine_coordinates(matrix, voxel_grid(target.shape[1:]))
-            warped.append(np.stack([warp_image(channel.astype(np.float32), coordinates) for channel in reference]))
-            known.append((outside(coordinates, reference.shape[1:]) == 0).all(axis=0))
+            warped.append(np.stack([warp_image(channel.astype(np.float32), coordinates) for channel in atlas]))
+            known.append((outside(coordinates, atlas.shape[1:]) == 0).all(axis=0))
     if not warped:
         raise RegistrationFailed("none of the training scans that the model keeps could be aligned to it")
     curves = tuple(contrast_curve(channel, [one[index] for one in warped], known) for index, channel in enumerate(target))
@@ -58,10 +59,10 @@ def adapt_contrast(
 
 
 def contrast_curve(target: np.ndarray, aligned: Sequence[np.ndarray], known: Sequence[np.ndarray]) -> ContrastCurve:
-    """The curve of one channel: ``target`` and ``aligned`` references (X, Y, Z), these where ``known`` (X, Y, Z) is true.
+    """The curve of one channel: ``target`` and ``aligned`` atlases (X, Y, Z), these where ``known`` (X, Y, Z) is true.
 
-    Bins hold equally many voxels of the target. A conditional mean is less spread than what it is the mean of, so the curve is
-    stretched until the adapted target has the references' range.
+    Bins hold equally many voxels of the target. A conditional mean is less spread than what it is the mean of, so the
+    curve is stretched until the adapted target has the atlases' range.
     """
     here = np.concatenate([target[inside] for inside in known])
     there = np.concatenate([image[inside] for image, inside in zip(aligned, known, strict=True)])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from diffatlas_pipeline.methods.base import Segmentation
+from diffatlas_pipeline.methods.base import PlannedSegmentation
 from diffatlas_pipeline.registration.fusion import labels_of
 
 NETWORK_SHARE = 0.4  # of the network, where the scan is of a kind that it has learnt (what-was-tried.md)
@@ -18,18 +18,18 @@ SHARES = (0.4, 0.2, 0.6)  # what is tried where it is not; the first that no oth
 NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 
 
-def fused(network: Segmentation, atlases: Segmentation, share: float) -> Segmentation:
+def fused(network: PlannedSegmentation, atlases: PlannedSegmentation, share: float) -> PlannedSegmentation:
     """Mean and spread after late fusion: ``share`` of ``network``, the rest of ``atlases``."""
     mean = share * network.distances + (1 - share) * atlases.distances
     variance = torch.zeros_like(mean)
     for part, weight in ((network, share), (atlases, 1 - share)):
         within = torch.zeros_like(mean) if part.spread is None else part.spread.square()
         variance += weight * (within + (part.distances - mean).square())
-    return Segmentation(mean, variance.sqrt(), share)
+    return PlannedSegmentation(mean, variance.sqrt(), share)
 
 
 def fitting_share(
-    scan: np.ndarray, network: Segmentation, atlases: Segmentation, spacing_mm: Sequence[float], tau_mm: float
+    scan: np.ndarray, network: PlannedSegmentation, atlases: PlannedSegmentation, spacing_mm: Sequence[float], tau_mm: float
 ) -> float:
     """That of ``SHARES`` whose labels fit ``scan`` (C, x, y, z) best: they explain most of the variance of its
     intensities.

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffatlas_pipeline.atlases.answer import ask_atlases
 from diffatlas_pipeline.atlases.contrast import adapt_contrast
 from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, fitting_share, fused
 from diffatlas_pipeline.atlases.policy import AtlasUse
+from diffatlas_pipeline.atlases.registered import ask_atlases
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared, Result
-from diffatlas_pipeline.methods.base import Progress, Segmentation
+from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.registration.affine import RegistrationFailed
@@ -35,7 +35,7 @@ class PreparedScan:
 
     shown: Prepared
     image: np.ndarray
-    atlases: Segmentation | None = None
+    atlases: PlannedSegmentation | None = None
     register_s: float = 0.0
 
     @property
@@ -81,13 +81,13 @@ class Segmenter:
         """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
         return self._with_atlases(self.predictor.prepare_stored(image, record))
 
-    def segment(self, scan: PreparedScan, progress: Progress | None = None) -> Segmentation:
+    def segment(self, scan: PreparedScan, progress: Progress | None = None) -> PlannedSegmentation:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases, and their spread."""
         found = self.predictor.segment(scan.shown, progress)
         return found if scan.atlases is None else fused(found, scan.atlases, self._network_share(scan, found))
 
     def restore(
-        self, segmentation: Segmentation, scan: PreparedScan, distances: bool = False, uncertainty: bool = False
+        self, segmentation: PlannedSegmentation, scan: PreparedScan, distances: bool = False, uncertainty: bool = False
     ) -> Result:
         """Back onto the scan's own grid; see :meth:`Predictor.restore`."""
         return self.predictor.restore(segmentation, scan.shown, distances, uncertainty)
@@ -107,14 +107,14 @@ class Segmenter:
                 if self.use.adapt == "atlases":
                     scan = replace(scan, shown=replace(prepared, image=answer.appearance))
                 if self.use.late_fusion:
-                    said = Segmentation(torch.from_numpy(answer.distances), torch.from_numpy(answer.spread))
+                    said = PlannedSegmentation(torch.from_numpy(answer.distances), torch.from_numpy(answer.spread))
                     scan = replace(scan, atlases=said)
         except (RegistrationFailed, UserError) as error:
             warning = f"it was segmented as it is, without the training scans: {error}"
             scan = replace(scan, shown=replace(scan.shown, warnings=(*prepared.warnings, warning)))
         return scan
 
-    def _network_share(self, scan: PreparedScan, network: Segmentation) -> float:
+    def _network_share(self, scan: PreparedScan, network: PlannedSegmentation) -> float:
         """How much the network counts beside atlases: a fixed share in its domain, else the share that fits the scan."""
         if scan.atlases is None or not scan.is_adapted:
             return NETWORK_SHARE

@@ -33,7 +33,8 @@ def plan_cells(
 ) -> list[Cell]:
     """Setting by setting, seed by seed, all methods.
 
-    A method without gradient training has one cell per pool of training cases, not one per seed: others would repeat it.
+    A method without gradient training has one cell per pool of training cases, not one per seed: others would repeat
+    it.
     """
     cells: list[Cell] = []
     for setting in settings:

@@ -1,8 +1,8 @@
 """Commands as processes that do not outlive who started them.
 
-``python -m diffatlas_pipeline.benchmark.children COMMAND ARGUMENTS`` is ``python -m diffatlas_pipeline COMMAND ARGUMENTS``
-that ends when its standard input does, which whoever started it holds open. So a benchmark that is killed leaves no training
-behind that would write to the same files as the next one.
+``python -m diffatlas_pipeline.benchmark.children COMMAND ARGUMENTS`` is ``python -m diffatlas_pipeline COMMAND
+ARGUMENTS`` that ends when its standard input does, which whoever started it holds open. So a benchmark that is killed
+leaves no training behind that would write to the same files as the next one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 ENDED, PATIENCE_S = 143, 10.0
 
 
-class Stopped(Exception):
+class ChildrenStopped(Exception):
     """The children were told to stop."""
 
 
@@ -36,7 +36,9 @@ class Children:
         self._lock = threading.Lock()
 
     def do(self, command: str, words: Sequence[str], log: Path | None) -> int:
-        """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. Stopped if told to stop."""
+        """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. ChildrenStopped if
+        told to stop.
+        """
         line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
         with nullcontext() if log is None else log.open("ab") as file:
             if file is not None:
@@ -45,7 +47,7 @@ class Children:
             errors = None if file is None else subprocess.STDOUT
             with self._lock:
                 if self._stopping:
-                    raise Stopped
+                    raise ChildrenStopped
                 child = subprocess.Popen(  # in a session of its own: Ctrl-C is for this process, which then stops its children
                     line, stdin=subprocess.PIPE, stdout=file, stderr=errors, env=self._environment, start_new_session=True
                 )
@@ -59,7 +61,7 @@ class Children:
             self._running.discard(child)
         child.stdin.close()  # type: ignore[union-attr]  # a pipe
         if self._stopping:
-            raise Stopped
+            raise ChildrenStopped
         return code
 
     def stop(self) -> None:

@@ -42,9 +42,9 @@ METHODS = ("diffatlas", "icf", "icmd", "rba")
 class Comparison:
     """What is asked for.
 
-    ``max_time_s``: seconds for each training, None as long as the plan says. ``output`` None: the folder DATASET_``name`` in
-    the workspace's benchmarks/, where ``name`` "" is the time. ``test_cases``: the first so many, None for all. ``overwrite``:
-    replace models that were trained with other options.
+    ``max_time_s``: seconds for each training, None as long as the plan says. ``output`` None: the folder
+    DATASET_``name`` in the workspace's benchmarks/, where ``name`` "" is the time. ``test_cases``: the first so many,
+    None for all. ``overwrite``: replace models that were trained with other options.
     """
 
     dataset: str
@@ -170,7 +170,9 @@ def _plan(path: Path, methods: Sequence[MethodChoice]) -> Plan:
 
 
 def _digests(plan: Plan, methods: Sequence[MethodChoice]) -> dict[str, str]:
-    """What a training depends on in the plan, for each of ``methods`` and all that earlier runs may have had, by its text."""
+    """What a training depends on in the plan, for each of ``methods`` and all that earlier runs may have had, by its
+    text.
+    """
     planned = [MethodChoice(method, name) for method, recipes in plan.recipes.items() for name in recipes]
     known = [*methods, *planned, *map(MethodChoice, KNOWN)]
     return {MethodChoice(one.name, one.trained).text: training_digest(plan, one.name, one.trained) for one in known}
@@ -196,7 +198,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _clear_conflicts(status: Status, dataset: str, cells: Sequence[Cell], overwrite: bool) -> None:
-    """Remove models that were trained with other options, if that is allowed, else UserError; also for another data set."""
+    """Remove models that were trained with other options, if that is allowed, else UserError; also for another data
+    set.
+    """
     if status.benchmark and status.benchmark.dataset != dataset:
         raise UserError(f"{status.folder} holds a benchmark of {status.benchmark.dataset}. Give another folder as `output`.")
     others = {cell.model: cell for cell in cells if status.model_matches(cell) is False}

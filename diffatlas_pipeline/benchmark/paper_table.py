@@ -61,7 +61,9 @@ def score_columns(labels: Sequence[str]) -> list[str]:
 
 
 def summarise(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
-    """One row per setting and method: means over the seeds that are done, and their sample standard deviation (NaN for one)."""
+    """One row per setting and method: means over the seeds that are done, and their sample standard deviation (NaN for
+    one).
+    """
     cells, rows = cells_frame(folder, benchmark), []
     for setting in benchmark.settings:
         for choice in map(MethodChoice.parse, benchmark.methods):

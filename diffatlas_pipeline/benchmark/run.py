@@ -36,8 +36,8 @@ class CellFailed(Exception):
 class Runner:
     """Runs cells of the benchmark in ``status``.
 
-    ``do`` runs a command; ``settings`` by their text; ``test_sets``: the folders with the test cases by data set; ``device`` as
-    the user gave it; ``workers`` score at the same time.
+    ``do`` runs a command; ``settings`` by their text; ``test_sets``: the folders with the test cases by data set;
+    ``device`` as the user gave it; ``workers`` score at the same time.
     """
 
     status: Status
@@ -59,7 +59,9 @@ class Runner:
         return self.status.update(cell, status=DONE, message="", wall_seconds=wall, **done)
 
     def _one(self, cell: Cell, wall: dict[str, float]) -> dict[str, Any]:
-        """Train unless it is done, predict, evaluate; what benchmark.json is to say of it. ``wall`` is given the seconds."""
+        """Train unless it is done, predict, evaluate; what benchmark.json is to say of it. ``wall`` is given the
+        seconds.
+        """
         folder, options = self.status.folder, cell.options
         log, predictions, fold = folder / cell.log, folder / cell.predictions, folder / cell.model
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,8 @@ class Runner:
         predict += ["--modality", options.modality] if options.modality else []
         predict += [] if options.adapted else ["--adapt-contrast", "off"]
         predict += ["--with-atlases" if options.with_atlases else "--no-with-atlases"]
-        # No option of the cell: the segmentations are the same without it, so finished cells need not be run again for it.
+        # No option of the cell: the segmentations are the same without it, so finished cells need not be run again for
+        # it.
         predict += ["--save-uncertainty"] if has_spread(cell, fold.parent / PLANS) else []
         predict += ["--registrations", str(folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
@@ -137,7 +140,9 @@ def reason(log: Path, code: int) -> str:
 
 
 def seconds_per_case(predictions: Path, names: Iterable[str]) -> float | None:
-    """Mean over the cases ``names`` of the seconds of all stages; a registration counts in full, also where it was cached."""
+    """Mean over the cases ``names`` of the seconds of all stages; a registration counts in full, also where it was
+    cached.
+    """
     cases = read_record(predictions / RECORD).get("cases") or {}
     taken = [sum(cases[name]["seconds"].values()) for name in names if cases.get(name, {}).get("seconds")]
     return round(sum(taken) / len(taken), 4) if taken else None

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffatlas_pipeline.benchmark.children import Children, Stopped
+from diffatlas_pipeline.benchmark.children import Children, ChildrenStopped
 from diffatlas_pipeline.benchmark.paper_table import write_tables
 from diffatlas_pipeline.benchmark.record import DONE, Cell
 from diffatlas_pipeline.benchmark.run import Runner
@@ -52,7 +52,7 @@ class Schedule:
             except BaseException as error:
                 children.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
-                if isinstance(error, Stopped):
+                if isinstance(error, ChildrenStopped):
                     raise KeyboardInterrupt from error
                 raise
 
@@ -94,8 +94,8 @@ def time_left(cells: Sequence[Cell], trained: Iterable[str], known: Iterable[Cel
 def seconds_left(cells: Sequence[Cell], trained: Iterable[str], known: Iterable[Cell]) -> float | None:
     """Expected seconds of work for ``cells``, where the models ``trained`` are there already; None if nothing tells.
 
-    A part takes as long as in finished cells of the same method, of those that are ``known``. Where there is none, training
-    takes the time budget, and a test case as long as with any method, or does not count.
+    A part takes as long as in finished cells of the same method, of those that are ``known``. Where there is none,
+    training takes the time budget, and a test case as long as with any method, or does not count.
     """
     finished = [cell for cell in known if cell.status == DONE]
     there, total = set(trained), 0.0

@@ -66,7 +66,8 @@ def known_splits(planned: Path, own: Path | None, cases: Sequence[str]) -> Split
 def check_settings(texts: Sequence[str], dataset: RawDataset, find: Callable[[str], RawDataset]) -> dict[Setting, RawDataset]:
     """The settings, each with the data set that tests it. ``find`` gives a raw data set by what the user called it.
 
-    UserError for an unknown setting, more shots than cases, a zero-shot data set that does not fit, test cases without labels.
+    UserError for an unknown setting, more shots than cases, a zero-shot data set that does not fit, test cases without
+    labels.
     """
     found: dict[Setting, RawDataset] = {}
     for text in texts:

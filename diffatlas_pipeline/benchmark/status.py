@@ -72,8 +72,8 @@ class Status:
     def begin(self, asked: Benchmark, cells: Sequence[Cell], conditions: Conditions) -> int:
         """Take up ``cells`` as they are done or waiting, after them the cells of earlier runs that still fit.
 
-        ``asked`` has everything but cells and models. Returns how many finished or failed cells no longer fit beside these
-        and are left out.
+        ``asked`` has everything but cells and models. Returns how many finished or failed cells no longer fit beside
+        these and are left out.
         """
         taken = []
         for cell in cells:

@@ -1,1 +1,1 @@
-"""One file per console script; the only place that wires rooms together."""
+"""One file per console script: parse the arguments, call the api, print."""

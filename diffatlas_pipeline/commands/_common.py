@@ -111,7 +111,9 @@ def check_registrations(folder: Path | None) -> None:
 
 
 def same_workspace(arguments: argparse.Namespace) -> str:
-    """What the next command must carry to find what this one wrote: " --workspace FOLDER", or nothing if none was given."""
+    """What the next command must carry to find what this one wrote: " --workspace FOLDER", or nothing if none was
+    given.
+    """
     return f" --workspace {shlex.quote(str(arguments.workspace))}" if arguments.workspace else ""
 
 

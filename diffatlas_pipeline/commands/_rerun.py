@@ -40,8 +40,8 @@ def products_of(workspace: Path, dataset: str) -> dict[str, tuple[Path, ...]]:
 def remove_outdated(workspace: Path, dataset: str, options: Mapping[str, Any]) -> str:
     """Remove what was made with other ``options``; returns what is kept and what is not, "" if nothing is outdated.
 
-    The steps then make it again as if for the first time, so they may be interrupted like any. A folder without a record
-    is left as it is.
+    The steps then make it again as if for the first time, so they may be interrupted like any. A folder without a
+    record is left as it is.
     """
     asked = {name: options[name] for name in OUTDATED} | {"device": options["device"] or "auto"}
     before = _record(workspace / RECORD)
@@ -76,8 +76,10 @@ def _differ(name: str, before: Any, asked: Any) -> bool:
 
 def is_trained(workspace: Path, dataset: str) -> bool:
     """Whether the quickstart's model is there and finished."""
+    from diffatlas_pipeline.models.folder import ModelFolder
+
     (fold,) = products_of(workspace, dataset)[MODEL]
-    return (fold / "checkpoint_final.json").is_file()
+    return ModelFolder(fold.parent).is_trained(fold.name)
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _report_words(arguments: argparse.Namespace) -> list[str]:
-    """The command that shows these scores as a page. It finds those in their default folder, and scores again elsewhere."""
+    """The command that shows these scores as a page. It finds those in their default folder, and scores again
+    elsewhere.
+    """
     words = ["DiffAtlas_report", "-p", str(arguments.predictions)]
     if arguments.output:
         words += ["-r", str(arguments.references)]

@@ -12,7 +12,7 @@ from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from diffatlas_pipeline.api.folder import FolderPrediction, FolderResult
+    from diffatlas_pipeline.api.folder_prediction import FolderPrediction, FolderResult
     from diffatlas_pipeline.api.model import Model
 
 

@@ -110,7 +110,9 @@ def _do(command: str, words: list[str]) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> float:
-    """Bytes that will be written. UserError if there is no room, or for what a step would refuse: nothing is removed yet."""
+    """Bytes that will be written. UserError if there is no room, or for what a step would refuse: nothing is removed
+    yet.
+    """
     from dataset_conversion.phantom import check_numbers
 
     if arguments.test_cases < 1:

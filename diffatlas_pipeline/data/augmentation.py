@@ -31,9 +31,9 @@ _COARSE = 3.0  # low resolution is not simulated along an axis already this much
 
 @dataclass(frozen=True)
 class AugmentationParameters:
-    """One draw. ``angles_degrees`` about the x, y, z axes; ``zoom`` > 1 makes everything larger; ``mirror`` lists flipped
-    axes; ``elastic_strength`` in distances of the control points, 0 for none, whose shifts ``elastic_seed`` fixes;
-    ``intensity_seed`` fixes the intensity changes, None for none. The defaults change nothing."""
+    """One draw. ``angles_degrees`` about the x, y, z axes; ``zoom`` > 1 makes everything larger; ``mirror`` lists
+    flipped axes; ``elastic_strength`` in distances of the control points, 0 for none, whose shifts ``elastic_seed``
+    fixes; ``intensity_seed`` fixes the intensity changes, None for none. The defaults change nothing."""
 
     angles_degrees: TripleMm = (0.0, 0.0, 0.0)
     zoom: float = 1.0
@@ -51,8 +51,8 @@ class Augmentation:
     """Rotation, zoom and mirroring of image and distance maps; intensity changes of the image.
 
     Rotation and zoom act in mm (``spacing_mm`` of the patch), are isotropic, and need a box larger than the patch:
-    :meth:`source_extent` says how large. Shifts come from where the patch is cut. Raises ValueError for a zoom that shrinks
-    beyond what the stored distances allow (1 / STORED_LIMIT).
+    :meth:`source_extent` says how large. Shifts come from where the patch is cut. Raises ValueError for a zoom that
+    shrinks beyond what the stored distances allow (1 / STORED_LIMIT).
     """
 
     def __init__(self, plan: AugmentationPlan, patch: Triple, spacing_mm: TripleMm = (1.0, 1.0, 1.0)) -> None:
@@ -83,7 +83,9 @@ class Augmentation:
         return AugmentationParameters(angles, zoom, mirror, seed, strength, elastic_seed)
 
     def source_extent(self, parameters: AugmentationParameters) -> Triple:
-        """Voxels per axis of the box that the changed patch is sampled from; the patch's own where nothing is resampled."""
+        """Voxels per axis of the box that the changed patch is sampled from; the patch's own where nothing is
+        resampled.
+        """
         if not parameters.resamples:
             return self.patch
         patch = np.asarray(self.patch)
@@ -96,10 +98,12 @@ class Augmentation:
     def apply(
         self, image: np.ndarray, distances: np.ndarray, parameters: AugmentationParameters
     ) -> tuple[np.ndarray, np.ndarray]:
-        """``image`` (C, *extent), ``distances`` (K, *extent) of :meth:`source_extent` -> (C, *patch), (K, *patch) float32.
+        """``image`` (C, *extent), ``distances`` (K, *extent) of :meth:`source_extent` -> (C, *patch), (K, *patch)
+        float32.
 
-        The image stays in [-1, 1]. Distances are scaled by the zoom, as lengths are, and clipped to [-1, 1]; where the patch
-        is deformed, by how much lengths change there, the mean over all directions. Surfaces lie exactly where they belong.
+        The image stays in [-1, 1]. Distances are scaled by the zoom, as lengths are, and clipped to [-1, 1]; where the
+        patch is deformed, by how much lengths change there, the mean over all directions. Surfaces lie exactly where
+        they belong.
         """
         channels = image.shape[0]
         state = torch.from_numpy(np.concatenate([image, distances]).astype(np.float32, copy=False))

@@ -1,9 +1,9 @@
 """Batches of augmented patches, made ahead of the training by worker processes.
 
-batchgenerators makes the batches: its DataLoader deals out the sample numbers, over several workers too, and its augmenter
-applies the transform. The worker processes are those of ``torch.utils.data.DataLoader``: it notices a killed worker while it
-waits for a batch, and its workers notice a killed parent, so neither side is left waiting (with batchgenerators'
-MultiThreadedAugmenter the training waits for ever).
+batchgenerators makes the batches: its DataLoader deals out the sample numbers, over several workers too, and its
+augmenter applies the transform. The worker processes are those of ``torch.utils.data.DataLoader``: it notices a killed
+worker while it waits for a batch, and its workers notice a killed parent, so neither side is left waiting (with
+batchgenerators' MultiThreadedAugmenter the training waits for ever).
 """
 
 from __future__ import annotations
@@ -54,8 +54,9 @@ class Unlabelled:
 
 
 class PatchLoader(data_loader.DataLoader):
-    """Reads the boxes that the patches of batches ``numbers`` are augmented from, and draws how: worker ``part`` of ``parts``
-    makes every ``parts``-th batch. Sample b of batch i is number i * batch size + b, and depends on ``seed``, i and b alone.
+    """Reads the boxes that the patches of batches ``numbers`` are augmented from, and draws how: worker ``part`` of
+    ``parts`` makes every ``parts``-th batch. Sample b of batch i is number i * batch size + b, and depends on ``seed``,
+    i and b alone.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class PatchLoader(data_loader.DataLoader):
         self.unlabelled, self.fraction = unlabelled, fraction
 
     def generate_train_batch(self) -> dict[str, Any]:
-        """{"image": boxes (C, *extent), "distances": boxes (K, *extent), "parameters"}: a list each, one entry per sample."""
+        """{"image": boxes (C, *extent), "distances": boxes (K, *extent), "parameters"}: a list each, one entry per
+        sample.
+        """
         samples = [self._sample(*divmod(index, self.batch_size)) for index in self.get_indices()]
         images, distances, parameters = map(list, zip(*samples, strict=True))
         return {"image": images, "distances": distances, "parameters": parameters}
@@ -108,7 +111,8 @@ class AugmentPatches(AbstractTransform):
 class BatchStream(IterableDataset):
     """The batches ``numbers``, or this worker process's share of them, in order.
 
-    torch's DataLoader asks its workers in turn, as batchgenerators' deals to them, so the batches come out in order again.
+    torch's DataLoader asks its workers in turn, as batchgenerators' deals to them, so the batches come out in order
+    again.
     """
 
     def __init__(
@@ -198,7 +202,8 @@ class TrainingBatches:
             try:
                 shutdown()
             except RuntimeError as error:
-                # One that dies of being stopped is no error, and must not hide why it was stopped. Torch has told the others.
+                # One that dies of being stopped is no error, and must not hide why it was stopped. Torch has told the
+                # others.
                 if not is_lost_worker(error):
                     raise
                 for worker in getattr(batches, "_workers", ()):
@@ -215,12 +220,14 @@ def training_batches(
     workers: int,
     unlabelled: Unlabelled | None = None,
 ) -> TrainingBatches:
-    """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set ``folder``.
+    """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set
+    ``folder``.
 
-    Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from the
-    ``unlabelled`` cases are NaN, unless they have pseudo-labels. Batch i depends on ``seed`` and i only, so a resumed
-    training, or one with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this process. Use
-    it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker dies.
+    Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from
+    the ``unlabelled`` cases are NaN, unless they have pseudo-labels. Batch i depends on ``seed`` and i only, so a
+    resumed training, or one with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this
+    process. Use it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker
+    dies.
     """
     unlabelled = unlabelled or Unlabelled()
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker
@@ -234,7 +241,8 @@ def is_lost_worker(error: Exception) -> bool:
     """Whether what torch's DataLoader raised means that a worker was lost, and not that one raised an exception."""
     if str(error).startswith("Caught "):  # torch's note on an exception that a worker raised
         return False
-    # A batch lies in its worker's memory: when that dies while it is fetched, the connection breaks (EOFError, OSError).
+    # A batch lies in its worker's memory: when that dies while it is fetched, the connection breaks (EOFError,
+    # OSError).
     lost = ("killed", "exited", "timed out")
     return not isinstance(error, RuntimeError) or ("worker" in str(error) and any(word in str(error) for word in lost))
 
@@ -242,7 +250,8 @@ def is_lost_worker(error: Exception) -> bool:
 def _start_worker(_: int) -> None:
     """One thread: the other cores are the training's, or other workers'.
 
-    A signal to end goes to the whole process group: the training writes its checkpoint first, and then ends its workers.
+    A signal to end goes to the whole process group: the training writes its checkpoint first, and then ends its
+    workers.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

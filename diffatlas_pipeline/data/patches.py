@@ -20,8 +20,8 @@ FOREGROUND_FRACTION = 0.5
 class PatchSource:
     """Draws random patches from the stored ``cases`` of one preprocessed data set.
 
-    Unless they are ``labelled``, what labels they have is not read. Raises DatasetError when there is no case, or one is not
-    stored, has no labels though it should, or does not have the plan's channels or labels.
+    Unless they are ``labelled``, what labels they have is not read. Raises DatasetError when there is no case, or one
+    is not stored, has no labels though it should, or does not have the plan's channels or labels.
     """
 
     def __init__(self, folder: Path, cases: Sequence[str], plan: Plan, labelled: bool = True) -> None:
@@ -34,14 +34,15 @@ class PatchSource:
             _check(case, plan, folder, labelled)
 
     def sample(self, rng: np.random.Generator, extent: Triple | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """One random patch: image (C, *extent) in [-1, 1] and distances (K, *extent) within ±STORED_LIMIT, both float32.
+        """One random patch: image (C, *extent) in [-1, 1] and distances (K, *extent) within ±STORED_LIMIT, both
+        float32.
 
         Distances are NaN unless the cases are labelled.
 
-        A patch of the planned size is placed in a random case: half of the time around a random voxel of a random label,
-        else anywhere. It stays inside the volume on axes where the volume is larger, and the volume stays inside it on axes
-        where the volume is smaller. ``extent`` (default: the patch) asks for a larger or smaller box about the same centre,
-        for augmentation to turn and zoom in. What lies outside the volume is padded.
+        A patch of the planned size is placed in a random case: half of the time around a random voxel of a random
+        label, else anywhere. It stays inside the volume on axes where the volume is larger, and the volume stays inside
+        it on axes where the volume is smaller. ``extent`` (default: the patch) asks for a larger or smaller box about
+        the same centre, for augmentation to turn and zoom in. What lies outside the volume is padded.
         """
         case = self._cases[int(rng.integers(len(self._cases)))]
         start = self._place(case, rng)

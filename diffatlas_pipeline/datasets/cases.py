@@ -17,10 +17,10 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 def list_cases(folder: Path, file_ending: str | None, channels: int) -> list[CaseFiles]:
     """The cases in ``folder``, sorted by name, without labels.
 
-    A case is ``case_0000.ext``, ``case_0001.ext``, ... (one file per channel), or just ``case.ext`` when ``channels`` is 1; a
-    sub-folder with a DICOM series counts as a file ``case`` or ``case_0000``. A ``folder`` that itself is one series, or is
-    one file, is one case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS` and DICOM. Raises ImageError if there is
-    no case, or lists all cases whose channels are missing, too many or doubled.
+    A case is ``case_0000.ext``, ``case_0001.ext``, ... (one file per channel), or just ``case.ext`` when ``channels``
+    is 1; a sub-folder with a DICOM series counts as a file ``case`` or ``case_0000``. A ``folder`` that itself is one
+    series, or is one file, is one case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS` and DICOM. Raises
+    ImageError if there is no case, or lists all cases whose channels are missing, too many or doubled.
     """
     if not folder.exists():
         raise ImageError(f"{folder}: no such folder. Give a folder of images.")
@@ -55,7 +55,8 @@ def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:
 def _split(stem: str, channels: int, stems: set[str]) -> tuple[str, int]:
     """Case name and channel: ``case_0001`` is channel 1 of ``case``; a name without a number is channel 0.
 
-    Where one channel is needed, ``case_0001`` alone is a case of that name, but beside a ``case_0000`` it is a second channel.
+    Where one channel is needed, ``case_0001`` alone is a case of that name, but beside a ``case_0000`` it is a second
+    channel.
     """
     match = _CHANNEL.fullmatch(stem)
     if match and (channels > 1 or f"{match.group(1)}_0000" in stems):

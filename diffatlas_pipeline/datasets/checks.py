@@ -32,9 +32,9 @@ class _Finding:
 def check_dataset(dataset: RawDataset, workers: int) -> None:
     """Check files, grids and label values of all training and unlabelled cases, ``workers`` at a time.
 
-    Found are: files that cannot be read, NaN, channels on different grids, constant images, a label grid that is not the
-    image's, label values that ``dataset.json`` does not name, two- and three-dimensional cases mixed, no foreground at all.
-    Raises one DatasetError with a table of all bad cases.
+    Found are: files that cannot be read, NaN, channels on different grids, constant images, a label grid that is not
+    the image's, label values that ``dataset.json`` does not name, two- and three-dimensional cases mixed, no foreground
+    at all. Raises one DatasetError with a table of all bad cases.
     """
     values = (0, *(label.value for label in dataset.description.labels))
     cases = [*dataset.training, *dataset.unlabelled]

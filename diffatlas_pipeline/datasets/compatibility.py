@@ -11,7 +11,9 @@ _LISTED = 5
 
 
 def check_fits(own: RawDataset, other: RawDataset) -> None:
-    """UserError unless a model of ``own`` can be scored on ``other``, another data set of as many channels and equal labels."""
+    """UserError unless a model of ``own`` can be scored on ``other``, another data set of as many channels and equal
+    labels.
+    """
     if own.folder.resolve() == other.folder.resolve():
         raise UserError(f"{other.folder.name} is the data set that is trained on. Name another one.")
     counts = len(own.description.channels), len(other.description.channels)
@@ -42,7 +44,9 @@ def modality_of(own: RawDataset, other: RawDataset) -> str | None:
 
 
 def labelled_test_cases(dataset: RawDataset) -> tuple[CaseFiles, ...]:
-    """The cases of imagesTs with their labels in labelsTs, () if one of them is not there. UserError if labels are missing."""
+    """The cases of imagesTs with their labels in labelsTs, () if one of them is not there. UserError if labels are
+    missing.
+    """
     folder = dataset.folder / "labelsTs"
     if not dataset.test or not folder.is_dir() or not any(folder.iterdir()):
         return ()

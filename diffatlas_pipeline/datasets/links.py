@@ -12,7 +12,8 @@ from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 
 
 def link_cases(cases: Sequence[CaseFiles], description: Path, place: Path) -> None:
-    """Make ``place`` a data set whose imagesTs and labelsTs hold exactly ``cases``; ``description`` is its dataset.json.
+    """Make ``place`` a data set whose imagesTs and labelsTs hold exactly ``cases``; ``description`` is its
+    dataset.json.
 
     Links are symbolic, or copies where the system has no links. UserError if nothing can be written.
     """

@@ -17,10 +17,11 @@ MAX_LISTED = 20  # problems written out in one message; the rest are counted
 
 
 def read_dataset(folder: Path) -> RawDataset:
-    """List the raw data set in ``folder`` (``dataset.json``, ``imagesTr``, ``labelsTr``, optional ``imagesTs``, ``imagesUn``).
+    """List the raw data set in ``folder`` (``dataset.json``, ``imagesTr``, ``labelsTr``, optional ``imagesTs``,
+    ``imagesUn``).
 
-    Raises DatasetError for a missing or wrong ``dataset.json``, a missing folder, and for files that are missing: one message
-    lists every case concerned.
+    Raises DatasetError for a missing or wrong ``dataset.json``, a missing folder, and for files that are missing: one
+    message lists every case concerned.
     """
     path = folder / "dataset.json"
     if not path.is_file():

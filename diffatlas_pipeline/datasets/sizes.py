@@ -32,7 +32,8 @@ def _size(path: Path) -> int:
 
 
 def memory_note(files: CaseFiles, bytes_per_voxel: float, spacing_mm: TripleMm | None = None) -> str:
-    """How much memory a case takes, as a sentence: "It needs about 1.5 GB (512 x 512 x 240 voxels)."; "" if that is unknown.
+    """How much memory a case takes, as a sentence: "It needs about 1.5 GB (512 x 512 x 240 voxels)."; "" if that is
+    unknown.
 
     Counted are the voxels of its own grid, or those at ``spacing_mm`` where they are more.
     """

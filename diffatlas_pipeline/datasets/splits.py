@@ -29,9 +29,11 @@ class Split:
 
 
 def make_splits(cases: Sequence[str], folds: int = FOLDS, seed: int = SEED) -> dict[str, Split]:
-    """min(folds, n) folds of nearly equal size, by name ``fold0`` ..., and ``all`` (everything trains, nothing validates).
+    """min(folds, n) folds of nearly equal size, by name ``fold0`` ..., and ``all`` (everything trains, nothing
+    validates).
 
-    The result depends only on the set of names and the seed. A single case makes ``fold0`` train on it without validation.
+    The result depends only on the set of names and the seed. A single case makes ``fold0`` train on it without
+    validation.
     """
     names = sorted(set(cases))
     if not names:
@@ -50,7 +52,8 @@ def make_splits(cases: Sequence[str], folds: int = FOLDS, seed: int = SEED) -> d
 
 
 def few_shot_splits(fold: Split, seed: int = SEED) -> dict[str, Split]:
-    """``2-shot``, ``4-shot``, ... with other cases for other seeds: ``2-shot-seed1``, ...; the larger hold the smaller ones.
+    """``2-shot``, ``4-shot``, ... with other cases for other seeds: ``2-shot-seed1``, ...; the larger hold the smaller
+    ones.
 
     They train on cases of ``fold`` and validate on some of its validation cases, which therefore can test all of them.
     """
@@ -77,7 +80,8 @@ def write_splits(path: Path, splits: Mapping[str, Split]) -> None:
 def load_splits(path: Path, cases: Sequence[str]) -> dict[str, Split]:
     """Read a splits file, made here or one's own; also nnU-Net's list of {"train", "val"}, named fold0, fold1, ...
 
-    ``cases`` are the known names. UserError for a damaged file, an unknown case, an empty training list, a case on both sides.
+    ``cases`` are the known names. UserError for a damaged file, an unknown case, an empty training list, a case on both
+    sides.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
 """The denoiser: what a network is shown of a noisy state, what its output stands for, and what that is compared with.
 
-The state at a level is z = a z0 + b eps with a = cos(pi/2 level), b = sin(pi/2 level), a^2 + b^2 = 1 (Eq. 1). A network may
-predict the noise eps (Ho et al. 2020, Eq. 14), the clean data z0, or the velocity v = a eps - b z0 (Salimans & Ho 2022,
-section 4). Scaling of the input, parametrisation of the output and target of the loss belong together, as in Karras et al.
-2022, Eq. 7 and 8.
+The state at a level is z = a z0 + b eps with a = cos(pi/2 level), b = sin(pi/2 level), a^2 + b^2 = 1 (Eq. 1). A network
+may predict the noise eps (Ho et al. 2020, Eq. 14), the clean data z0, or the velocity v = a eps - b z0 (Salimans & Ho
+2022, section 4). Scaling of the input, parametrisation of the output and target of the loss belong together, as in
+Karras et al. 2022, Eq. 7 and 8.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _SMALLEST_SIGNAL = 1e-3  # epsilon prediction divides by the signal, which vanis
 class Objective:
     """What a network of masks learns.
 
-    ``prediction``: its output is the noise ("epsilon"), the velocity ("v") or the clean state ("x0"). ``input_scaling``: it is
-    shown the state as it is ("none"), or times cos(pi/2 level) ("signal"), so that pure noise becomes silence.
-    ``segmentation_weight`` is the weight of cross-entropy + soft Dice of the labels decoded from the predicted distances,
-    beside the squared error.
+    ``prediction``: its output is the noise ("epsilon"), the velocity ("v") or the clean state ("x0").
+    ``input_scaling``: it is shown the state as it is ("none"), or times cos(pi/2 level) ("signal"), so that pure noise
+    becomes silence. ``segmentation_weight`` is the weight of cross-entropy + soft Dice of the labels decoded from the
+    predicted distances, beside the squared error.
     """
 
     prediction: str = field(default="x0", metadata=one_of(*PREDICTIONS))
@@ -45,7 +45,8 @@ class JointObjective(Objective):
 class Denoiser:
     """How a network denoises by an :class:`Objective`.
 
-    States are (B, c, X, Y, Z); ``level`` broadcasts against them, with one level per sample and channel: (B, c, 1, 1, 1).
+    States are (B, c, X, Y, Z); ``level`` broadcasts against them, with one level per sample and channel: (B, c, 1, 1,
+    1).
     """
 
     def __init__(self, objective: Objective) -> None:

@@ -20,7 +20,8 @@ JointDenoise = Callable[[Tensor, float, float], Tensor]
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the image is given: at noise level min(the mask's, ``level``), so 1 is as noisy as the mask (the paper), 0 clean.
+    """How the image is given: at noise level min(the mask's, ``level``), so 1 is as noisy as the mask (the paper), 0
+    clean.
 
     ``noise`` on it is "fresh" (drawn at each step, the paper) or "fixed" (one draw for the whole sample).
     """

@@ -1,7 +1,8 @@
 """Noise levels: how noisy a state is, from 0 (clean) to 1 (pure noise), and the schedules that step through them.
 
-A variance-preserving state at cumulative signal power alpha_bar (Eq. 1: z_t = sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar) eps)
-has the level u with sqrt(alpha_bar) = cos(pi/2 u). Networks and solvers know levels only, so that a schedule can change.
+A variance-preserving state at cumulative signal power alpha_bar (Eq. 1: z_t = sqrt(alpha_bar) z_0 + sqrt(1 - alpha_bar)
+eps) has the level u with sqrt(alpha_bar) = cos(pi/2 u). Networks and solvers know levels only, so that a schedule can
+change.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ IMAGE_LEVELS = ("equal", "mixed")
 class MaskLevels:
     """How noisy the mask is in training.
 
-    ``mask``: "schedule" is the level of a random one of the plan's T steps, "high" 1 - u^2 with u uniform in [0, 1). A share
-    ``start`` of the samples lies at the first step of sampling instead: level 1.
+    ``mask``: "schedule" is the level of a random one of the plan's T steps, "high" 1 - u^2 with u uniform in [0, 1). A
+    share ``start`` of the samples lies at the first step of sampling instead: level 1.
     """
 
     mask: str = field(default="high", metadata=one_of(*MASK_LEVELS))
@@ -61,10 +62,11 @@ class DrawnLevels:
 class NoiseLevels(MaskLevels):
     """How noisy mask and image of a joint state are in training.
 
-    ``image``: "equal" is the mask's level. "mixed" is clean for a share ``clean_image``, as noisy as the mask for a share
-    ``equal_level``, and uniformly below the mask for the rest. Before these, a share ``start`` is set at the first step of
-    sampling (clean image, mask of pure noise), and a share ``self_conditioning`` at a later one: clean image, and the network's
-    own first answer made noisy in place of the true mask, at any level. Both are used with "mixed" only.
+    ``image``: "equal" is the mask's level. "mixed" is clean for a share ``clean_image``, as noisy as the mask for a
+    share ``equal_level``, and uniformly below the mask for the rest. Before these, a share ``start`` is set at the
+    first step of sampling (clean image, mask of pure noise), and a share ``self_conditioning`` at a later one: clean
+    image, and the network's own first answer made noisy in place of the true mask, at any level. Both are used with
+    "mixed" only.
     """
 
     image: str = field(default="equal", metadata=one_of(*IMAGE_LEVELS))
@@ -115,14 +117,17 @@ def cosine_alpha_bar(steps: int) -> np.ndarray:
 
 
 def schedule_levels(schedule: str, steps: int) -> np.ndarray:
-    """Levels of steps 1 .. T of a schedule, increasing, float64 of length ``steps``. Raises ValueError for an unknown name."""
+    """Levels of steps 1 .. T of a schedule, increasing, float64 of length ``steps``. Raises ValueError for an unknown
+    name.
+    """
     if schedule not in SCHEDULES:
         raise ValueError(f"noise schedule '{schedule}' is unknown; known: {', '.join(SCHEDULES)}")
     return np.arccos(np.sqrt(cosine_alpha_bar(steps))) * (2 / math.pi)
 
 
 def sampling_levels(schedule: str, training_steps: int, steps: int) -> list[float]:
-    """The decreasing levels that ``steps`` sampling steps pass through, from the schedule's noisiest to 0: steps + 1 numbers.
+    """The decreasing levels that ``steps`` sampling steps pass through, from the schedule's noisiest to 0: steps + 1
+    numbers.
 
     ``steps`` = 0 or ``training_steps`` visits every training step; fewer are spread evenly over them.
     """
@@ -132,7 +137,8 @@ def sampling_levels(schedule: str, training_steps: int, steps: int) -> list[floa
 
 
 def mask_levels(name: str, plan: DiffusionPlan, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` random training levels of the mask, float32 (count,): "schedule" is one of the plan's T, "high" 1 - u^2.
+    """``count`` random training levels of the mask, float32 (count,): "schedule" is one of the plan's T, "high" 1 -
+    u^2.
 
     Raises ValueError for an unknown name.
     """
@@ -141,7 +147,7 @@ def mask_levels(name: str, plan: DiffusionPlan, count: int, generator: torch.Gen
         return known[torch.randint(len(known), (count,), generator=generator)]
     if name == "high":
         return 1 - torch.rand(count, generator=generator).square()
-    raise ValueError(f"mask_levels '{name}' is unknown; known: {', '.join(MASK_LEVELS)}")
+    raise ValueError(f"levels.mask '{name}' is unknown; known: {', '.join(MASK_LEVELS)}")
 
 
 def add_noise(clean: Tensor, eps: Tensor, level: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Solvers: walk a noisy state down a list of levels to clean data, asking nothing but a denoiser.
 
-A denoiser maps (noisy state, noise level) to clean data. A solver is a step rule made by a factory, so that a rule with memory
-starts afresh for each sample; :func:`sample` walks it.
+A denoiser maps (noisy state, noise level) to clean data. A solver is a step rule made by a factory, so that a rule with
+memory starts afresh for each sample; :func:`sample` walks it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def ddim(eta: float = 0.0) -> Step:
 
 
 def ddpm(eta: float = 1.0) -> Step:
-    """Ancestral sampling (Ho et al. 2020, Eq. 6, 7; posterior variance beta-tilde), the paper's; it is DDIM with eta = 1."""
+    """Ancestral sampling (Ho et al. 2020, Eq. 6, 7; posterior variance beta-tilde), the paper's; it is DDIM with eta =
+    1.
+    """
     return ddim(1.0)
 
 

@@ -107,11 +107,12 @@ def evaluate_folders(
     workers: int = 1,
     missing: str = "error",
 ) -> Evaluation:
-    """Score every reference that is a file in ``references`` (or that file itself) against its namesake in ``predictions``.
+    """Score every reference that is a file in ``references`` (or that file itself) against its namesake in
+    ``predictions``.
 
-    ``labels`` None: those of :func:`find_labels`, else all values found in the references. ``missing`` says what a reference
-    without prediction means: "error", "empty" (scored as an empty segmentation) or "skip". Raises DatasetError listing missing
-    predictions, ImageError listing files that cannot be read or whose grids differ.
+    ``labels`` None: those of :func:`find_labels`, else all values found in the references. ``missing`` says what a
+    reference without prediction means: "error", "empty" (scored as an empty segmentation) or "skip". Raises
+    DatasetError listing missing predictions, ImageError listing files that cannot be read or whose grids differ.
     """
     if missing not in MISSING:
         raise ValueError(f"missing '{missing}' is unknown; known: {', '.join(MISSING)}")
@@ -162,7 +163,9 @@ def find_labels(references: Path) -> tuple[LabelClass, ...] | None:
 
 
 def read_labels_json(path: Path) -> tuple[LabelClass, ...]:
-    """Foreground labels of a dataset.json: name to number (nnU-Net v2) or number to name (Decathlon), else DatasetError."""
+    """Foreground labels of a dataset.json: name to number (nnU-Net v2) or number to name (Decathlon), else
+    DatasetError.
+    """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))["labels"]
         if all(str(key).lstrip("-").isdigit() for key in raw):

@@ -1,13 +1,14 @@
 """Overlap and surface agreement of two masks.
 
-Surfaces follow the definition of DeepMind's ``surface-distance`` (Nikolov et al. 2021, "Clinically Applicable Segmentation of
-Head and Neck Anatomy", section "Metrics"): surface elements lie between voxel centres, one for each 2x2x2 neighbourhood that
-holds both inside and outside voxels, and count with the area of the marching-cubes surface in it. Masks with a single slice are
-treated in the plane: elements are 2x2 neighbourhoods and count with the length of their contour.
+Surfaces follow the definition of DeepMind's ``surface-distance`` (Nikolov et al. 2021, "Clinically Applicable
+Segmentation of Head and Neck Anatomy", section "Metrics"): surface elements lie between voxel centres, one for each
+2x2x2 neighbourhood that holds both inside and outside voxels, and count with the area of the marching-cubes surface in
+it. Masks with a single slice are treated in the plane: elements are 2x2 neighbourhoods and count with the length of
+their contour.
 
-Empty masks: both empty, nothing can be said, every metric is NaN and the case does not count; one empty, the structure was
-missed or invented, Dice and NSD are 0 and HD95 is the length of the volume's diagonal. So a missed structure never improves a
-score.
+Empty masks: both empty, nothing can be said, every metric is NaN and the case does not count; one empty, the structure
+was missed or invented, Dice and NSD are 0 and HD95 is the length of the volume's diagonal. So a missed structure never
+improves a score.
 """
 
 from __future__ import annotations
@@ -165,7 +166,9 @@ def _element_sizes(spacing_mm: tuple[float, ...]) -> np.ndarray:
 
 
 def _surface_area(code: int, spacing_mm: tuple[float, ...]) -> float:
-    """Area of the classic marching-cubes surface; a code and its complement have the same one, that of fewer inside corners."""
+    """Area of the classic marching-cubes surface; a code and its complement have the same one, that of fewer inside
+    corners.
+    """
     if code.bit_count() > 4:
         code = 255 - code
     if code == 0:

@@ -58,8 +58,8 @@ def overlay_png(
 ) -> None:
     """Draw three planes through the reference's centroid; contours of the reference solid, of the prediction dashed.
 
-    ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z; the latter None if there is none) in label values,
-    all on ``grid``. UserError if ``path`` cannot be written.
+    ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z; the latter None if there is none) in label
+    values, all on ``grid``. UserError if ``path`` cannot be written.
     """
     compared = reference is not None
     if reference is None:
@@ -135,7 +135,9 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
 
 
 def find_images(references: Path) -> Path | None:
-    """The folder of the scans beside a folder of references: imagesTr for labelsTr, imagesTs for labelsTs, if it is there."""
+    """The folder of the scans beside a folder of references: imagesTr for labelsTr, imagesTs for labelsTs, if it is
+    there.
+    """
     folder = (references if references.is_dir() else references.parent).resolve()
     beside = folder.with_name(folder.name.replace("labels", "images", 1))
     return beside if beside != folder and beside.is_dir() else None
@@ -150,7 +152,9 @@ def image_of(case: str, images: Path | None) -> Path | None:
 
 
 def read_scan(path: Path, grid: Grid) -> np.ndarray:
-    """The first channel (X, Y, Z) of the scan in ``path``. ImageError if it cannot be read or has not the shape of ``grid``."""
+    """The first channel (X, Y, Z) of the scan in ``path``. ImageError if it cannot be read or has not the shape of
+    ``grid``.
+    """
     array = read_volume([path]).array[0]
     if array.shape != grid.shape:
         raise ImageError(f"{path}: has another shape than the labels, so it is not shown")

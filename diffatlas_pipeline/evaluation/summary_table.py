@@ -37,7 +37,9 @@ def results_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], rule_before: int | None = None) -> str:
-    """Aligned columns, the first one to the left and the others to the right; a rule under the header and before one row."""
+    """Aligned columns, the first one to the left and the others to the right; a rule under the header and before one
+    row.
+    """
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

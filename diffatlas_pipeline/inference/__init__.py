@@ -1,1 +1,1 @@
-"""Tiling, stitched sampling, predictor, export to native space."""
+"""Prepare, segment (windows, stitched) and restore a scan; many scans; the files that prediction writes."""

@@ -13,7 +13,7 @@ from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.predictor import Result
-from diffatlas_pipeline.methods.base import Progress, Segmentation
+from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Volume
 from diffatlas_pipeline.volumes.io import read_volume
@@ -58,9 +58,9 @@ class CaseSegmenter(Protocol):
 
     def prepare(self, volume: Volume) -> Any: ...
 
-    def segment(self, scan: Any, progress: Progress | None = None) -> Segmentation: ...
+    def segment(self, scan: Any, progress: Progress | None = None) -> PlannedSegmentation: ...
 
-    def restore(self, segmentation: Segmentation, scan: Any, distances: bool, uncertainty: bool) -> Result: ...
+    def restore(self, segmentation: PlannedSegmentation, scan: Any, distances: bool, uncertainty: bool) -> Result: ...
 
 
 def predict_cases(
@@ -144,7 +144,7 @@ def _finish(
     segmenter: CaseSegmenter,
     files: CaseFiles,
     loaded: _Loaded,
-    segmentation: Segmentation,
+    segmentation: PlannedSegmentation,
     wanted: Wanted,
     seconds: dict[str, float],
 ) -> CaseOutcome:

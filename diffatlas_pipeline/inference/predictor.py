@@ -11,11 +11,11 @@ from torch import nn
 
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.padded import segment_padded
-from diffatlas_pipeline.inference.runner import restored, with_room
+from diffatlas_pipeline.inference.running_network import restored, with_room
+from diffatlas_pipeline.inference.scan_warnings import unusual
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
-from diffatlas_pipeline.inference.unusual import unusual
-from diffatlas_pipeline.methods.base import DiffusionRecipe, Progress, Recipe, Segmentation
+from diffatlas_pipeline.methods.base import DiffusionRecipe, PlannedSegmentation, Progress, Recipe
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
@@ -122,7 +122,7 @@ class Predictor:
         """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
         return Prepared(image, record, scan_seed(self.seed, image))
 
-    def segment(self, prepared: Prepared, progress: Progress | None = None) -> Segmentation:
+    def segment(self, prepared: Prepared, progress: Progress | None = None) -> PlannedSegmentation:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws and folds, and their spread.
 
         They depend on the scan, the recipe and the seed alone. ``progress`` is told (steps done, steps in all).
@@ -143,7 +143,7 @@ class Predictor:
         return _ensemble(parts)
 
     def restore(
-        self, segmentation: Segmentation, prepared: Prepared, distances: bool = False, uncertainty: bool = False
+        self, segmentation: PlannedSegmentation, prepared: Prepared, distances: bool = False, uncertainty: bool = False
     ) -> Result:
         """Back onto the scan's own grid; CPU only, so it may run in another thread.
 
@@ -167,7 +167,7 @@ class Predictor:
         return Result(labels, maps, spread, tuple(warnings))
 
 
-def _ensemble(parts: Sequence[Segmentation]) -> Segmentation:
+def _ensemble(parts: Sequence[PlannedSegmentation]) -> PlannedSegmentation:
     """Mean of the parts; their variance is the mean variance within the parts plus the variance between them."""
     if len(parts) == 1:
         return parts[0]

@@ -19,7 +19,7 @@ class Stitcher:
     """Runs a window function over all windows of a volume and blends the results with Gaussian weights.
 
     A solver calls it once per step on the whole-volume state, so neighbouring windows agree while they are generated.
-    ``device`` is where windows run; ``buffer_device`` where the sums are kept (default: ``device``). When the device is
+    Windows run on ``device``, where the sums are kept, too. When the device is
     out of memory, the sums move to the CPU, then batches are halved; both decisions stay for the following calls.
     """
 
@@ -29,7 +29,6 @@ class Stitcher:
         overlap: float = 0.5,
         batch_size: int = 1,
         device: torch.device | str = "cpu",
-        buffer_device: torch.device | str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size {batch_size}: must be at least 1")
@@ -37,13 +36,9 @@ class Stitcher:
         self.overlap = overlap
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self.buffer_device = self.device if buffer_device is None else torch.device(buffer_device)
+        self.buffer_device = self.device
         self._importance = importance(patch)
         self._norms: dict[Triple, Tensor] = {}
-
-    def window_count(self, shape: Triple) -> int:
-        """Number of windows that a volume of ``shape`` is cut into."""
-        return len(windows(self._padded(shape), self.patch, self.overlap))
 
     @torch.no_grad()
     def __call__(self, run: WindowFunction, volume: Tensor) -> Tensor:

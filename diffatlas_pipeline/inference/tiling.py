@@ -14,9 +14,11 @@ SIGMA_PER_PATCH = 1 / 8
 
 
 def windows(shape: Triple, patch: Triple, overlap: float = 0.5) -> list[Triple]:
-    """First voxels of windows of size ``patch`` that cover ``shape``, spread evenly; neighbours share at least ``overlap``.
+    """First voxels of windows of size ``patch`` that cover ``shape``, spread evenly; neighbours share at least
+    ``overlap``.
 
-    ``shape`` must be at least ``patch`` on each axis and ``overlap`` in [0, 1), else ValueError. No window leaves the volume.
+    ``shape`` must be at least ``patch`` on each axis and ``overlap`` in [0, 1), else ValueError. No window leaves the
+    volume.
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap {overlap}: must be at least 0 and below 1")

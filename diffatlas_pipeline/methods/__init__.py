@@ -1,1 +1,1 @@
-"""What is trained and how a window is segmented; the trainer and predictor never ask which one they hold."""
+"""What is trained and how a volume is segmented; the trainer and predictor never ask which one they hold."""

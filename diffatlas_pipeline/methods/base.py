@@ -35,12 +35,13 @@ class LossReport:
 
 
 @dataclass(frozen=True)
-class Segmentation:
-    """Signed distances (K, X, Y, Z) in units of tau, negative inside, mean over draws; ``spread`` their standard deviation.
+class PlannedSegmentation:
+    """Signed distances (K, X, Y, Z) in units of tau, negative inside, mean over draws; ``spread`` their standard
+    deviation.
 
-    A voxel belongs to the label of smallest distance where that is negative, else to the background; a method that predicts no
-    distances gives numbers that decode to its labels in the same way. ``network_share`` is the weight of the network in a mean
-    of its answer and that of atlases.
+    A voxel belongs to the label of smallest distance where that is negative, else to the background; a method that
+    predicts no distances gives numbers that decode to its labels in the same way. ``network_share`` is the weight of
+    the network in a mean of its answer and that of atlases.
     """
 
     distances: Tensor
@@ -92,8 +93,10 @@ class Method(ABC):
     @abstractmethod
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
-    ) -> Segmentation:
-        """Segment ``image`` (C, X, Y, Z). The result depends on (recipe, image, seed) alone; ``seed`` belongs to the scan."""
+    ) -> PlannedSegmentation:
+        """Segment ``image`` (C, X, Y, Z). The result depends on (recipe, image, seed) alone; ``seed`` belongs to the
+        scan.
+        """
 
 
 class LearnedMethod(Method):
@@ -122,6 +125,8 @@ class MemorisedMethod(Method):
 
 
 def case_generator(seed: int, draw: int) -> torch.Generator:
-    """A CPU generator of noise for one draw of the scan that ``seed`` belongs to, whatever is computed before or beside it."""
+    """A CPU generator of noise for one draw of the scan that ``seed`` belongs to, whatever is computed before or beside
+    it.
+    """
     digest = hashlib.sha256(f"{seed}:{draw}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -19,9 +19,9 @@ from diffatlas_pipeline.methods.base import (
     DiffusionRecipe,
     LearnedMethod,
     LossReport,
+    PlannedSegmentation,
     Progress,
     Recipe,
-    Segmentation,
     Stitch,
 )
 from diffatlas_pipeline.methods.draws import averaged
@@ -36,8 +36,8 @@ BANDS = 3  # the log tells apart losses at low, middle and high noise of the mas
 class JointRecipe(DiffusionRecipe):
     """How a joint diffusion is trained and sampled.
 
-    A share ``unlabelled_fraction`` of the training samples is drawn from scans without labels, where there are any: of these
-    only the image is learnt.
+    A share ``unlabelled_fraction`` of the training samples is drawn from scans without labels, where there are any: of
+    these only the image is learnt.
     """
 
     levels: NoiseLevels = field(default_factory=NoiseLevels)
@@ -51,8 +51,9 @@ class JointRecipe(DiffusionRecipe):
             yield "levels.self_conditioning needs objective.prediction 'x0' and levels.image 'mixed'"
 
 
-# Better than the paper's by measurement (documentation/explanation/what-was-tried.md): separate noise levels, most samples
-# where sampling begins, clean predictions, one deterministic step: with more, the network trusts its own earlier errors.
+# Better than the paper's by measurement (documentation/explanation/what-was-tried.md): separate noise levels, most
+# samples where sampling begins, clean predictions, one deterministic step: with more, the network trusts its own
+# earlier errors.
 DEFAULT = JointRecipe(
     NoiseLevels("high", start=0.75, image="mixed", clean_image=0.5, equal_level=0.25),
     JointObjective("x0", "signal", segmentation_weight=1.0, image_weight=0.5),
@@ -71,7 +72,8 @@ PAPER = JointRecipe(
 
 @dataclass(frozen=True)
 class _Noised:
-    """A batch made noisy: ``noisy`` (B, C + K, X, Y, Z) from ``clean`` data and ``eps`` at ``levels`` (B, C + K, 1, 1, 1).
+    """A batch made noisy: ``noisy`` (B, C + K, X, Y, Z) from ``clean`` data and ``eps`` at ``levels`` (B, C + K, 1, 1,
+    1).
 
     ``labelled`` (B,) bool tells which samples have a mask to be learnt.
     """
@@ -87,7 +89,9 @@ class _Noised:
 
 @dataclass(frozen=True)
 class _Terms:
-    """Mean squared errors of each sample's image and mask (B,), which of them count (B,) 0 or 1, and the error of labels."""
+    """Mean squared errors of each sample's image and mask (B,), which of them count (B,) 0 or 1, and the error of
+    labels.
+    """
 
     image: Tensor
     mask: Tensor
@@ -151,7 +155,9 @@ class DiffAtlas(LearnedMethod):
         return _Terms(error[:, :channels].mean(dim=1), error[:, channels:].mean(dim=1), given, known, segmentation)
 
     def _total(self, terms: _Terms, image_share: float) -> Tensor:
-        """The weighted sum. Eq. 6 averages over all channels of the joint state, ``image_share`` of which are the image's."""
+        """The weighted sum. Eq. 6 averages over all channels of the joint state, ``image_share`` of which are the
+        image's.
+        """
         objective = self.recipe.objective
         of_mask = (terms.known * terms.mask).sum() / terms.known.sum().clamp_min(1)
         of_image = (terms.given * terms.image).mean()
@@ -160,7 +166,7 @@ class DiffAtlas(LearnedMethod):
 
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
-    ) -> Segmentation:
+    ) -> PlannedSegmentation:
         recipe, channels = self.recipe, image.shape[0]
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffatlas_pipeline.methods.base import Progress, Segmentation, case_generator
+from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress, case_generator
 
 Draw = Callable[[torch.Generator, Progress | None], Tensor]
 """A generator of its own noise, and whom to tell of the steps -> signed distances (K, X, Y, Z) in units of tau."""
 
 
-def averaged(draw: Draw, draws: int, seed: int, progress: Progress | None) -> Segmentation:
+def averaged(draw: Draw, draws: int, seed: int, progress: Progress | None) -> PlannedSegmentation:
     """Mean and standard deviation over ``draws`` of the distances, clipped to [-1, 1] each; no spread for one draw."""
     total, squares = torch.zeros(()), torch.zeros(())
     for index in range(draws):
@@ -22,7 +22,7 @@ def averaged(draw: Draw, draws: int, seed: int, progress: Progress | None) -> Se
         if draws > 1:
             squares = squares + distances.square()
     mean = total / draws
-    return Segmentation(mean, (squares / draws - mean.square()).clamp_min(0).sqrt() if draws > 1 else None)
+    return PlannedSegmentation(mean, (squares / draws - mean.square()).clamp_min(0).sqrt() if draws > 1 else None)
 
 
 def _part_of(progress: Progress | None, index: int, draws: int) -> Progress | None:

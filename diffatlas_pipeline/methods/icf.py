@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Progress, Recipe, Segmentation, Stitch
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, PlannedSegmentation, Progress, Recipe, Stitch
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
@@ -35,11 +35,11 @@ class FeedForward(LearnedMethod):
 
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
-    ) -> Segmentation:
+    ) -> PlannedSegmentation:
         def logits(windows: Tensor) -> Tensor:
             return network(windows.contiguous(memory_format=torch.channels_last_3d)).to(windows.dtype)
 
         found = margins(stitch(logits, image).float().cpu())
         if progress is not None:
             progress(1, 1)
-        return Segmentation(found, None)
+        return PlannedSegmentation(found, None)

@@ -1,4 +1,6 @@
-"""Image-conditional mask diffusion (ICMD in the paper, Fig. 1c, Eq. 1 and 2): the clean image leads a diffusion of the mask."""
+"""Image-conditional mask diffusion (ICMD in the paper, Fig. 1c, Eq. 1 and 2): the clean image leads a diffusion of the
+mask.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from diffatlas_pipeline.methods.base import (
     DiffusionRecipe,
     LearnedMethod,
     LossReport,
+    PlannedSegmentation,
     Progress,
     Recipe,
-    Segmentation,
     Stitch,
 )
 from diffatlas_pipeline.methods.draws import averaged
@@ -77,7 +79,7 @@ class MaskDiffusion(LearnedMethod):
 
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
-    ) -> Segmentation:
+    ) -> PlannedSegmentation:
         channels, sampler = image.shape[0], self.recipe.sampler
 
         def denoise_windows(windows: Tensor, level: float) -> Tensor:

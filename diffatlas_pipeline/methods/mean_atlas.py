@@ -11,7 +11,7 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor, nn
 
-from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Recipe, Segmentation, Stitch
+from diffatlas_pipeline.methods.base import MemorisedMethod, PlannedSegmentation, Progress, Recipe, Stitch
 from diffatlas_pipeline.registration.atlas import Atlas
 
 
@@ -43,11 +43,11 @@ class MeanAtlas(MemorisedMethod):
 
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
-    ) -> Segmentation:
+    ) -> PlannedSegmentation:
         x, y, z = image.shape[1:]
         if progress is not None:
             progress(1, 1)
-        return Segmentation(_about_the_centre(network.get_buffer("mean").float().cpu(), (x, y, z)), None)
+        return PlannedSegmentation(_about_the_centre(network.get_buffer("mean").float().cpu(), (x, y, z)), None)
 
 
 class _Atlas(nn.Module):

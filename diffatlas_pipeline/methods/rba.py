@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.fields import at_least, one_of
-from diffatlas_pipeline.methods.base import MemorisedMethod, Progress, Recipe, Segmentation, Stitch
+from diffatlas_pipeline.methods.base import MemorisedMethod, PlannedSegmentation, Progress, Recipe, Stitch
 from diffatlas_pipeline.registration.atlas import Atlas, halved, pack, unpack
 from diffatlas_pipeline.registration.frame import in_common_frame
 from diffatlas_pipeline.registration.fusion import FUSIONS
@@ -27,8 +27,8 @@ REGISTRATIONS = ("affine", "deformable")
 class RegistrationRecipe(Recipe):
     """How atlases are registered and their labels fused.
 
-    The ``aligned`` most alike of the training cases are registered affinely; the ``atlases`` most alike of these then are
-    deformed, and vote.
+    The ``aligned`` most alike of the training cases are registered affinely; the ``atlases`` most alike of these then
+    are deformed, and vote.
     """
 
     registration: str = field(default="deformable", metadata=one_of(*REGISTRATIONS))
@@ -72,7 +72,7 @@ class RegistrationAtlas(MemorisedMethod):
 
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
-    ) -> Segmentation:
+    ) -> PlannedSegmentation:
         if not isinstance(network, AtlasBank):
             raise TypeError(f"expected the atlases that restore() gave, received {type(network).__name__}")
         recipe = self.recipe
@@ -91,11 +91,13 @@ class RegistrationAtlas(MemorisedMethod):
         distances, spread = torch.ones(shape), torch.zeros(shape)
         distances[(slice(None), *inside)] = torch.from_numpy(fused.distances)
         spread[(slice(None), *inside)] = torch.from_numpy(fused.spread)
-        return Segmentation(distances, spread if len(fused.used) > 1 else None)
+        return PlannedSegmentation(distances, spread if len(fused.used) > 1 else None)
 
 
 class AtlasBank(nn.Module):
-    """Atlases in half precision, as buffers ``image_<i>`` and ``distances_<i>``; ``names`` and ``frames`` have their order."""
+    """Atlases in half precision, as buffers ``image_<i>`` and ``distances_<i>``; ``names`` and ``frames`` have their
+    order.
+    """
 
     def __init__(self, atlases: Sequence[Atlas]) -> None:
         super().__init__()

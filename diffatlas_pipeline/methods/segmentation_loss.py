@@ -19,10 +19,11 @@ def label_logits(distances: Tensor) -> Tensor:
 
 
 def margins(logits: Tensor) -> Tensor:
-    """Logits (1 + K, ...), background first -> numbers (K, ...) in [-1, 1] that decode to the label of the largest logit.
+    """Logits (1 + K, ...), background first -> numbers (K, ...) in [-1, 1] that decode to the label of the largest
+    logit.
 
-    Each is how far the best of the other logits is above this one, in the scale of distances: at most one is negative, so
-    cutting them off at -1 makes no ties.
+    Each is how far the best of the other logits is above this one, in the scale of distances: at most one is negative,
+    so cutting them off at -1 makes no ties.
     """
     best, where = logits.topk(2, dim=0).values, logits.argmax(dim=0, keepdim=True)
     label = torch.arange(len(logits), device=logits.device).reshape(-1, *[1] * (logits.ndim - 1))

@@ -1,1 +1,1 @@
-"""The model folder: its only reader and writer."""
+"""The model folder: only this room reads and writes its parts."""

@@ -37,9 +37,9 @@ def running_in(precision: str, device: torch.device) -> AbstractContextManager[N
 def faster_precision(device: torch.device, network: nn.Module, run: Callable[[], Tensor], train: bool) -> str:
     """ "bfloat16" where it is measured faster than float32 for ``network``, else "float32".
 
-    ``run`` calls it on a real input on ``device``; what it returns is differentiated if ``train``. Processors without bfloat16
-    instructions emulate it several times slower, those with them halve a step; only a measurement tells. Leaves no gradients
-    behind.
+    ``run`` calls it on a real input on ``device``; what it returns is differentiated if ``train``. Processors without
+    bfloat16 instructions emulate it several times slower, those with them halve a step; only a measurement tells.
+    Leaves no gradients behind.
     """
     if device.type == "mps":
         return "float32"

@@ -13,10 +13,11 @@ _OPTIMISER_COPIES = 5  # weights, gradients, two moments of AdamW, EMA
 
 
 def training_bytes(network: NetworkPlan, channels: int, patch: Triple, batch: int) -> int:
-    """Bytes that one float32 training step holds: what autograd saves for backward, twice its input, weights and optimiser.
+    """Bytes that one float32 training step holds: what autograd saves for backward, twice its input, weights and
+    optimiser.
 
-    Runs forward on the meta device, where tensors have shapes but no data; a tensor saved twice is counted once. ``channels``
-    are those of the joint state.
+    Runs forward on the meta device, where tensors have shapes but no data; a tensor saved twice is counted once.
+    ``channels`` are those of the joint state.
     """
     with torch.device("meta"):
         model = build_network(network, channels, channels)

@@ -14,8 +14,8 @@ from diffatlas_pipeline.volumes.grids import Triple
 class NetworkPlan:
     """Topology of the U-Net.
 
-    Stage i works at the input grid divided by the product of ``strides[0..i]``; ``strides[0]`` is the stem's own (all ones, or
-    a patch embedding). ``kernels``, ``widths``, ``blocks`` and ``attention`` have one entry per stage.
+    Stage i works at the input grid divided by the product of ``strides[0..i]``; ``strides[0]`` is the stem's own (all
+    ones, or a patch embedding). ``kernels``, ``widths``, ``blocks`` and ``attention`` have one entry per stage.
     """
 
     widths: tuple[int, ...] = field(metadata=at_least(1))

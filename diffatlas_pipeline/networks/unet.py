@@ -1,4 +1,5 @@
-"""A residual U-Net in three dimensions, told the noise level of the image and of the mask. It knows nothing of diffusion.
+"""A residual U-Net in three dimensions, told the noise level of the image and of the mask. It knows nothing of
+diffusion.
 
 Two-dimensional data are volumes with Z = 1 whose kernels and strides are 1 along Z.
 """
@@ -20,7 +21,9 @@ _FREQUENCIES = 16
 
 
 class LevelEmbedding(nn.Module):
-    """Two noise levels (B,), (B,) in [0, 1] -> one embedding (B, size): Fourier features of each, their own layers, summed."""
+    """Two noise levels (B,), (B,) in [0, 1] -> one embedding (B, size): Fourier features of each, their own layers,
+    summed.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -122,8 +125,8 @@ class UNet(nn.Module):
 def build_network(plan: NetworkPlan, inputs: int, outputs: int, levels: bool = True) -> UNet:
     """A U-Net of ``plan``'s topology; without ``levels`` it is told no noise level: forward(x) alone.
 
-    forward(x (B, inputs, X, Y, Z), image level (B,), mask level (B,)) -> (B, outputs, X, Y, Z), where X, Y and Z must be
-    multiples of ``plan.total_stride``. Weights lie channels-last, which is about twice as fast on a CPU.
+    forward(x (B, inputs, X, Y, Z), image level (B,), mask level (B,)) -> (B, outputs, X, Y, Z), where X, Y and Z must
+    be multiples of ``plan.total_stride``. Weights lie channels-last, which is about twice as fast on a CPU.
     """
     network = UNet(plan, inputs, outputs, levels)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]

@@ -1,1 +1,1 @@
-"""Raw-data checks, fingerprint, planner, network topology, choice of diffusion steps."""
+"""Fingerprint, rules, planner, network topology, choice of diffusion steps; the plan."""

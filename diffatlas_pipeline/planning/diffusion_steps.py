@@ -1,10 +1,11 @@
 """How many diffusion steps a data set needs: variance lost by ancestral sampling, in closed form for Gaussian data.
 
-A Fourier coefficient of variance lambda (in units where the noise has variance 1), Gaussian and independent of the others,
-has the linear optimal denoiser E[z_0 | z_t] = sqrt(alpha_bar_t) lambda / (alpha_bar_t lambda + 1 - alpha_bar_t) z_t. Ancestral
-sampling (Ho et al. 2020, Algorithm 2 and Eq. 7) is then a linear recursion, and so is the variance of the sample. The noise
-added at each step has the posterior variance of Eq. 7, beta-tilde_t = (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t) beta_t, as in
-this package's sampler; with it the sampled variance falls short of the data's, the more so the fewer the steps.
+A Fourier coefficient of variance lambda (in units where the noise has variance 1), Gaussian and independent of the
+others, has the linear optimal denoiser E[z_0 | z_t] = sqrt(alpha_bar_t) lambda / (alpha_bar_t lambda + 1 - alpha_bar_t)
+z_t. Ancestral sampling (Ho et al. 2020, Algorithm 2 and Eq. 7) is then a linear recursion, and so is the variance of
+the sample. The noise added at each step has the posterior variance of Eq. 7, beta-tilde_t = (1 - alpha_bar_{t-1}) / (1
+- alpha_bar_t) beta_t, as in this package's sampler; with it the sampled variance falls short of the data's, the more so
+the fewer the steps.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ AlphaBar = Callable[[int], np.ndarray]
 
 
 def sampled_variance(variance: np.ndarray, alpha_bar: np.ndarray) -> np.ndarray:
-    """Variance of what ancestral sampling makes of Gaussian coefficients of variance ``variance`` (N,), starting from N(0, 1).
+    """Variance of what ancestral sampling makes of Gaussian coefficients of variance ``variance`` (N,), starting from
+    N(0, 1).
 
     ``alpha_bar`` (T,) is alpha_bar_1 .. alpha_bar_T, decreasing. Returns (N,).
     """

@@ -27,9 +27,9 @@ class IntensityStatistics:
 class PowerSpectrum:
     """Radially averaged power per wave number.
 
-    ``frequency`` in cycles/voxel at the median spacing (bin centres), ``power`` the mean power of one coefficient of the
-    normalised quantity, scaled so that sum(power * weight) is its variance; ``weight`` the share of coefficients in the bin
-    (sums to 1).
+    ``frequency`` in cycles/voxel at the median spacing (bin centres), ``power`` the mean power of one coefficient of
+    the normalised quantity, scaled so that sum(power * weight) is its variance; ``weight`` the share of coefficients in
+    the bin (sums to 1).
     """
 
     frequency: tuple[float, ...]

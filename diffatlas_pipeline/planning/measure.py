@@ -1,7 +1,7 @@
 """The fingerprint: everything the planner may know of a data set, measured in two parallel passes over its cases.
 
-The first pass takes the geometry, intensities and label sizes of every case; the second takes spectra and symmetry of at most
-fifty, since these need the spacing, normalisation and truncation distance that follow from the first.
+The first pass takes the geometry, intensities and label sizes of every case; the second takes spectra and symmetry of
+at most fifty, since these need the spacing, normalisation and truncation distance that follow from the first.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class _FirstTask:
 
 @dataclass(frozen=True)
 class _FirstLook:
-    """One case: per channel the foreground's (samples, minimum, maximum); per label (volume_mm3, radius_mm), None if absent."""
+    """One case: per channel the foreground's (samples, minimum, maximum); per label (volume_mm3, radius_mm), None if
+    absent.
+    """
 
     shape: CaseShape
     dimensions: int

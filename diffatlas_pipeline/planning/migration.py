@@ -1,7 +1,7 @@
 """Plans of earlier releases, as this release writes them.
 
-Version 1 had a list of recipes, each with the same flat options and the name of its method. Options that meant nothing to a
-method, or nothing beside another option, are left out: they changed nothing.
+Version 1 had a list of recipes, each with the same flat options and the name of its method. Options that meant nothing
+to a method, or nothing beside another option, are left out: they changed nothing.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from diffatlas_pipeline.planning.migration import PLAN_VERSION, migrated_plan
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 STORED_LIMIT = 1.5
-"""Stored distance maps are cut off at so many tau; training cuts them off at 1. Zooms may shrink an anatomy that much."""
+"""Stored distance maps are cut off at so many tau; training cuts them off at 1. Zooms may shrink an anatomy that much.
+"""
 
 PlanRecipes = dict[str, dict[str, dict[str, Any]]]
 """Method -> name -> recipe as plain data; each method knows what may be in it."""
@@ -26,7 +27,9 @@ PlanRecipes = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a plan may use: training memory in GB on a device of kind ``cpu``, ``cuda`` or ``mps``, and the preset's name."""
+    """What a plan may use: training memory in GB on a device of kind ``cpu``, ``cuda`` or ``mps``, and the preset's
+    name.
+    """
 
     memory_gb: float = field(metadata=above(0))
     device: str = field(metadata=one_of("cpu", "cuda", "mps"))
@@ -37,8 +40,8 @@ class Budget:
 class ChannelPlan:
     """Normalisation of one channel onto [-1, 1].
 
-    ``ct``: clip to [lower, upper] (intensity units, from the data set). ``percentile``: clip to the image's own percentiles
-    ``lower`` and ``upper``.
+    ``ct``: clip to [lower, upper] (intensity units, from the data set). ``percentile``: clip to the image's own
+    percentiles ``lower`` and ``upper``.
     """
 
     name: str

@@ -20,8 +20,8 @@ def write_plan(
 ) -> None:
     """Write plans.json into ``folder``, and before it the dataclasses ``others`` by name: {"fingerprint": ...}.
 
-    ``completed`` writes out every option of a plan's recipes. UserError if another plan is there and may not be replaced,
-    or nothing can be written.
+    ``completed`` writes out every option of a plan's recipes. UserError if another plan is there and may not be
+    replaced, or nothing can be written.
     """
     path, text = folder / PLANS, to_json(plan)
     if path.is_file() and not overwrite and not _is_same_plan(path, plan, completed):
@@ -67,8 +67,8 @@ def _is_outdated(path: Path, cases: Sequence[str]) -> bool:
 
 
 def _is_same_plan(path: Path, plan: Plan, completed: Callable[[Plan], Plan]) -> bool:
-    """Whether ``path`` holds ``plan``, written perhaps by an earlier release: other reasons, or no word of an option that has
-    been added since and is at its default.
+    """Whether ``path`` holds ``plan``, written perhaps by an earlier release: other reasons, or no word of an option
+    that has been added since and is at its default.
     """
     try:
         texts = (path.read_text(encoding="utf-8"), to_json(plan))

@@ -39,8 +39,8 @@ def make_plan(
 ) -> Plan:
     """Plan everything from the fingerprint and the budget alone; ``recipes`` are those that the plan holds, by method.
 
-    ``training_bytes(network, channels, patch, batch)`` tells the memory of a training step. Equal arguments give equal plans.
-    Raises UserError for an unknown preset or a budget too small.
+    ``training_bytes(network, channels, patch, batch)`` tells the memory of a training step. Equal arguments give equal
+    plans. Raises UserError for an unknown preset or a budget too small.
     """
     if not fingerprint.cases:
         raise UserError("The fingerprint holds no case: nothing can be planned from it.")
@@ -129,10 +129,11 @@ def _plan_augmentation(fingerprint: Fingerprint, spacing_mm: TripleMm) -> tuple[
 
 
 def _mirror_axes(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
-    """Axes across which a mirrored case could be one of the data set's own: a generative atlas would learn the others' as real.
+    """Axes across which a mirrored case could be one of the data set's own: a generative atlas would learn the others'
+    as real.
 
-    An axis is allowed only if every label, and the image around it, is symmetric across it by the fingerprint's evidence, no
-    label has another one as its mirror image, and, for X, no label's name says left or right.
+    An axis is allowed only if every label, and the image around it, is symmetric across it by the fingerprint's
+    evidence, no label has another one as its mirror image, and, for X, no label's name says left or right.
     """
     allowed, reasons = [], []
     labels = [label for label in fingerprint.labels if label.cases]

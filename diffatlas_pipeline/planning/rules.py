@@ -57,7 +57,9 @@ def plan_channels(names: Sequence[str], intensities: Sequence[IntensityStatistic
 
 
 def plan_distance(labels: Sequence[LabelStatistics], spacing_mm: TripleMm, dimensions: int = 3) -> tuple[DistancePlan, str]:
-    """Truncation distance tau: the median inscribed radius of the labels, at least three voxels (coarsest in-plane axis)."""
+    """Truncation distance tau: the median inscribed radius of the labels, at least three voxels (coarsest in-plane
+    axis).
+    """
     radii = [label.inscribed_radius_mm for label in labels if label.cases]
     radius = float(np.median(radii)) if radii else 0.0
     voxel = max(spacing_mm[axis] for axis in in_plane_axes(spacing_mm, dimensions))

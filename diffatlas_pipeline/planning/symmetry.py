@@ -50,7 +50,9 @@ def sample_coarsely(
 
 
 def mirror_axes_of_labels(cases: Sequence[CoarseCase], names: Sequence[str], dimensions: int = 3) -> tuple[dict[str, str], ...]:
-    """For each label: axis "0"/"1"/"2" -> the label that is its mirror image across that axis (its own name: symmetric)."""
+    """For each label: axis "0"/"1"/"2" -> the label that is its mirror image across that axis (its own name:
+    symmetric).
+    """
     found: list[dict[str, str]] = [{} for _ in names]
     if cases:
         for axis in range(dimensions):
@@ -72,12 +74,16 @@ def mirror_axes_of_labels(cases: Sequence[CoarseCase], names: Sequence[str], dim
 
 
 def names_a_side(name: str) -> bool:
-    """Whether a label's name has the word left, right, l or r (words end at spaces, punctuation, and lower-to-upper case)."""
+    """Whether a label's name has the word left, right, l or r (words end at spaces, punctuation, and lower-to-upper
+    case).
+    """
     return any(word in ("left", "right", "l", "r") for word in _words(name))
 
 
 def twins_by_name(names: Sequence[str]) -> Mapping[str, str]:
-    """Labels whose names differ only by left/right, l/r as a word, or l/r as the first letter of an abbreviation (LV, RV)."""
+    """Labels whose names differ only by left/right, l/r as a word, or l/r as the first letter of an abbreviation (LV,
+    RV).
+    """
     keys = {tuple(_words(name)): name for name in names}
     plain = {name.lower(): name for name in names}
     twins: dict[str, str] = {}
@@ -98,7 +104,9 @@ def _words(name: str) -> list[str]:
 
 
 def _is_symmetric(values: Sequence[np.ndarray], axis: int) -> bool:
-    """Whether reflection across ``axis`` leaves the arrays (N, N, N), or their population, as they are; no signal: True."""
+    """Whether reflection across ``axis`` leaves the arrays (N, N, N), or their population, as they are; no signal:
+    True.
+    """
     odd = [(value - np.flip(value, axis)) / 2 for value in values]
     energy = float(np.mean([np.square(value, dtype=np.float64).sum() for value in values]))
     odd_energy = float(np.mean([np.square(value, dtype=np.float64).sum() for value in odd]))

@@ -1,7 +1,7 @@
 """Network topology and patch size: presets by budget, strides and kernels from the geometry, size from the memory.
 
-A U-Net stage halves an axis while the axis is not much coarser than the finest one and enough voxels are left; kernels are 1
-along an axis that is still much coarser. The patch is the largest that fits.
+A U-Net stage halves an axis while the axis is not much coarser than the finest one and enough voxels are left; kernels
+are 1 along an axis that is still much coarser. The patch is the largest that fits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ MOST_SHARE = 0.05  # of the data set's voxels in one batch
 
 @dataclass(frozen=True)
 class Preset:
-    """What a budget allows; ``widths`` has one entry per stage at most, ``share`` is the part of the memory for one step."""
+    """What a budget allows; ``widths`` has one entry per stage at most, ``share`` is the part of the memory for one
+    step.
+    """
 
     stem_stride: int
     widths: tuple[int, ...]
@@ -111,8 +113,8 @@ def plan_topology(
     """The network, the patch size (multiples of the total stride) and the reasons for ``patch_size`` and ``network``.
 
     Starts from ``median_shape`` (cropped cases at ``spacing_mm``) rounded up and shortens the axis that is longest in
-    proportion to it, first to the preset's patch volume, then until ``training_bytes(network, channels, patch, 2)`` fits the
-    budget. ``channels`` are those of the joint state. Raises UserError when not even the smallest patch fits.
+    proportion to it, first to the preset's patch volume, then until ``training_bytes(network, channels, patch, 2)``
+    fits the budget. ``channels`` are those of the joint state. Raises UserError when not even the smallest patch fits.
     """
     preset, allowed = preset_named(budget.preset), allowed_bytes(budget)
     wanted, needed = list(median_shape), 0
@@ -168,7 +170,9 @@ def plan_batch_size(
 
 
 def allowed_bytes(budget: Budget) -> float:
-    """Bytes one training step may hold: the preset's share of the budget (the rest is for data loading, libraries, peaks)."""
+    """Bytes one training step may hold: the preset's share of the budget (the rest is for data loading, libraries,
+    peaks).
+    """
     return budget.memory_gb * 1e9 * preset_named(budget.preset).share
 
 

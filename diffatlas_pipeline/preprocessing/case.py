@@ -18,9 +18,9 @@ from diffatlas_pipeline.volumes.orientation import from_canonical, to_canonical
 from diffatlas_pipeline.volumes.resample import resample, resampled_shape
 
 IMAGE_ORDER = 3
-# Labels of real scans come back best from distance maps that are interpolated cubically on the way to the native grid; on the
-# way from it linear is better where the planned grid is coarser (Dice 0.988 against 0.987 at 1.5 times the spacing, 0.974
-# against 0.970 at twice), cubic elsewhere (0.9998 against 0.998 at 1.1 times).
+# Labels of real scans come back best from distance maps that are interpolated cubically on the way to the native grid;
+# on the way from it linear is better where the planned grid is coarser (Dice 0.988 against 0.987 at 1.5 times the
+# spacing, 0.974 against 0.970 at twice), cubic elsewhere (0.9998 against 0.998 at 1.1 times).
 RESTORE_ORDER = 3
 COARSER = 1.25
 ANISOTROPY = 3.0  # an axis this much coarser than the finest is not interpolated cubically: it would ring between slices
@@ -70,12 +70,15 @@ def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np
 
 
 def restore_distances(distances: np.ndarray, record: SpatialRecord) -> np.ndarray:
-    """The inverse of the spatial steps: (K, x, y, z) planned -> (K, X, Y, Z) float32 native; +STORED_LIMIT outside the crop."""
+    """The inverse of the spatial steps: (K, x, y, z) planned -> (K, X, Y, Z) float32 native; +STORED_LIMIT outside the
+    crop.
+    """
     return np.concatenate([_to_native(one[None], record) for one in distances]) if len(distances) else _no_maps(record)
 
 
 def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> np.ndarray:
-    """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) int32 on the native grid, in the data set's label values.
+    """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) int32 on the native grid, in the data set's label
+    values.
 
     Equal to decoding :func:`restore_distances`, in the memory of two labels whatever their number.
     """

@@ -1,8 +1,8 @@
 """Labels to truncated signed distance maps, and back.
 
-A distance map is in units of tau: S = d / tau with d in mm, negative inside, clipped to ±``STORED_LIMIT``. Training clips it
-further to [-1, 1], as the joint state is defined; the margin lets augmentation shrink an anatomy by up to that factor and
-still know every distance that ends up inside [-1, 1].
+A distance map is in units of tau: S = d / tau with d in mm, negative inside, clipped to ±``STORED_LIMIT``. Training
+clips it further to [-1, 1], as the joint state is defined; the margin lets augmentation shrink an anatomy by up to that
+factor and still know every distance that ends up inside [-1, 1].
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def encode_labels(labels: np.ndarray, classes: Sequence[LabelClass], spacing_mm:
 
 
 def decode_labels(distances: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """``distances`` (K, X, Y, Z) -> (X, Y, Z) int32: the value of the label with the smallest distance where it is inside.
+    """``distances`` (K, X, Y, Z) -> (X, Y, Z) int32: the value of the label with the smallest distance where it is
+    inside.
 
-    A voxel is inside where the distance is negative, or zero for two labels at once: such a voxel lies on their common face,
-    and calling it background would open a crack between them. Equal distances go to the label that comes first.
+    A voxel is inside where the distance is negative, or zero for two labels at once: such a voxel lies on their common
+    face, and calling it background would open a crack between them. Equal distances go to the label that comes first.
     """
     lookup = np.asarray(values, dtype=np.int32)
     labels = np.zeros(distances.shape[1:], dtype=np.int32)

@@ -12,8 +12,8 @@ from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.datasets.sizes import memory_note
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.parallel import run_cases
+from diffatlas_pipeline.planning.measured_on import file_states
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
-from diffatlas_pipeline.planning.record import file_states
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
 from diffatlas_pipeline.preprocessing.store import STORE_VERSION, open_case, write_case
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
@@ -25,9 +25,9 @@ def preprocess_dataset(dataset: RawDataset, plan: Plan, folder: Path, workers: i
     """Store all training and unlabelled cases of ``dataset`` in ``folder``/cases.
 
     A case that is already there is kept if its checksum is right and it was made from the same files with the same
-    plan-relevant settings, unless ``overwrite``. ``workers`` <= 1 works in this process. A case that cannot be used does not
-    stop the others: one DatasetError at the end lists all of them. Raises DatasetError naming the case when a worker is
-    killed, or a case does not end (:func:`~diffatlas_pipeline.parallel.run_cases`).
+    plan-relevant settings, unless ``overwrite``. ``workers`` <= 1 works in this process. A case that cannot be used
+    does not stop the others: one DatasetError at the end lists all of them. Raises DatasetError naming the case when a
+    worker is killed, or a case does not end (:func:`~diffatlas_pipeline.parallel.run_cases`).
     """
     cases = [*dataset.training, *dataset.unlabelled]
     names = [files.case for files in cases]
@@ -84,5 +84,6 @@ def _settings(files: CaseFiles, plan: Plan) -> str:
 
 
 def _memory(files: CaseFiles, plan: Plan) -> str:
-    # Measured: image, canonical and normalised copy and spline work space per channel; labels; one float32 map per label.
+    # Measured: image, canonical and normalised copy and spline work space per channel; labels; one float32 map per
+    # label.
     return memory_note(files, 16 * len(plan.channels) + 4 + 5 * len(plan.dataset.labels), plan.spacing_mm)

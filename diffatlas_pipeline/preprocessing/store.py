@@ -1,8 +1,8 @@
 """Stored cases: image and distance maps as blosc2 arrays, and a small JSON beside them.
 
-``folder`` is always the folder of one preprocessed data set; its cases lie in ``folder/cases`` as ``<case>.image.b2nd``,
-``<case>.distances.b2nd`` (labelled cases only) and ``<case>.json``. The JSON is written last, so a case is either there and
-complete or not there.
+``folder`` is always the folder of one preprocessed data set; its cases lie in ``folder/cases`` as
+``<case>.image.b2nd``, ``<case>.distances.b2nd`` (labelled cases only) and ``<case>.json``. The JSON is written last, so
+a case is either there and complete or not there.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class CaseFacts:
     """The JSON beside a stored case.
 
     ``settings`` is a digest of what the arrays were made with; ``foreground`` holds, per label of the plan, up to
-    ``FOREGROUND_POINTS`` voxels (x, y, z) inside it, flattened. ``modality`` is what the scan was said to be, if anything.
+    ``FOREGROUND_POINTS`` voxels (x, y, z) inside it, flattened. ``modality`` is what the scan was said to be, if
+    anything.
     """
 
     case: str

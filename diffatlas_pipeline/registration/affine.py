@@ -55,9 +55,9 @@ def align(
 ) -> np.ndarray:
     """The affine map (3, 4) of ``target`` voxels to ``atlas`` voxels of largest mutual information; images (X, Y, Z).
 
-    Of the alignment of the volumes' centres, that of the centres of brightness, and the maps ``starts``, the two that agree
-    best are followed on a coarse level, and the better one then on a fine level. A volume of one slice is registered in its
-    plane. Raises RegistrationFailed.
+    Of the alignment of the volumes' centres, that of the centres of brightness, and the maps ``starts``, the two that
+    agree best are followed on a coarse level, and the better one then on a fine level. A volume of one slice is
+    registered in its plane. Raises RegistrationFailed.
     """
     if not (np.isfinite(target).all() and np.isfinite(atlas).all()) or np.ptp(target) == 0 or np.ptp(atlas) == 0:
         raise RegistrationFailed("an image is constant, or not finite")

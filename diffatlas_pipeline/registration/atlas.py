@@ -12,7 +12,8 @@ _IMAGE, _DISTANCES, _FRAME = "image/", "distances/", "frame/"
 
 @dataclass(frozen=True)
 class Atlas:
-    """``image`` (C, x, y, z) in [-1, 1] and ``distances`` (K, x, y, z) in units of tau, negative inside; float16 or float32.
+    """``image`` (C, x, y, z) in [-1, 1] and ``distances`` (K, x, y, z) in units of tau, negative inside; float16 or
+    float32.
 
     ``frame`` (3, 4) maps voxels of a common frame of several atlases to its own, if that is known (frame.py).
     """

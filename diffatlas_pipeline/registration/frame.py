@@ -1,7 +1,7 @@
 """A common frame of the atlases: where each lies to one of them.
 
-Atlases have one contrast and are easily aligned to each other, a target of another modality much less so. Once one atlas lies
-well on the target, the frame says about where the others belong.
+Atlases have one contrast and are easily aligned to each other, a target of another modality much less so. Once one
+atlas lies well on the target, the frame says about where the others belong.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Label fusion: one segmentation from several registered atlases.
 
-Every rule takes the warped distance maps of N atlases, (N, K, X, Y, Z) in units of tau, negative inside, clipped to [-1, 1],
-and gives (K, X, Y, Z) in the same form. Its decoding (the label of smallest distance where that is negative, else
-background) is the fused segmentation.
+Every rule takes the warped distance maps of N atlases, (N, K, X, Y, Z) in units of tau, negative inside, clipped to
+[-1, 1], and gives (K, X, Y, Z) in the same form. Its decoding (the label of smallest distance where that is negative,
+else background) is the fused segmentation.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ STAPLE_ITERATIONS = 50
 def weights_of(target: np.ndarray, warped: np.ndarray, known: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """The weight of an atlas at each voxel, (X, Y, Z) float32 > 0, from its local similarity to the target.
 
-    ``target`` and ``warped`` (C, X, Y, Z): the similarity is the squared local correlation, mean over channels, so it does not
-    depend on contrast. Outside the atlas (``known`` (X, Y, Z) False) it has the least weight.
+    ``target`` and ``warped`` (C, X, Y, Z): the similarity is the squared local correlation, mean over channels, so it
+    does not depend on contrast. Outside the atlas (``known`` (X, Y, Z) False) it has the least weight.
     """
     window = window_of(target.shape[1:], spacing_mm, RADIUS)
     alike = np.mean([local_correlation(t, w, window) for t, w in zip(target, warped, strict=True)], axis=0)
@@ -56,8 +56,9 @@ def mean(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[float]
 def local_votes(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[float], tau_mm: float) -> np.ndarray:
     """Local weighted voting: at each voxel every atlas votes for each label, with its weight there.
 
-    A vote is the share of the voxel that the label covers, from +1 (none) over 0 (half) to -1 (all): the distance, cut off at
-    half a voxel. How far away an atlas sees a surface does not count, so a single misplaced one has no more than its vote.
+    A vote is the share of the voxel that the label covers, from +1 (none) over 0 (half) to -1 (all): the distance, cut
+    off at half a voxel. How far away an atlas sees a surface does not count, so a single misplaced one has no more than
+    its vote.
     """
     half_mm = finest_mm(distances.shape[2:], spacing_mm) / 2
     votes = weighted_mean(np.clip(distances * np.float32(tau_mm / half_mm), -1, 1), weights)
@@ -74,7 +75,8 @@ def majority(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[fl
 
 
 def staple(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[float], tau_mm: float) -> np.ndarray:
-    """The labels that are most likely if each atlas errs at a rate of its own (multi-label STAPLE, Rohlfing et al. 2003).
+    """The labels that are most likely if each atlas errs at a rate of its own (multi-label STAPLE, Rohlfing et al.
+    2003).
 
     Voxels that STAPLE leaves undecided go to the majority. All atlases count alike.
     """
@@ -92,7 +94,9 @@ def staple(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[floa
 
 
 def labels_of(distances: np.ndarray) -> np.ndarray:
-    """(..., K, X, Y, Z) -> (..., X, Y, Z) uint8 or uint16: 0 for background, else 1 + the index of the smallest distance."""
+    """(..., K, X, Y, Z) -> (..., X, Y, Z) uint8 or uint16: 0 for background, else 1 + the index of the smallest
+    distance.
+    """
     kind = np.uint8 if distances.shape[-4] < 255 else np.uint16
     return np.where(distances.min(axis=-4) < 0, distances.argmin(axis=-4) + 1, 0).astype(kind)
 

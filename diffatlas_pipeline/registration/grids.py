@@ -51,5 +51,7 @@ def to_grid(arrays: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def scale_to(shape: Sequence[int], coarser: Sequence[int]) -> np.ndarray:
-    """Voxels of ``shape`` per voxel of ``coarser``, (3, 1, 1, 1); voxel i of the latter lies at i * scale + (scale - 1) / 2."""
+    """Voxels of ``shape`` per voxel of ``coarser``, (3, 1, 1, 1); voxel i of the latter lies at i * scale + (scale - 1)
+    / 2.
+    """
     return np.array([m / n for m, n in zip(shape, coarser, strict=True)], np.float32)[:, None, None, None]

@@ -46,8 +46,8 @@ class AtlasSettings:
 class Registered:
     """N atlases on the grid of a target, or on that ``box`` of it which they reach, where the target is much larger.
 
-    ``images`` (N, C, X, Y, Z) in [-1, 1], ``distances`` (N, K, X, Y, Z) in units of tau; ``weights`` (N, X, Y, Z) > 0, how far
-    to trust each atlas at each voxel. ``used``: name of each atlas, and how it was registered. float32.
+    ``images`` (N, C, X, Y, Z) in [-1, 1], ``distances`` (N, K, X, Y, Z) in units of tau; ``weights`` (N, X, Y, Z) > 0,
+    how far to trust each atlas at each voxel. ``used``: name of each atlas, and how it was registered. float32.
     """
 
     images: np.ndarray
@@ -94,7 +94,8 @@ def segment_by_atlases(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Fused:
-    """Segment ``target`` (C, X, Y, Z) float32 in [-1, 1] by registration of ``atlases`` and fusion of their distance maps.
+    """Segment ``target`` (C, X, Y, Z) float32 in [-1, 1] by registration of ``atlases`` and fusion of their distance
+    maps.
 
     Atlases are registered side by side in ``workers`` threads (default: one per core; the registration holds no lock).
     The result does not depend on their number. Raises UserError naming ``case`` if no atlas can be aligned.
@@ -124,7 +125,9 @@ def register_atlases(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Registered:
-    """Those of ``atlases`` that look most like ``target`` (C, X, Y, Z), carried to its grid; see :func:`segment_by_atlases`."""
+    """Those of ``atlases`` that look most like ``target`` (C, X, Y, Z), carried to its grid; see
+    :func:`segment_by_atlases`.
+    """
     if settings.registration not in ("affine", "deformable"):
         raise UserError(f"registration '{settings.registration}' is unknown; known: affine, deformable.")
     full = target.shape[1:]
@@ -167,7 +170,8 @@ def _all_aligned(
     threads: Executor,
     steps: _Steps,
 ) -> list[_Aligned]:
-    """Each of ``atlases``, those with the indices ``leads`` first; the others, and these again, by way of the best of them.
+    """Each of ``atlases``, those with the indices ``leads`` first; the others, and these again, by way of the best of
+    them.
 
     On targets of another modality, many that are aligned on their own go astray (what-was-tried.md).
     """
@@ -202,7 +206,8 @@ def _align(target: np.ndarray, atlas: Atlas, starts: Sequence[np.ndarray], spaci
 
 
 def _reached(shape: Sequence[int], aligned: Sequence[_Aligned]) -> Box | None:
-    """The box of a target of ``shape`` that the aligned atlases reach, with a margin; None if it is half of the target or more.
+    """The box of a target of ``shape`` that the aligned atlases reach, with a margin; None if it is half of the target
+    or more.
 
     Scans of the whole body would otherwise cost memory and time for what no atlas knows.
     """

@@ -17,8 +17,8 @@ COARSE_AXIS = 24  # voxels of the finest axis' length at which centred volumes a
 def centred_likeness(target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence[float]) -> float:
     """Mutual information in nats of two images (C, X, Y, Z) laid on each other by their centres, on a coarse grid.
 
-    Milliseconds: good enough to leave out of many atlases those that differ most in size, position or field of view. Mean
-    over channels.
+    Milliseconds: good enough to leave out of many atlases those that differ most in size, position or field of view.
+    Mean over channels.
     """
     by = factors(target.shape[1:], spacing_mm, max(1.0, max(target.shape[1:]) / COARSE_AXIS))
     shape = shrunk_shape(target.shape[1:], by)
@@ -31,7 +31,8 @@ def centred_likeness(target: np.ndarray, atlas: np.ndarray, spacing_mm: Sequence
 def aligned_likeness(target: np.ndarray, warped: np.ndarray) -> float:
     """Mutual information in nats of two aligned images (C, X, Y, Z), mean over channels.
 
-    On validation cases it ranked atlases a little better than local correlation, the similarity of the deformable stage.
+    On validation cases it ranked atlases a little better than local correlation, the similarity of the deformable
+    stage.
     """
     return float(np.mean([mutual_information(t, w, BINS) for t, w in zip(target, warped, strict=True)]))
 

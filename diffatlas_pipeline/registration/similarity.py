@@ -16,7 +16,9 @@ _FLAT = 1e-4  # variance below which a window holds no structure: images lie in 
 
 
 def window_of(shape: Sequence[int], spacing_mm: Sequence[float], radius: float) -> tuple[int, ...]:
-    """Window edges in voxels: ``radius`` counts in voxels of the finest axis; a coarser axis has one neighbour at least."""
+    """Window edges in voxels: ``radius`` counts in voxels of the finest axis; a coarser axis has one neighbour at
+    least.
+    """
     finest = finest_mm(shape, spacing_mm)
     return tuple(2 * max(1, round(radius * finest / s)) + 1 if n > 1 else 1 for n, s in zip(shape, spacing_mm, strict=True))
 
@@ -31,7 +33,8 @@ def box(image: np.ndarray, window: Sequence[int]) -> np.ndarray:
 
 
 def local_correlation(target: np.ndarray, other: np.ndarray, window: Sequence[int]) -> np.ndarray:
-    """Squared correlation coefficient of the windows around each voxel, (X, Y, Z) in [0, 1]; 0 where one of them is flat.
+    """Squared correlation coefficient of the windows around each voxel, (X, Y, Z) in [0, 1]; 0 where one of them is
+    flat.
 
     The square makes it blind to the contrast: windows that are each other's negative have 1.
     """

@@ -53,7 +53,8 @@ class Content:
 
 
 def write_page(source: Source, path: Path, max_mb: float = 100.0, workers: int = 1) -> list[str]:
-    """Write the report to ``path``: one HTML file of at most about ``max_mb``; returns what is left out of it or went wrong.
+    """Write the report to ``path``: one HTML file of at most about ``max_mb``; returns what is left out of it or went
+    wrong.
 
     UserError if the file cannot be written.
     """
@@ -174,7 +175,9 @@ def _add_viewer(source: Source, content: Content, max_bytes: float, workers: int
 
 
 def _embed(source: Source, ranking: Sequence[CaseSource], room: float, workers: int) -> tuple[list[EmbeddedCase], list[str]]:
-    """Cases that fit into ``room`` bytes, the most telling first chosen, in the order of ``ranking``; and what is left out."""
+    """Cases that fit into ``room`` bytes, the most telling first chosen, in the order of ``ranking``; and what is left
+    out.
+    """
     kept: dict[str, EmbeddedCase] = {}
     notes: list[str] = []
     order = [ranking[index] for index in spread_order(len(ranking))]

@@ -23,7 +23,9 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Panel:
-    """A table as text. ``texts``: columns without numbers; by row, ``marks``: its CSS class, ``remarks``: a text under it."""
+    """A table as text. ``texts``: columns without numbers; by row, ``marks``: its CSS class, ``remarks``: a text under
+    it.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -22,7 +22,9 @@ from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One model on one set of cases: a cell of a benchmark, or the whole of a prediction folder (then without a setting)."""
+    """One model on one set of cases: a cell of a benchmark, or the whole of a prediction folder (then without a
+    setting).
+    """
 
     key: str
     title: str
@@ -48,7 +50,8 @@ class CaseSource:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that :func:`~diffatlas_pipeline.report.page.write_page` shows. ``facts`` are (name, value) for the head.
+    """Everything that :func:`~diffatlas_pipeline.report.page.write_page` shows. ``facts`` are (name, value) for the
+    head.
 
     ``folder`` is what was read; ``benchmark`` is what it holds, if it is one, with a run for each of its cells.
     """

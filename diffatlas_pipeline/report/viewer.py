@@ -57,8 +57,8 @@ class EmbeddedCase:
 def niivue_bundle() -> str | None:
     """The JavaScript module of NiiVue, gzipped, in base64; None if it is not installed or not as expected.
 
-    The package holds NiiVue inside a module that exports nothing. The class is the last one that extends EventTarget before
-    the definition of ``attachToCanvas``; a line at the end hands it to the page as ``globalThis.Niivue``.
+    The package holds NiiVue inside a module that exports nothing. The class is the last one that extends EventTarget
+    before the definition of ``attachToCanvas``; a line at the end hands it to the page as ``globalThis.Niivue``.
     """
     found = importlib.util.find_spec(PACKAGE)
     path = Path(found.origin).parent / _BUNDLE if found and found.origin else None

@@ -19,7 +19,7 @@ PREVIOUS = "checkpoint_previous.safetensors"
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingStatus:
     """Where a training stands. ``settings`` are the options it was started with; ``precision`` is what it was found to
     run best in ("" before the first step), kept because a resumed training is to come to the same result."""
 
@@ -29,7 +29,7 @@ class Progress:
     precision: str = ""
 
 
-def save_checkpoint(folder: Path, tensors: dict[str, Tensor], progress: Progress) -> None:
+def save_checkpoint(folder: Path, tensors: dict[str, Tensor], progress: TrainingStatus) -> None:
     """Write the latest checkpoint; the one before becomes the previous. At no time is there less than one good file."""
     folder.mkdir(parents=True, exist_ok=True)
     latest, temporary = folder / LATEST, folder / f".{LATEST}.tmp"
@@ -39,7 +39,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], progress: Progress
     temporary.replace(latest)
 
 
-def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Progress, str] | None:
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], TrainingStatus, str] | None:
     """The latest good checkpoint, its progress, and a warning ("" if none). None if training never got to one.
 
     A damaged latest file is passed over for the previous one, and the warning says so.
@@ -51,7 +51,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], Progress, str] | N
             continue
         try:
             tensors, metadata = read_tensors(path)
-            return tensors, Progress(**json.loads(metadata["progress"])), warning
+            return tensors, TrainingStatus(**json.loads(metadata["progress"])), warning
         except (ValueError, KeyError, TypeError) as error:
             warning += f"{path} is damaged ({error}) and was passed over. "
     if warning:

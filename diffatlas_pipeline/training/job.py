@@ -80,7 +80,8 @@ class Job:
 
 
 def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutcome:
-    """Train a fold, or go on where an interrupted training with these options stopped; then segment its validation cases.
+    """Train a fold, or go on where an interrupted training with these options stopped; then segment its validation
+    cases.
 
     A fold that is trained is left as it is, unless ``overwrite``. UserError for what cannot be trained, before anything
     is written.

@@ -17,7 +17,9 @@ _BAND = re.compile(r"_band(\d+)$")
 
 
 class TrainingLog:
-    """Collects numbers of single iterations, writes means as rows; rows after ``iteration`` (of a killed run) are dropped."""
+    """Collects numbers of single iterations, writes means as rows; rows after ``iteration`` (of a killed run) are
+    dropped.
+    """
 
     def __init__(self, folder: Path, iteration: int) -> None:
         self.folder = folder
@@ -46,7 +48,9 @@ class TrainingLog:
     def write_row(
         self, iteration: int, seconds: float, learning_rate: float, validation: dict[str, float], last: bool = False
     ) -> None:
-        """End an epoch: a row of means, and the file and events brought up to date; the picture now and then and at the end."""
+        """End an epoch: a row of means, and the file and events brought up to date; the picture now and then and at the
+        end.
+        """
         row = {"iteration": float(iteration), "seconds": round(seconds, 2), "learning_rate": learning_rate}
         row |= {name: self.mean(name) for name in self._collected}
         row |= {f"dice_{name}": value for name, value in validation.items()}
@@ -65,7 +69,9 @@ class TrainingLog:
 
 
 def _place(column: str) -> tuple[int, str, int]:
-    """Where a column of log.csv stands: time, losses, their parts, losses per noise band, Dice. Equals keep their order."""
+    """Where a column of log.csv stands: time, losses, their parts, losses per noise band, Dice. Equals keep their
+    order.
+    """
     if column in _FIRST:
         return 0, "", _FIRST.index(column)
     if band := _BAND.search(column):

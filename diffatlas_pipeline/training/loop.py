@@ -17,7 +17,7 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
-from diffatlas_pipeline.training.checkpoints import Progress, load_checkpoint, save_checkpoint
+from diffatlas_pipeline.training.checkpoints import TrainingStatus, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.training.schedule import Duration, learning_rate
 from diffatlas_pipeline.training.state import TrainingState
@@ -92,7 +92,9 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
                 _say_if_collapsed(dice, progress)
                 log.write_row(iteration, clock.seconds(), rate, dice, last=progress >= 1)
                 saved_s = clock.seconds()
-                save_checkpoint(run.folder, state.tensors(), Progress(iteration, saved_s, run.settings, stepper.precision))
+                save_checkpoint(
+                    run.folder, state.tensors(), TrainingStatus(iteration, saved_s, run.settings, stepper.precision)
+                )
             if stop and progress < 1:
                 raise Stopped(f"Stopped at iteration {iteration}, with a checkpoint: the same training goes on from there.")
     return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision)
@@ -152,13 +154,13 @@ class _Stepper:
         return faster_precision(self.device, self.state.network, loss, train=True)
 
 
-def _resume(run: Run, state: TrainingState) -> Progress:
+def _resume(run: Run, state: TrainingState) -> TrainingStatus:
     try:
         found = load_checkpoint(run.folder)
     except ValueError as error:
         raise UserError(str(error)) from error
     if found is None:
-        return Progress(0, 0.0, run.settings)
+        return TrainingStatus(0, 0.0, run.settings)
     tensors, progress, warning = found
     if warning:
         console.warn(warning)

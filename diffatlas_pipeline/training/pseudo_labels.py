@@ -51,7 +51,9 @@ class UnlabelledScans:
     def make_ready(
         self, source: Path, folder: Path, method: Method, options: TrainingOptions, device: torch.device
     ) -> tuple[Unlabelled, float]:
-        """What batches are made from, and the seconds that labelling took; labels lie in the fold's ``folder`` meanwhile."""
+        """What batches are made from, and the seconds that labelling took; labels lie in the fold's ``folder``
+        meanwhile.
+        """
         if self.teacher is None:
             return Unlabelled(self.cases, self.fraction), 0.0
         count = len(self.teacher.atlases)
@@ -73,8 +75,8 @@ def choose_scans(
 ) -> UnlabelledScans:
     """The scans without labels that are asked for; none of those that train or validate.
 
-    UserError if there is no use for them or none of them, or if the teacher has seen the validation cases; ModelError if it
-    is not trained.
+    UserError if there is no use for them or none of them, or if the teacher has seen the validation cases; ModelError
+    if it is not trained.
     """
     fraction = method.unlabelled_fraction
     _check_registrations(options)
@@ -107,11 +109,12 @@ def label_scans(
     registrations: Path | None = None,
     quiet: bool = False,
 ) -> None:
-    """Store ``cases`` of the preprocessed data set ``source`` in ``folder``, with the labels that ``teacher`` gives them.
+    """Store ``cases`` of the preprocessed data set ``source`` in ``folder``, with the labels that ``teacher`` gives
+    them.
 
     Its ``atlases`` are registered to each scan and fused with its answer. A scan of a modality that the teacher has not
-    learnt is shown to it with the contrast of the training scans, but stored as it is: the model to be trained is to learn
-    its contrast. Cases that are in ``folder`` already stay as they are, so an interrupted call goes on.
+    learnt is shown to it with the contrast of the training scans, but stored as it is: the model to be trained is to
+    learn its contrast. Cases that are in ``folder`` already stay as they are, so an interrupted call goes on.
     """
     labels = teacher.plan.dataset.labels
     there = set(list_stored(folder)) if folder.is_dir() else set()

@@ -13,7 +13,9 @@ _FLOOR = 0.01
 
 @dataclass(frozen=True)
 class Duration:
-    """Training ends after ``iterations``, or, if ``seconds`` is set, after that much training time, whichever comes first."""
+    """Training ends after ``iterations``, or, if ``seconds`` is set, after that much training time, whichever comes
+    first.
+    """
 
     iterations: int
     seconds: float | None = None
@@ -45,7 +47,7 @@ def learning_rate(base: float, progress: float, warmup: float) -> float:
 def ema_decay(updates: int, fraction: float) -> float:
     """Decay of a moving average whose horizon is ``fraction`` of the updates so far.
 
-    A horizon that grows with training forgets the first weights in a run of any length (power-function EMA, Karras et al. 2024,
-    section 3.1).
+    A horizon that grows with training forgets the first weights in a run of any length (power-function EMA, Karras et
+    al. 2024, section 3.1).
     """
     return 1 - 1 / max(1.0, fraction * updates)

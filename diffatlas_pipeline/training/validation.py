@@ -79,7 +79,8 @@ def segment_validation(
 ) -> None:
     """Segment the validation ``cases`` from their raw images, as a user would, and write and say their scores.
 
-    Into the folder "validation" of the fold. A raw data set that is gone is a warning. UserError lists cases that failed.
+    Into the folder "validation" of the fold. A raw data set that is gone is a warning. UserError lists cases that
+    failed.
     """
     trained = model.load(fold)
     try:

@@ -16,14 +16,15 @@ _BLOCK_VOXELS = 1 << 16  # voxels worked on at a time, so that they stay in the 
 def signed_distance_mm(mask: np.ndarray, spacing_mm: Sequence[float], limit_mm: float | None = None) -> np.ndarray:
     """Distance (X, Y, Z) float32 in mm from each voxel centre to the surface of ``mask`` (X, Y, Z), negative inside.
 
-    The surface crosses the line between a mask voxel and a background neighbour half-way, at their common face: there the
-    distance is half a spacing. Each voxel counts as a box whose edges are rounded by half the shortest spacing m. For cubes
-    this is a ball, and the result is the Euclidean distance to the nearest opposite voxel centre, less m / 2. For thick
-    slices it stays right where that is wrong by millimetres (a slice's face may be nearer than any centre). The distance to
-    the rounded boxes is exact. The border of the volume is no surface, so an axis of one voxel does not matter.
+    The surface crosses the line between a mask voxel and a background neighbour half-way, at their common face: there
+    the distance is half a spacing. Each voxel counts as a box whose edges are rounded by half the shortest spacing m.
+    For cubes this is a ball, and the result is the Euclidean distance to the nearest opposite voxel centre, less m / 2.
+    For thick slices it stays right where that is wrong by millimetres (a slice's face may be nearer than any centre).
+    The distance to the rounded boxes is exact. The border of the volume is no surface, so an axis of one voxel does not
+    matter.
 
-    An empty mask is +inf everywhere, a full one -inf. ``limit_mm`` clips to [-limit_mm, limit_mm] and is much faster, as
-    only the neighbourhood of the mask is then worked on.
+    An empty mask is +inf everywhere, a full one -inf. ``limit_mm`` clips to [-limit_mm, limit_mm] and is much faster,
+    as only the neighbourhood of the mask is then worked on.
     """
     mask = np.asarray(mask, dtype=bool)
     if mask.ndim != 3:
@@ -56,11 +57,12 @@ def _shortest_edge_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
 
 
 def _distance_to_voxels_mm(mask: np.ndarray, spacing_mm: Sequence[float], edge_mm: float, limit: float) -> np.ndarray:
-    """Distance (X, Y, Z) float32 in mm from voxel centres to the nearest rounded box of ``mask``; 0 inside, at most ``limit``.
+    """Distance (X, Y, Z) float32 in mm from voxel centres to the nearest rounded box of ``mask``; 0 inside, at most
+    ``limit``.
 
-    A rounded box is a smaller box of edges (spacing - edge_mm), dilated by edge_mm / 2. The squared distance to the smaller
-    box is a sum over axes, see :func:`_gap_mm`; its minimum is found one axis after the other (as in Felzenszwalb and
-    Huttenlocher, Theory of Computing 8, 2012, with this cost in place of k squared).
+    A rounded box is a smaller box of edges (spacing - edge_mm), dilated by edge_mm / 2. The squared distance to the
+    smaller box is a sum over axes, see :func:`_gap_mm`; its minimum is found one axis after the other (as in
+    Felzenszwalb and Huttenlocher, Theory of Computing 8, 2012, with this cost in place of k squared).
     """
     squared = _along_first_axis(mask, spacing_mm[0], edge_mm)
     np.minimum(squared, np.float32(min((limit + edge_mm / 2) ** 2, _LARGEST)), out=squared)

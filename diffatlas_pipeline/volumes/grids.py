@@ -20,8 +20,8 @@ Affine = tuple[tuple[float, ...], ...]
 class Grid:
     """A sampling grid in space.
 
-    ``shape`` is (X, Y, Z); ``affine`` the 4x4 voxel-to-world matrix in mm (RAS+ world, as NIfTI); ``dimensions`` is 2 when
-    the file held a two-dimensional image (then Z = 1), else 3.
+    ``shape`` is (X, Y, Z); ``affine`` the 4x4 voxel-to-world matrix in mm (RAS+ world, as NIfTI); ``dimensions`` is 2
+    when the file held a two-dimensional image (then Z = 1), else 3.
     """
 
     shape: Triple
@@ -76,8 +76,8 @@ class LabelVolume:
 def default_tolerance_mm(grid: Grid) -> float:
     """How far two grids may lie apart and still be called the same: a tenth of the shortest voxel edge, at most 0.1 mm.
 
-    Wide enough for what single-precision headers lose (a quaternion close to a half turn costs hundredths of a millimetre at
-    the far corner), far too narrow for a wrong slice or a flipped axis.
+    Wide enough for what single-precision headers lose (a quaternion close to a half turn costs hundredths of a
+    millimetre at the far corner), far too narrow for a wrong slice or a flipped axis.
     """
     return min(0.1, 0.1 * min(grid.spacing_mm))
 
@@ -85,8 +85,8 @@ def default_tolerance_mm(grid: Grid) -> float:
 def grid_difference(a: Grid, b: Grid, tolerance_mm: float | None = None) -> str | None:
     """What tells grid ``b`` from grid ``a``, in words, or None if they are the same.
 
-    Grids of equal shape are compared by the largest distance in mm between corresponding outer corners of the volume, which
-    sums up origin, spacing and direction. ``tolerance_mm`` defaults to :func:`default_tolerance_mm` of ``a``.
+    Grids of equal shape are compared by the largest distance in mm between corresponding outer corners of the volume,
+    which sums up origin, spacing and direction. ``tolerance_mm`` defaults to :func:`default_tolerance_mm` of ``a``.
     """
     if a.shape != b.shape:
         return f"shapes differ: {_shape(a)} and {_shape(b)} voxels"

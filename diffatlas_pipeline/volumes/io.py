@@ -13,7 +13,7 @@ import numpy as np
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes import dicom, itk, nifti
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
-from diffatlas_pipeline.volumes.memory import finite
+from diffatlas_pipeline.volumes.in_memory import finite
 
 FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
 

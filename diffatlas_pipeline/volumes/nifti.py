@@ -97,7 +97,9 @@ def image_of(array: np.ndarray, grid: Grid) -> Any:
 
 
 def nifti_bytes(array: np.ndarray, affine: np.ndarray, slope: float, inter: float) -> bytes:
-    """A NIfTI-1 file of ``array`` (X, Y, Z) uint8, whose real values are ``slope * array + inter``. It names no patient."""
+    """A NIfTI-1 file of ``array`` (X, Y, Z) uint8, whose real values are ``slope * array + inter``. It names no
+    patient.
+    """
     header = nib.Nifti1Header()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(array.shape)

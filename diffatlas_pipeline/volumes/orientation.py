@@ -11,10 +11,12 @@ _TILE = 32  # voxels; a tile's rows and columns both fit the processor's cache
 
 
 def to_canonical(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
-    """Reorder and flip axes of ``array`` (C, X, Y, Z) so that they run right, anterior, superior; exact, no interpolation.
+    """Reorder and flip axes of ``array`` (C, X, Y, Z) so that they run right, anterior, superior; exact, no
+    interpolation.
 
-    Returns the array and its canonical grid. An oblique volume keeps its obliquity: each axis only goes to the nearest world
-    axis. A two-dimensional image keeps its slice axis last; its in-plane axes are ordered by the world axes they follow.
+    Returns the array and its canonical grid. An oblique volume keeps its obliquity: each axis only goes to the nearest
+    world axis. A two-dimensional image keeps its slice axis last; its in-plane axes are ordered by the world axes they
+    follow.
     """
     order, flipped = _permutation(grid)
     _check_shape(array, grid.shape)
@@ -53,7 +55,9 @@ def _permutation(grid: Grid) -> tuple[list[int], list[bool]]:
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
-    """``array`` (C, X, Y, Z) laid out in that order in memory, copied tile by tile: twice as fast as at once if transposed."""
+    """``array`` (C, X, Y, Z) laid out in that order in memory, copied tile by tile: twice as fast as at once if
+    transposed.
+    """
     if array.flags.c_contiguous:
         return array
     copied = np.empty(array.shape, dtype=array.dtype)

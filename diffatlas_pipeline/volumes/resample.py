@@ -14,7 +14,9 @@ _REACH = 24  # samples after which the cubic spline's prefilter has decayed belo
 
 
 def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], new_spacing_mm: Sequence[float]) -> Triple:
-    """The shape that a volume of ``shape`` voxels takes at ``new_spacing_mm``: its field of view kept, at least one voxel."""
+    """The shape that a volume of ``shape`` voxels takes at ``new_spacing_mm``: its field of view kept, at least one
+    voxel.
+    """
     x, y, z = (
         max(1, int(np.floor(n * old / new + 0.5))) for n, old, new in zip(shape, spacing_mm, new_spacing_mm, strict=True)
     )
@@ -22,12 +24,13 @@ def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], new_spaci
 
 
 def resample(array: np.ndarray, shape: Triple, order: int | Triple) -> np.ndarray:
-    """Resample ``array`` (C, X, Y, Z) to (C, *shape), float32, by splines of ``order`` 0, 1 or 3, for all or for each axis.
+    """Resample ``array`` (C, X, Y, Z) to (C, *shape), float32, by splines of ``order`` 0, 1 or 3, for all or for each
+    axis.
 
-    The outer edges of the field of view are kept: sample i of n_out lies at (i + 1/2) n_in / n_out - 1/2 of the input, and
-    the input continues beyond its border with its edge value. The result is that of ``scipy.ndimage.zoom(grid_mode=True,
-    mode="nearest")``, computed one axis at a time as products with small matrices, since tensor-product splines separate.
-    Values must be finite.
+    The outer edges of the field of view are kept: sample i of n_out lies at (i + 1/2) n_in / n_out - 1/2 of the input,
+    and the input continues beyond its border with its edge value. The result is that of
+    ``scipy.ndimage.zoom(grid_mode=True, mode="nearest")``, computed one axis at a time as products with small matrices,
+    since tensor-product splines separate. Values must be finite.
     """
     if array.ndim != 4:
         raise ValueError(f"expected an array (C, X, Y, Z), received shape {array.shape}")

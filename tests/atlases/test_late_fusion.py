@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, SHARES, fitting_share, fused, variance_explained
-from diffatlas_pipeline.methods.base import Segmentation
+from diffatlas_pipeline.methods.base import PlannedSegmentation
 from diffatlas_pipeline.registration.fusion import distances_of
 from diffatlas_pipeline.registration.warp import voxel_grid
 
@@ -23,13 +23,13 @@ def ball(shift: float, radius: float = 7) -> np.ndarray:
     return np.where(distance < radius, 1, np.where(distance < radius + 3, 2, 0))
 
 
-def answer(shift: float) -> Segmentation:
-    return Segmentation(torch.from_numpy(distances_of(ball(shift), 2, SPACING_MM, TAU_MM).astype(np.float32)), None)
+def answer(shift: float) -> PlannedSegmentation:
+    return PlannedSegmentation(torch.from_numpy(distances_of(ball(shift), 2, SPACING_MM, TAU_MM).astype(np.float32)), None)
 
 
 def test_a_mixture_has_the_mean_and_spread_of_its_parts() -> None:
-    one = Segmentation(torch.tensor([[0.5]]), torch.tensor([[0.3]]))
-    other = Segmentation(torch.tensor([[-0.5]]), None)
+    one = PlannedSegmentation(torch.tensor([[0.5]]), torch.tensor([[0.3]]))
+    other = PlannedSegmentation(torch.tensor([[-0.5]]), None)
     found = fused(one, other, 0.25)
     assert found.spread is not None and found.network_share == 0.25
     assert found.distances.item() == pytest.approx(-0.25)
@@ -53,7 +53,7 @@ def test_the_answer_in_the_right_place_gets_the_larger_share(contrast: int, bias
 def test_a_scan_that_tells_nothing_changes_nothing() -> None:
     flat = np.zeros((1, *SHAPE), np.float32)
     assert fitting_share(flat, answer(2), answer(-3), SPACING_MM, TAU_MM) == SHARES[0]
-    nothing = Segmentation(torch.ones(2, *SHAPE), None)
+    nothing = PlannedSegmentation(torch.ones(2, *SHAPE), None)
     assert fitting_share(flat + 1, nothing, nothing, SPACING_MM, TAU_MM) == SHARES[0]
 
 

@@ -48,7 +48,9 @@ def test_contrast_is_adapted_to_the_training_scans(adapt: str) -> None:
 
 
 def test_atlases_have_their_share_of_the_answer() -> None:
-    """The atlas is the scan itself, with other labels than the network finds: the answer lies between them, and says so."""
+    """The atlas is the scan itself, with other labels than the network finds: the answer lies between them, and says
+    so.
+    """
     image, labels = scan()
     predictor = ready()
     swapped = np.where(labels == 2, 7, np.where(labels == 7, 2, 0))

@@ -23,7 +23,9 @@ def cell_of(method: str, seed: int, setting: str = "2-shot", **changes: Any) -> 
 
 @pytest.fixture
 def content(tmp_path: Path) -> Benchmark:
-    """icf with three seeds (one failed), mean with one seed and an undefined label, diffatlas failed; full: not run yet."""
+    """icf with three seeds (one failed), mean with one seed and an undefined label, diffatlas failed; full: not run
+    yet.
+    """
     costs = {"status": DONE, "train_seconds": 600.0, "seconds_per_case": 0.5}
     cells = (
         cell_of("icf", 0, **costs),

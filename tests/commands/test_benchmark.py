@@ -1,4 +1,6 @@
-"""DiffAtlas_benchmark through its command: the table, what is kept, what failed, what is refused, what a kill leaves behind."""
+"""DiffAtlas_benchmark through its command: the table, what is kept, what failed, what is refused, what a kill leaves
+behind.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def times(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_the_smallest_benchmark(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """All methods: one cell fails, is tried again alone, and a second setting needs no training; then the report of it all."""
+    """All methods: one cell fails, is tried again alone, and a second setting needs no training; then the report of it
+    all.
+    """
     folder = workspace / "benchmarks" / f"{CT}_1s"
     blocked = folder / "cells" / "2-shot" / "icf__default__seed0" / "predictions"
     blocked.parent.mkdir(parents=True)

@@ -1,4 +1,6 @@
-"""What users get wrong most often gives one clear message and a non-zero exit, never a traceback, through the real commands."""
+"""What users get wrong most often gives one clear message and a non-zero exit, never a traceback, through the real
+commands.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.inference.predictor import Predictor, Result
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, Segmentation, Stitch, case_generator
+from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, PlannedSegmentation, Stitch, case_generator
 from diffatlas_pipeline.methods.diffatlas import JointRecipe
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import Plan
@@ -43,12 +43,14 @@ class Brightness(LearnedMethod):
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         raise NotImplementedError
 
-    def segment(self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: object = None) -> Segmentation:
+    def segment(
+        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: object = None
+    ) -> PlannedSegmentation:
         draws = self.recipe.sampler.draws
         noise = torch.randn(draws, generator=case_generator(seed, 0)) * 1e-3
         distances = stitch(lambda windows: network(windows, torch.zeros(len(windows)), torch.zeros(len(windows))), image)
         spread = torch.full_like(distances, float(noise.std())) if draws > 1 else None
-        return Segmentation(distances + noise.mean(), spread)
+        return PlannedSegmentation(distances + noise.mean(), spread)
 
 
 def fold(name: str = "fold0", level: float = 0.0, small: Plan | None = None) -> TrainedFold:

@@ -57,8 +57,8 @@ def errors_and_predictions(
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error (B, c) and predicted clean data (B, c, ...) for a network shown ``seen`` at ``levels`` (B, c).
 
-    The noise is worked out from what the network was shown: z = cos(pi/2 u) z0 + sin(pi/2 u) eps, and z times cos(pi/2 u) is
-    shown where the input is scaled. Where there is no noise, its error is NaN.
+    The noise is worked out from what the network was shown: z = cos(pi/2 u) z0 + sin(pi/2 u) eps, and z times cos(pi/2
+    u) is shown where the input is scaled. Where there is no noise, its error is NaN.
     """
     a, b = (f(levels * math.pi / 2)[:, :, None, None, None] for f in (torch.cos, torch.sin))
     noisy = seen / a if objective.input_scaling == "signal" else seen
@@ -79,8 +79,8 @@ def labels_error(predicted: Tensor, distances: Tensor) -> float:
 @pytest.mark.parametrize("scaling", INPUT_SCALINGS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_joint_loss(prediction: str, scaling: str, unlabelled: int) -> None:
-    """The mask's error over labelled samples, the image's over all (a clean image has none), each by its share of the channels
-    and the image's by its weight, and the weighted error of labels.
+    """The mask's error over labelled samples, the image's over all (a clean image has none), each by its share of the
+    channels and the image's by its weight, and the weighted error of labels.
     """
     objective = JointObjective(prediction, scaling, segmentation_weight=0.7, image_weight=0.3)
     recipe = JointRecipe(NoiseLevels("schedule", image="mixed", clean_image=0.4, equal_level=0.3), objective)

@@ -70,7 +70,9 @@ def test_recipes_are_read_as_they_were_written() -> None:
 
 
 def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
-    """By measurement (documentation/explanation/what-was-tried.md), and as published; None: the method has no such option."""
+    """By measurement (documentation/explanation/what-was-tried.md), and as published; None: the method has no such
+    option.
+    """
     names = [
         "mask", "start", "image", "clean_image", "equal_level", "self_conditioning",
         "prediction", "input_scaling", "segmentation_weight", "image_weight",

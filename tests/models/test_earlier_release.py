@@ -1,7 +1,7 @@
 """Model folders and plans that version 0.1 wrote, before recipes had parts: they load, and give the labels they gave.
 
-``tests/data_of_release_1`` holds two small models of generated balls, trained by that release for a few steps; their common
-plan with the recipes of all methods; and scans with the labels that it predicted.
+``tests/data_of_release_1`` holds two small models of generated balls, trained by that release for a few steps; their
+common plan with the recipes of all methods; and scans with the labels that it predicted.
 """
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def test_hippocampus() -> None:
     found = compute_fingerprint(RawDataset(folder, description, cases), workers=1)
     expected = {50: 0.17, 200: 0.051, 300: 0.035, 500: 0.022}
     losses = {steps: variance_loss(found.image_spectrum, cosine_alpha_bar(steps)) for steps in expected}
-    # The spectrum's estimate (borders, normalisation) leaves some room; the other posterior variance would give 10, 2.8 %.
+    # The spectrum's estimate (borders, normalisation) leaves some room; the other posterior variance would give 10, 2.8
+    # %.
     assert losses == pytest.approx(expected, rel=0.15)
     assert 200 < choose_diffusion_steps([found.image_spectrum, found.distance_spectrum], cosine_alpha_bar) < 350
     assert all(label.mirror_twin_axis == {} for label in found.labels)  # neither side is the other's mirror image

@@ -45,7 +45,8 @@ def test_votes_keep_the_surface_between_voxel_centres() -> None:
     x = np.arange(8, dtype=np.float32)
     distances = np.clip((x - 3.3) / 3, -1, 1)[None, None, :, None, None]
     fused = local_votes(distances, np.ones((1, 8, 1, 1), np.float32), MM, 3.0)[0, :, 0, 0]
-    # half a voxel is as far as a vote sees; from there on it is the distance from the fused label map, whose face is at 3.5
+    # half a voxel is as far as a vote sees; from there on it is the distance from the fused label map, whose face is at
+    # 3.5
     assert np.allclose(fused[1:6] * 3, [-2.5, -1.5, -0.3, 0.5, 1.5], atol=1e-5)
 
 

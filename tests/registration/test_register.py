@@ -135,7 +135,9 @@ def test_atlases_of_another_contrast_segment_an_anatomy_between_them() -> None:
 
 
 def test_only_what_atlases_reach_of_a_large_target_is_registered() -> None:
-    """The anatomy lies in the corner of a body twice as long each way: as good as in a scan of it alone, and nothing beyond."""
+    """The anatomy lies in the corner of a body twice as long each way: as good as in a scan of it alone, and nothing
+    beyond.
+    """
     image, truth = scan(tilt(np.array([[1.0, 0.05, 0, 1.0], [0, 1.05, 0, 1.0], [0, 0, 1.0, 0]])))
     atlases = [atlas(str(seed), bend(size=2.5, seed=seed)) for seed in (1, 2)]
     body = np.pad(image, [(0, 0), *((n, 0) for n in SHAPE)], constant_values=-1)

@@ -33,7 +33,9 @@ def write_dataset(folder: Path, names: Sequence[str]) -> Path:
 
 
 def write_predictions(folder: Path, names: Sequence[str], shift: int = 1, uncertainty: bool = False) -> Path:
-    """Segmentations of the scans of :func:`write_dataset`, the i-th one moved by ``i * shift`` voxels; returns the folder."""
+    """Segmentations of the scans of :func:`write_dataset`, the i-th one moved by ``i * shift`` voxels; returns the
+    folder.
+    """
     for seed, name in enumerate(names):
         _, labels = make_case((28, 36, 26), seed=seed)
         moved = np.roll(labels.array, seed * shift, axis=1)

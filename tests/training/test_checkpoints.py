@@ -7,7 +7,7 @@ from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 from diffatlas_pipeline.training.checkpoints import (
     LATEST,
     PREVIOUS,
-    Progress,
+    TrainingStatus,
     load_checkpoint,
     remove_checkpoints,
     save_checkpoint,
@@ -26,11 +26,11 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     saved = tensors(1.5)
-    save_checkpoint(tmp_path, saved, Progress(12, 3.5, {"seed": 1, "training_cases": ["x"]}))
+    save_checkpoint(tmp_path, saved, TrainingStatus(12, 3.5, {"seed": 1, "training_cases": ["x"]}))
     found = load_checkpoint(tmp_path)
     assert found is not None
     loaded, progress, warning = found
-    assert progress == Progress(12, 3.5, {"seed": 1, "training_cases": ["x"]})
+    assert progress == TrainingStatus(12, 3.5, {"seed": 1, "training_cases": ["x"]})
     assert warning == ""
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(loaded[name], saved[name]) for name in saved)
@@ -42,8 +42,8 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["truncate", "flip"])
 def test_a_damaged_checkpoint_gives_way_to_the_previous(tmp_path: Path, damage: str) -> None:
-    save_checkpoint(tmp_path, tensors(1), Progress(1, 1.0, {}))
-    save_checkpoint(tmp_path, tensors(2), Progress(2, 2.0, {}))
+    save_checkpoint(tmp_path, tensors(1), TrainingStatus(1, 1.0, {}))
+    save_checkpoint(tmp_path, tensors(2), TrainingStatus(2, 2.0, {}))
     content = bytearray((tmp_path / LATEST).read_bytes())
     if damage == "truncate":
         content = content[: len(content) // 2]
@@ -75,7 +75,7 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
 
 def test_a_training_that_is_over_leaves_no_checkpoint(tmp_path: Path) -> None:
     for iteration in (1, 2):
-        save_checkpoint(tmp_path, tensors(1), Progress(iteration, 1.0, {}))
+        save_checkpoint(tmp_path, tensors(1), TrainingStatus(iteration, 1.0, {}))
     (tmp_path / "log.csv").touch()
     remove_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]

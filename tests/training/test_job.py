@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from diffatlas_pipeline.api.training import plan_and_preprocess
+from diffatlas_pipeline.api.preparation import plan_and_preprocess
 from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint
 from tests.planning.raw_data import write_dataset
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.atlases import answer as atlases
-from diffatlas_pipeline.atlases.answer import ask_atlases
+from diffatlas_pipeline.atlases import registered as atlases
+from diffatlas_pipeline.atlases.registered import ask_atlases
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_plan, store_cases

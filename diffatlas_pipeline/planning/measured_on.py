@@ -19,8 +19,8 @@ FileState = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Record:
-    """``measured.json`` beside ``fingerprint.json``: when both were written, by which release, and digests (SHA-256) of the
-    raw data set's files and of ``fingerprint.json``.
+    """``measured.json`` beside ``fingerprint.json``: when both were written, by which release, and digests (SHA-256) of
+    the raw data set's files and of ``fingerprint.json``.
     """
 
     since: str
@@ -51,13 +51,17 @@ def source_digest(dataset: RawDataset) -> str:
 
 
 def make_record(source: str, fingerprint: str) -> Record:
-    """The record of a data set that was just measured: its :func:`source_digest` before that, the text of its fingerprint."""
+    """The record of a data set that was just measured: its :func:`source_digest` before that, the text of its
+    fingerprint.
+    """
     now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return Record(now, __version__, source, _digest(fingerprint))
 
 
 def recorded_fingerprint(record: Path, fingerprint: Path, source: str) -> tuple[Fingerprint, Record] | None:
-    """The fingerprint on file and its record; None if the data set, the release or a file has changed, or nothing is there."""
+    """The fingerprint on file and its record; None if the data set, the release or a file has changed, or nothing is
+    there.
+    """
     try:
         known = from_json(Record, record.read_text(encoding="utf-8"), str(record))
         text = fingerprint.read_text(encoding="utf-8")

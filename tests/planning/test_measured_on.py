@@ -8,7 +8,7 @@ import pytest
 
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass, RawDataset
 from diffatlas_pipeline.errors import DatasetError
-from diffatlas_pipeline.planning.record import file_states, source_digest
+from diffatlas_pipeline.planning.measured_on import file_states, source_digest
 from tests.factories import make_plan
 
 

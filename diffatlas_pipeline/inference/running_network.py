@@ -17,7 +17,7 @@ from diffatlas_pipeline.networks.execution import faster_precision, running_in
 T = TypeVar("T")
 
 
-class Runner(nn.Module):
+class RunningNetwork(nn.Module):
     """A network and the precision it runs in; "auto" is decided at its first call, on the real input."""
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
@@ -39,7 +39,7 @@ def restored(method: Method, fold: TrainedFold, device: torch.device, precision:
         network = method.restore(fold.state)
     except RuntimeError as error:
         raise ModelError(f"{fold.fold}: its checkpoint does not fit the plan ({error}). Restore the model folder.") from error
-    return Runner(network, device, precision) if isinstance(method, LearnedMethod) else network
+    return RunningNetwork(network, device, precision) if isinstance(method, LearnedMethod) else network
 
 
 def with_room(segment: Callable[[Tensor], T], image: Tensor, device: torch.device) -> T:
