@@ -37,7 +37,7 @@ def main_of(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace],
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """--workspace, and --data for the folder with the hippocampus protocol."""
+    """--workspace, and --data for the folder with the hippocampus task."""
     parser.add_argument(
         "--workspace",
         type=Path,
@@ -51,7 +51,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(data) / "Task04_Hippocampus" if data else None,
         metavar="FOLDER",
-        help="Task04_Hippocampus with its protocol.json (default: in $DIFFATLAS_TEST_DATA)",
+        help="Task04_Hippocampus of the Decathlon (default: in $DIFFATLAS_TEST_DATA)",
     )
 
 

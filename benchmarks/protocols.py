@@ -20,6 +20,7 @@ VALIDATION_SEED = 2025
 HEARTS = {"heart-ct": ("CT", 11), "heart-mri": ("MRI", 12)}
 HEART_CASES, HEART_TEST_CASES, HEART_SIZE = 40, 12, 48
 PROTOCOLS = (HIPPOCAMPUS, *HEARTS)
+CASES = Path(__file__).parent / "hippocampus_protocol.json"  # names of the cases that train in each setting, and that test
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,15 @@ def prepare(protocol: str, data: Path | None, workspace: Path, seeds: Iterable[i
 
 def prepare_hippocampus(data: Path | None, workspace: Path, seeds: Iterable[int]) -> Prepared:
     """The plan is made from all 160 training cases, in the few-shot settings too."""
-    if data is None or not (data / "protocol.json").is_file():
-        raise UserError(f"--data {data}: no protocol.json there. Give the folder Task04_Hippocampus, or DIFFATLAS_TEST_DATA.")
+    if data is None or not (data / "dataset.json").is_file():
+        raise UserError(f"--data {data}: no dataset.json there. Give the folder Task04_Hippocampus, or DIFFATLAS_TEST_DATA.")
+    splits = few_shot_splits(read_protocol(CASES), seeds)
     shared = ["--workspace", str(workspace)]
-    path = data / "protocol.json"
-    cases = ["--cases-from-json", f"{path}:full", "--test-from-json", f"{path}:test"]
+    cases = ["--cases-from-json", f"{CASES}:full", "--test-from-json", f"{CASES}:test"]
     do("convert", ["msd", "-i", str(data), "-d", str(HIPPOCAMPUS_ID), "--name", HIPPOCAMPUS_NAME, *cases, *shared])
     do("plan_and_preprocess", ["-d", str(HIPPOCAMPUS_ID), *shared])
     file = workspace / "benchmark_splits" / "hippocampus.json"
-    write_text_atomically(file, json.dumps(few_shot_splits(read_protocol(data), seeds), indent=2) + "\n")
+    write_text_atomically(file, json.dumps(splits, indent=2) + "\n")
     return Prepared(HIPPOCAMPUS_ID, ("--splits-file", str(file)))
 
 
@@ -63,11 +64,8 @@ def prepare_hearts(protocol: str, workspace: Path) -> Prepared:
     return Prepared(HEARTS[protocol][1])
 
 
-def read_protocol(data: Path) -> dict[str, list[str]]:
-    """Lists of cases: one for ``test`` and one for each setting. UserError if it is damaged or a setting holds a test
-    case.
-    """
-    path = data / "protocol.json"
+def read_protocol(path: Path) -> dict[str, list[str]]:
+    """Lists of cases: ``test`` and one for each setting. UserError for a damaged file, or a test case in a setting."""
     try:
         protocol = json.loads(path.read_text(encoding="utf-8"))
         lists = {name: [str(case) for case in protocol[name]] for name in ("test", *SETTINGS)}

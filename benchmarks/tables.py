@@ -108,7 +108,7 @@ def summary_table(hippocampus: pd.DataFrame, heart_ct: pd.DataFrame, heart_mri: 
 def steps_table(table: pd.DataFrame) -> str:
     """Mean Dice of validation cases over the number of sampling steps, of the ablation's rows named "steps"."""
     rows = table[table["name"] == "steps"]
-    steps = [text.removeprefix("steps=") for text in rows["sampling"]]
+    steps = [text.rpartition("=")[2] for text in rows["sampling"]]  # of sampler.steps=N
     dice = [f"{value:.3f}" for value in rows["dice_mean"]]
     return markdown(["sampling steps", *("all" if text == "0" else text for text in steps)], [["Dice", *dice]])
 

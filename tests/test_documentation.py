@@ -66,7 +66,7 @@ def test_lines_of_prose_have_at_most_120_characters(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_pages_are_short(page: Path) -> None:
-    allowed = {"README.md": 110, "CONTRIBUTING.md": 130}.get(page_id(page), 250)
+    allowed = {"README.md": 110, "CONTRIBUTING.md": 140}.get(page_id(page), 250)
     assert len(page.read_text(encoding="utf-8").splitlines()) <= allowed
 
 

@@ -1,6 +1,7 @@
-"""Data flow one way: a room imports only from rooms above it in the design's list."""
+"""Data flow one way: a room imports only from rooms above it in the list, which CONTRIBUTING.md explains."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,15 @@ def test_a_room_imports_only_from_rooms_above(path: Path) -> None:
     assert room in ORDER, f"{path}: a room that the design does not list"
     below = {other for other in imported_rooms(path) if ORDER.index(other) > ORDER.index(room)}
     assert not below, f"{path.relative_to(ROOT)} imports from below: {sorted(below)}"
+
+
+def test_contributing_explains_each_room_in_this_order() -> None:
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"^\| `diffatlas_pipeline/([^`]+)` \| (.+) \|$", text, flags=re.MULTILINE)
+    assert [place.removesuffix("/").removesuffix(".py") for place, _ in places] == ORDER
+    assert all((ROOT / place).is_dir() if place.endswith("/") else (ROOT / place).is_file() for place, _ in places)
+    rooms = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES} - {"__init__", "__main__"}
+    assert rooms == {*ORDER}, "a room without files, or one that is not explained"
 
 
 def test_the_check_sees_imports(tmp_path: Path) -> None:

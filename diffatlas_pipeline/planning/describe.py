@@ -7,6 +7,7 @@ import textwrap
 from diffatlas_pipeline.planning.plan import Plan
 
 WIDTH = 120
+BUDGET = "device as asked for, or found; memory as asked for (default 8 GB)"
 
 
 def plan_table(plan: Plan) -> str:
@@ -42,7 +43,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
     )
     budget = plan.budget
     return [
-        ("budget", f"{budget.memory_gb:g} GB, {budget.device}, preset {budget.preset}", "as asked for, or detected"),
+        ("budget", f"{budget.memory_gb:g} GB, {budget.device}, preset {budget.preset}", BUDGET),
         ("dimensions", str(plan.dimensions), "as the images are"),
         ("spacing", " x ".join(f"{value:g}" for value in plan.spacing_mm) + " mm", why["spacing_mm"]),
         ("patch size", _shape(plan.patch_size), why["patch_size"]),

@@ -1,4 +1,4 @@
-"""A task in the Decathlon's layout with a protocol, small enough to train on in seconds."""
+"""A task in the Decathlon's layout, and lists of its cases, small enough to train on in seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ TEST = 2
 
 
 def write_task(folder: Path, training: int = 6) -> Path:
-    """Balls of labels 3 and 7; ``full`` is ``training`` cases, ``2-shot`` two of them, the test two others."""
+    """Balls of labels 3 and 7. ``protocol.json`` lists ``training`` cases as ``full``, two of them as ``2-shot``, two others as
+    ``test``.
+    """
     names = [f"ball_{index:03d}" for index in range(training + TEST)]
     for index, name in enumerate(names):
         image, labels = ball_case(seed=index)

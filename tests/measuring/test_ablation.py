@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import ablation
+from benchmarks.record import RESULTS
 from diffatlas_pipeline.datasets.splits import Split, write_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import to_json, write_text_atomically
@@ -14,6 +15,18 @@ from tests.factories import make_plan, make_recipe, make_recipes, store_cases, w
 
 NETWORK = NetworkPlan((8, 8), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
 PLAN = make_plan(patch_size=(16, 16, 16), network=NETWORK, recipes=make_recipes(diffatlas={"default": make_recipe(steps=1)}))
+
+
+def test_the_rows_of_the_documentation_name_options_that_can_be_set() -> None:
+    rows = pd.read_csv(RESULTS / "ablation.csv", dtype=str, keep_default_na=False)
+    options = {option for text in rows["options"] for option in text.split()}
+    options |= {option for text in rows["sampling"] for option in text.split(",") if option}
+    assert len(options) > 15
+    for option in options - {"random_contrast=0.5"}:  # which is gone
+        if option.startswith("augmentation."):
+            ablation.replanned(PLAN, [option])
+        else:
+            ablation.changed(make_recipe(), [option])
 
 
 def test_options_are_set_by_name_and_kind() -> None:

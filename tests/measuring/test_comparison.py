@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks import comparison
+from benchmarks import comparison, protocols
 from benchmarks.protocols import HEARTS, PROTOCOLS, Prepared
 from benchmarks.record import RESULTS, read_rows
 from tests.measuring.small_task import write_task
@@ -61,8 +61,9 @@ def test_a_row_says_what_it_was_made_on_and_rows_of_other_runs_stay(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_small_protocol_is_run_by_the_real_commands(tmp_path: Path) -> None:
+def test_a_small_protocol_is_run_by_the_real_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_task(tmp_path / "Task04_Hippocampus")
+    monkeypatch.setattr(protocols, "CASES", data / "protocol.json")
     options = ["--workspace", str(tmp_path / "w"), "--results", str(tmp_path), "--data", str(data)]
     comparison.main(["hippocampus", "--settings", "2-shot", "--seeds", "0", "1", "--methods", "rba", *options])
     rows = read_rows(tmp_path / "comparison_hippocampus.csv").set_index("method")
@@ -70,7 +71,7 @@ def test_a_small_protocol_is_run_by_the_real_commands(tmp_path: Path) -> None:
     assert rows.loc["rba", "dice_average"] > 0.5 and rows.loc["mean", "dice_average"] > 0, "the balls lie about the same"
 
 
-def test_data_without_a_protocol_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_the_task_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         comparison.main(["hippocampus", "--data", str(tmp_path)])
-    assert "no protocol.json there" in capsys.readouterr().err
+    assert "no dataset.json there" in capsys.readouterr().err

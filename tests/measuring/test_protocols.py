@@ -14,7 +14,7 @@ from tests.measuring.small_task import write_task
 
 
 def test_few_shot_split_never_touches_other_settings_or_the_test(tmp_path: Path) -> None:
-    protocol = protocols.read_protocol(write_task(tmp_path))
+    protocol = protocols.read_protocol(write_task(tmp_path) / "protocol.json")
     splits = protocols.few_shot_splits(protocol, (0, 2))
     assert splits["2-shot"]["train"] == splits["2-shot-seed2"]["train"] == protocol["2-shot"]
     assert splits["2-shot"]["validation"] == ["ball_003", "ball_004", "ball_005"]
@@ -41,16 +41,24 @@ def test_a_protocol_that_mixes_training_and_test_is_refused(tmp_path: Path, chan
     path = write_task(tmp_path) / "protocol.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=message):
-        protocols.read_protocol(tmp_path)
+        protocols.read_protocol(path)
 
 
-@pytest.mark.real_data
-def test_the_real_protocol_is_sound() -> None:
-    data = os.environ.get("DIFFATLAS_TEST_DATA")
-    if data is None:
-        pytest.skip("DIFFATLAS_TEST_DATA is not set")
-    protocol = protocols.read_protocol(Path(data) / "Task04_Hippocampus")
-    assert len(protocol["full"]) == 160 and len(protocol["test"]) == 40
+def test_the_hippocampus_protocol_is_sound() -> None:
+    protocol = protocols.read_protocol(protocols.CASES)
+    assert {name: len({*cases}) for name, cases in protocol.items()} == {
+        "test": 40, "full": 160, "2-shot": 2, "4-shot": 4, "8-shot": 8, "16-shot": 16
+    }  # fmt: skip
     split = protocols.few_shot_split(protocol, "2-shot")
     assert len(split["train"]) == 2 and len(split["validation"]) == 16
     assert not set(split["validation"]) & {*protocol["test"], *protocol["16-shot"]}
+
+
+@pytest.mark.real_data
+def test_the_decathlon_has_the_cases_of_the_protocol() -> None:
+    data = os.environ.get("DIFFATLAS_TEST_DATA")
+    if data is None:
+        pytest.skip("DIFFATLAS_TEST_DATA is not set")
+    cases = {path.name.removesuffix(".nii.gz") for path in (Path(data) / "Task04_Hippocampus" / "labelsTr").iterdir()}
+    protocol = protocols.read_protocol(protocols.CASES)
+    assert {*protocol["full"], *protocol["test"]} <= cases

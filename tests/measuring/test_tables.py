@@ -16,10 +16,27 @@ def test_pages_show_what_was_measured(page: Path) -> None:
     assert page.read_text(encoding="utf-8") == tables.with_tables(page), "run: python -m benchmarks.tables --write"
 
 
+REGISTRATION = RESULTS / "registration.csv"  # of libraries outside this repository; its table is written by hand
+
+
 def test_every_results_file_is_shown_and_says_how_it_was_made() -> None:
-    assert {file for files, _ in tables.TABLES.values() for file in files} == {path.name for path in RESULTS.iterdir()}
-    for path in RESULTS.iterdir():
-        assert {"date", "cpu", "cores", "torch", "commit"} <= {*read_rows(path)}
+    files = {file for files, _ in tables.TABLES.values() for file in files}
+    assert files | {REGISTRATION.name} == {path.name for path in RESULTS.iterdir()}
+    for file in files:
+        assert {"date", "cpu", "cores", "torch", "commit"} <= {*read_rows(RESULTS / file)}
+    assert {"date", "cpu", "threads", "package", "settings"} <= {*read_rows(REGISTRATION)}
+
+
+def test_the_table_of_registrations_is_that_of_its_results_file() -> None:
+    page = (tables.ROOT / "documentation" / "explanation" / "what-was-tried.md").read_text(encoding="utf-8")
+    lines = page.split("| deformable stage |")[1].splitlines()[2:]
+    shown = {tuple(cell.strip() for cell in line.strip("|").split("|"))[1:] for line in lines if line.startswith("|")}
+    rows = read_rows(REGISTRATION)
+    cells = {}
+    for row in rows[~rows["data"].str.contains("tuning")].itertuples():
+        text = f"{row.dice_fused:.3f}" + (f", {row.seconds:.1f} s" if row.seconds else "")
+        cells.setdefault(row.stage, []).append(text)
+    assert shown == {tuple(one) for one in cells.values()}
 
 
 def test_every_measured_cell_of_the_comparisons_is_on_the_page() -> None:
@@ -52,7 +69,7 @@ def test_comparison_marks_the_best_and_leaves_open_what_was_not_run(tmp_path: Pa
 
 
 def test_steps_are_the_ablation_s_rows_of_that_name(tmp_path: Path) -> None:
-    rows = [("steps", "steps=1", 0.9), ("other", "steps=2", 0.7), ("steps", "steps=0", 0.8)]
+    rows = [("steps", "sampler.steps=1", 0.9), ("other", "sampler.steps=2", 0.7), ("steps", "steps=0", 0.8)]
     pd.DataFrame(rows, columns=["name", "sampling", "dice_mean"]).to_csv(tmp_path / "ablation.csv", index=False)
     assert tables.table_of("steps", tmp_path).splitlines()[::2] == ["| sampling steps | 1 | all |", "| Dice | 0.900 | 0.800 |"]
 
