@@ -10,7 +10,7 @@ from diffatlas_pipeline.benchmark.choices import MethodChoice
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json
 
-VERSION = 1
+VERSION = 2  # 1: digests of recipes as release 0.1 made them, which tell nothing about models of today
 FILE = "benchmark.json"
 DONE, FAILED, WAITING = "done", "failed", "waiting"
 Key = tuple[str, str, str, int]
@@ -121,4 +121,7 @@ def read_benchmark(folder: Path) -> Benchmark:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}). Give the folder of a benchmark.") from error
     except (ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{path}: damaged ({error!r}). Restore it, or run the benchmark into another folder.") from error
-    raise UserError(f"{path}: format version {version}, but this release reads {VERSION}. Use the release that wrote it.")
+    raise UserError(
+        f"{path}: format version {version}, but this release reads {VERSION}. Use the release that wrote it, or run the "
+        "benchmark into another folder."
+    )

@@ -115,7 +115,8 @@ class Plan:
     def digest(self) -> str:
         """Twelve hexadecimal digits that tell plans apart, by all but their recipes and reasons."""
         read = from_json(Plan, to_json(self))  # 1 and 1.0 are one number
-        return digest_of(dataclasses.replace(read, recipes={}, why={}))
+        plain = _without_defaults(dataclasses.replace(read, recipes={}, why={}))
+        return digest_of(plain | {"recipes": (), "why": {}})  # as release 0.1 wrote them: its plans keep their digests
 
     def problems(self) -> Iterator[str]:
         """What does not go together."""
@@ -136,8 +137,12 @@ def digest_of(value: Any) -> str:
 def _without_defaults(value: Any) -> Any:
     """``value`` as plain data; fields at their defaults are left out, so that a field added later changes no digest."""
     if dataclasses.is_dataclass(value):
-        fields = {one.name: (getattr(value, one.name), one.default) for one in dataclasses.fields(value)}
+        fields = {one.name: (getattr(value, one.name), _default(one)) for one in dataclasses.fields(value)}
         return {name: _without_defaults(found) for name, (found, default) in fields.items() if found != default}
     if isinstance(value, (tuple, list)):
         return [_without_defaults(one) for one in value]
     return value
+
+
+def _default(one: dataclasses.Field[Any]) -> Any:
+    return one.default if one.default_factory is dataclasses.MISSING else one.default_factory()

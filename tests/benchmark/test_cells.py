@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,20 @@ def test_a_model_of_unknown_origin_is_not_taken_for_ours(tmp_path: Path) -> None
     assert begun(tmp_path, cell).model_matches(cell) is False
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1}', '{"version": 1, "cells": [{}]}', '{"version": 2, "cells": []}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 2}', '{"version": 2, "cells": [{}]}', '{"version": 3, "cells": []}'])
 def test_a_damaged_or_foreign_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "benchmark.json").write_text(text)
     with pytest.raises(UserError, match=r"benchmark\.json: .*(another folder|the release)"):
         Status(tmp_path)
+
+
+def test_a_benchmark_of_release_1_is_refused_before_anything_leaves_it(tmp_path: Path) -> None:
+    """Its digests of recipes are not today's: each finished cell would look like one of another recipe, and leave."""
+    cell = make_cell()
+    finish(begun(tmp_path, cell), cell)
+    path = tmp_path / "benchmark.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match="format version 1, but this release reads 2.*the release that wrote it, or.*another"):
+        Status(tmp_path)
+    assert files == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

@@ -1,12 +1,13 @@
 """Recipes of a plan as each method's own type; plans changed by hand are refused with field, value and what is allowed."""
 
 import dataclasses
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.diffusion.levels import MaskLevels
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json, to_json
 from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedMethod, Recipe
@@ -23,7 +24,7 @@ from diffatlas_pipeline.methods.registry import (
     with_sampling,
 )
 from diffatlas_pipeline.networks.unet import UNet
-from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.planning.plan import Plan, digest_of
 from tests.factories import make_plan, make_recipe, make_recipes, with_options
 
 
@@ -278,3 +279,16 @@ def test_an_option_at_its_default_changes_no_digest() -> None:
     del shorter["diffatlas"]["default"]["unlabelled_fraction"], shorter["diffatlas"]["default"]["levels"]["start"]
     one, other = (training_digest(make_plan(recipes=given), "diffatlas") for given in (recipes, shorter))
     assert one == other
+
+
+def test_a_part_added_later_changes_no_digest() -> None:
+    @dataclass(frozen=True)
+    class Earlier:
+        steps: int
+
+    @dataclass(frozen=True)
+    class Later(Earlier):
+        solver: str = "ddim"
+        levels: MaskLevels = field(default_factory=MaskLevels)
+
+    assert digest_of(Later(3)) == digest_of(Earlier(3)) != digest_of(Later(3, levels=MaskLevels(start=0.5)))

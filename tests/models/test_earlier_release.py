@@ -58,6 +58,11 @@ def test_an_old_plan_holds_what_is_planned_now() -> None:
     assert plan.version == 2 and from_json(Plan, to_json(plan)) == plan
 
 
+def test_an_old_plan_keeps_its_digest() -> None:
+    """What release 0.1 gave for it, without recipes."""
+    assert read(old_plan()).digest() == "55daf08f9a2d"
+
+
 def test_an_old_folder_is_not_taken_for_another_plan(tmp_path: Path) -> None:
     """Writing today's plan into an old model's folder is refused only if the model could not have been trained with it."""
     folder = tmp_path / "diffatlas__default"

@@ -244,7 +244,7 @@ def test_evaluation_reads_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "damaged"), ("[]", "damaged"), ('{"version": 2}', "version 2"), ('{"version": 1}', "damaged")],
+    [("{", "damaged"), ("[]", "damaged"), ('{"version": 1}', "version 1"), ('{"version": 2}', "damaged")],
 )
 def test_unusable_benchmarks_are_user_errors(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "benchmark.json").write_text(text)
