@@ -58,10 +58,11 @@ def test_balls_of_different_size_are_no_twins() -> None:
 
 
 def test_labels_of_one_size_but_other_shapes_are_no_twins() -> None:
-    rod = (abs(POINTS[0]) < 10) & (abs(POINTS[1] - 7) < 2) & (abs(POINTS[2]) < 2)
-    plate = (abs(POINTS[0]) < 5) & (abs(POINTS[1] + 7) < 1) & (abs(POINTS[2]) < 8)
-    assert rod.sum() == plate.sum()
-    found = mirror_axes_of_labels([case(rod, plate)], ["rod", "plate"])
+    """Half of one covers half of the other."""
+    wide = (abs(POINTS[0]) < 6) & (abs(POINTS[1] - 6) < 2) & (abs(POINTS[2]) < 4)
+    deep = (abs(POINTS[0]) < 3) & (abs(POINTS[1] + 6) < 4) & (abs(POINTS[2]) < 4)
+    assert wide.sum() == deep.sum()
+    found = mirror_axes_of_labels([case(wide, deep)], ["wide", "deep"])
     assert all("1" not in axes for axes in found)
 
 

@@ -82,6 +82,8 @@ def test_labels_return_to_the_native_grid(native: TripleMm, planned: TripleMm, a
         ((1.0, 1.0, 3.1), (1.0, 1.5, 1.5), (3, 3, 1)),
         ((1.0, 1.0, 1.0), (1.0, 1.5, 3.1), (3, 3, 1)),
         ((3.5, 1.0, 1.0), (1.5, 1.5, 1.0), (1, 3, 3)),
+        ((0.5, 0.5, 1.6), (0.8, 0.7, 1.2), (3, 3, 1)),
+        ((2.0, 2.0, 5.0), (1.5, 1.5, 4.0), (3, 3, 3)),
     ],
 )
 def test_images_are_interpolated_cubically_but_not_between_thick_slices(
@@ -95,21 +97,22 @@ def test_images_are_interpolated_cubically_but_not_between_thick_slices(
 
 
 @pytest.mark.parametrize(
-    ("planned", "orders"),
+    ("native", "planned", "orders"),
     [
-        ((1.25, 1.0, 0.8), (3, 3, 3)),  # linear where the planned grid is over 1.25 times coarser
-        ((1.3, 0.8, 2.0), (1, 3, 1)),
+        ((1.0, 1.0, 1.0), (1.25, 1.0, 0.8), (3, 3, 3)),  # linear where the planned grid is over 1.25 times coarser
+        ((1.0, 1.0, 1.0), (1.3, 0.8, 2.0), (1, 3, 1)),
+        ((0.5, 2.0, 2.0), (0.7, 2.2, 3.0), (1, 3, 1)),
     ],
 )
 def test_distances_are_interpolated_cubically_but_linearly_to_a_coarser_grid(
-    planned: TripleMm, orders: tuple[int, int, int]
+    native: TripleMm, planned: TripleMm, orders: tuple[int, int, int]
 ) -> None:
-    volume, labels = make_case((20, 24, 18))
+    volume, labels = make_case((20, 24, 18), native)
     plan = make_plan(spacing_mm=planned)
     _, record = prepare_image(volume, plan)
     maps = prepare_labels(labels, record, plan)
-    native = encode_labels(labels.array, plan.dataset.labels, (1.0, 1.0, 1.0), plan.distance.tau_mm)
-    expected = resample(native, record.planned_shape, orders)
+    exact = encode_labels(labels.array, plan.dataset.labels, native, plan.distance.tau_mm)
+    expected = resample(exact, record.planned_shape, orders)
     np.testing.assert_allclose(maps, np.clip(expected, -STORED_LIMIT, STORED_LIMIT), atol=1e-5)
     back = np.clip(resample(maps, (20, 24, 18), 3), -STORED_LIMIT, STORED_LIMIT)  # cubic on the way back
     np.testing.assert_allclose(restore_distances(maps, record), back, atol=1e-5)
