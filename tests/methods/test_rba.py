@@ -58,8 +58,9 @@ def test_memorise_write_restore_segment(tmp_path: Path) -> None:
 def test_one_atlas_has_no_spread() -> None:
     case, labels = training_case(3)
     method = RegistrationAtlas(PLAN, RECIPE)
-    found = method.segment(method.restore(method.memorise([case])), torch.from_numpy(case.image), never, 0)
-    assert found.spread is None
+    network = method.restore(method.memorise([case]))
+    found = method.segment(network, torch.from_numpy(case.image), never, 0)
+    assert found.spread is None and not method.has_spread(network)
     assert mean_dice(decode_labels(found.distances.numpy(), (1, 2)), labels) > 0.97
 
 
@@ -117,4 +118,6 @@ def test_padding_is_taken_off_and_nothing_else() -> None:
     # axis 0: two before, three after could be padding to 8; axis 1 ends with content; axis 2 is all content
     assert unpadded_box(image, (8, 7, 6)) == (slice(2, 5), slice(0, 7), slice(0, 6))
     assert unpadded_box(image, (6, 7, 6)) == (slice(0, 8), slice(0, 7), slice(0, 6))
+    both = np.concatenate([np.full_like(image, -1), image])  # content of any channel counts
+    assert unpadded_box(both, (8, 7, 6)) == (slice(2, 5), slice(0, 7), slice(0, 6))
     assert unpadded_box(np.full((1, 4, 4, 4), -1.0), (4, 4, 4)) == (slice(0, 4),) * 3

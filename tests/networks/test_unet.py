@@ -12,10 +12,13 @@ from diffatlas_pipeline.volumes.grids import Triple
 TINY = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, True), 16)
 PATCHED = NetworkPlan((8, 16), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 2), (False, False), 16)
 THICK = NetworkPlan((8, 16), ((2, 2, 1), (2, 2, 1)), ((3, 3, 1), (3, 3, 3)), (1, 1), (False, False), 16)
+DEEP = NetworkPlan((8, 16, 24), ((1, 1, 1), (2, 2, 2), (2, 1, 2)), ((3, 3, 3),) * 3, (1, 2, 1), (False, False, False), 16)
 FLAT = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 1)), ((3, 3, 1),) * 2, (1, 1), (False, True), 16)
 
 
-@pytest.mark.parametrize(("plan", "shape"), [(TINY, (8, 4, 6)), (PATCHED, (8, 12, 4)), (THICK, (8, 12, 3)), (FLAT, (8, 4, 1))])
+@pytest.mark.parametrize(
+    ("plan", "shape"), [(TINY, (8, 4, 6)), (PATCHED, (8, 12, 4)), (THICK, (8, 12, 3)), (DEEP, (8, 4, 4)), (FLAT, (8, 4, 1))]
+)
 def test_output_has_the_input_s_shape_and_learns(plan: NetworkPlan, shape: Triple) -> None:
     torch.manual_seed(0)
     network = build_network(plan, 3, 2)
@@ -110,7 +113,7 @@ def test_attention_mixes_all_voxels_by_the_softmax_of_their_products() -> None:
     assert torch.allclose(attention(x), x + functional.conv3d(mixed, attention.out.weight, attention.out.bias), atol=1e-4)
 
 
-@pytest.mark.parametrize("plan", [TINY, PATCHED, THICK, FLAT])
+@pytest.mark.parametrize("plan", [TINY, PATCHED, THICK, DEEP, FLAT])
 def test_each_stage_has_the_plan_s_width_kernel_stride_and_blocks(plan: NetworkPlan) -> None:
     network = build_network(plan, 3, 2)
     stages = range(len(plan.widths))
