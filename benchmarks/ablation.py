@@ -1,7 +1,6 @@
 """Train a method with some of its recipe's options changed, and score validation cases: one row per way of sampling.
 
-The cases are a split's own validation cases, on the planned grid; the test cases are not touched. Options are chosen by
-this.
+The cases are a split's validation cases, on the planned grid. Options are chosen by this; no test case is touched.
 """
 
 from __future__ import annotations
@@ -132,9 +131,7 @@ def trained_on(arguments: argparse.Namespace, method: LearnedMethod, plan: Plan,
 
 
 def replanned(plan: Plan, options: list[str]) -> Plan:
-    """``plan`` with ``options`` written as part.name=value. UserError for what is not there, or was needed before
-    training.
-    """
+    """``plan`` with ``options`` written as part.name=value. UserError for one unknown or used before training."""
     for option in options:
         part, dot, assignment = option.partition(".")
         if not dot or part not in ("network", "distance", "training", "augmentation") or assignment.startswith("tau_mm="):

@@ -23,9 +23,7 @@ class CommandFailed(Exception):
 
 
 def main_of(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> None:
-    """``run`` with the parsed arguments; a user's mistake ends in one line and exit code 2, a failed command in its
-    own.
-    """
+    """``run`` with the parsed arguments. A user's mistake ends in exit code 2, a failed command in its own."""
     try:
         run(parser.parse_args(argv))
     except UserError as error:
@@ -56,9 +54,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def do(command: str, words: Sequence[str]) -> float:
-    """Print ``DiffAtlas_<command>`` with its arguments as typed, run it, and return its seconds. Raises CommandFailed
-    if it fails.
-    """
+    """Print ``DiffAtlas_<command>`` as typed, run it, and return its seconds. CommandFailed if it fails."""
     line = shlex.join([f"DiffAtlas_{command}", *words])
     print(f"\n$ {line}", flush=True)
     start = time.monotonic()

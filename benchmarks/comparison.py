@@ -69,9 +69,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Make and plan the data, run the cells, keep the table. UserError for a user's mistake, CommandFailed if a command
-    fails.
-    """
+    """Make and plan the data, run the cells, keep the table. UserError or CommandFailed if something is wrong."""
     wanted = wanted_cells(arguments)
     seeds = sorted({seed for cells in wanted for seed in cells.seeds})
     prepared = prepare(arguments.protocol, arguments.data, arguments.workspace, seeds)
@@ -103,9 +101,7 @@ def benchmark_words(arguments: argparse.Namespace, prepared: Prepared, cells: Ce
 
 
 def keep(table: Path, kept: Path) -> None:
-    """Put the rows of ``table`` into ``kept``, each with what it was made on; a row that has not changed keeps what it
-    said.
-    """
+    """Put the rows of ``table`` into ``kept``, with what they were made on; an unchanged row stays as it was."""
     rows = pd.read_csv(table)
     rows = rows[rows["seeds"] > 0].round({name: 6 if name.startswith(("dice", "nsd")) else 3 for name in rows})
     rows = rows.assign(**{name: value for name, value in machine().items() if name in MADE})

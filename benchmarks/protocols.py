@@ -1,4 +1,4 @@
-"""The fixed protocols : which cases train and which test, made ready through the public commands."""
+"""The fixed protocols: which cases train and which test, made ready through the public commands."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ class Prepared:
 
 
 def prepare(protocol: str, data: Path | None, workspace: Path, seeds: Iterable[int]) -> Prepared:
-    """Make the raw data of ``protocol`` and its plan. ``data`` is the folder Task04_Hippocampus. UserError if it is
-    not.
-    """
+    """Make the raw data of ``protocol`` and its plan. UserError if ``data`` is not the folder Task04_Hippocampus."""
     if protocol == HIPPOCAMPUS:
         return prepare_hippocampus(data, workspace, seeds)
     return prepare_hearts(protocol, workspace)

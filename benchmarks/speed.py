@@ -92,8 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-# --------------------------------------------------------------------------------------------------------------
-# subjects
+# ------------------------------------------------------------------------------------------------------------- subjects
 @dataclass(frozen=True)
 class Subject:
     """A network in the setting it is used in.
@@ -119,9 +118,7 @@ class Subject:
 
 
 def subjects() -> list[Subject]:
-    """The CPU's network as planned for 160 hippocampus cases; and both networks at 64^3 with six channels, in batches
-    of 1.
-    """
+    """The CPU's network as planned for 160 hippocampus cases; both networks at 64^3, six channels, batches of 1."""
     network, patch, _ = plan_topology(BUDGETS[CPU], HIPPOCAMPUS, SPACING_MM, HIPPOCAMPUS_CHANNELS, training_bytes)
     voxels = HIPPOCAMPUS_CASES * math.prod(HIPPOCAMPUS)
     batch, _ = plan_batch_size(BUDGETS[CPU], network, patch, HIPPOCAMPUS_CHANNELS, voxels, training_bytes)
@@ -147,8 +144,7 @@ def forward_flops(subject: Subject) -> tuple[int, int]:
     return counter.get_total_flops(), sum(parameter.numel() for parameter in network.parameters())
 
 
-# --------------------------------------------------------------------------------------------------------------
-# measured
+# ------------------------------------------------------------------------------------------------------------- measured
 class Stopwatch:
     """One subject ready to run: :meth:`sampling_ms` and :meth:`training_ms` do one step each and return its time.
 
@@ -241,8 +237,7 @@ def _train_and_look(subject: Subject, device: str, threads: int) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# rows
+# ----------------------------------------------------------------------------------------------------------------- rows
 def row(subject: Subject, times: tuple[list[float], list[float]] | None, peak_gb: float | None) -> dict[str, Any]:
     """One row of the results file; what was not measured is None."""
     flops, parameters = forward_flops(subject)

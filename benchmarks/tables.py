@@ -1,6 +1,4 @@
-"""Print the results files as the Markdown tables of documentation/benchmarks.md and README.md, or put them there
-(--write).
-"""
+"""Print the results files as Markdown tables, or put them into documentation/benchmarks.md and README.md (--write)."""
 
 from __future__ import annotations
 
@@ -28,15 +26,15 @@ METHODS = {
 }
 """Method and recipe of a row, and what the tables call it, in their order."""
 CT, MRI = "Dataset011_HeartPhantomCT", "Dataset012_HeartPhantomMRI"
-HIPPOCAMPUS = {"2-shot": "2 labels", "4-shot": "4 labels", "8-shot": "8 labels", "16-shot": "16 labels", "full": "160 labels"}
+HIPPOCAMPUS = {"2-shot": "2 cases", "4-shot": "4 cases", "8-shot": "8 cases", "16-shot": "16 cases", "full": "160 cases"}
 HEARTS_CT = {
-    "2-shot": "2 labels",
-    "4-shot": "4 labels",
-    "full": "40 labels",
+    "2-shot": "2 cases",
+    "4-shot": "4 cases",
+    "full": "40 cases",
     f"zero-shot:{MRI}": "MRI, adapted",
     f"zero-shot-unadapted:{MRI}": "MRI, as it is",
 }
-HEARTS_MRI = {"full": "40 labels", f"zero-shot:{CT}": "CT, adapted", f"zero-shot-unadapted:{CT}": "CT, as it is"}
+HEARTS_MRI = {"full": "40 cases", f"zero-shot:{CT}": "CT, adapted", f"zero-shot-unadapted:{CT}": "CT, as it is"}
 """Settings of a results file, and the columns they make."""
 SUMMARY_METHODS = {
     ("diffatlas", "default+atlases"): "joint model with atlases",
@@ -47,19 +45,18 @@ SUMMARY_METHODS = {
     ("rba", "default"): "registration",
 }
 SUMMARY = (
-    ("hippocampus", "2-shot", "hippocampus MRI, 2 labels"),
-    ("hippocampus", "4-shot", "hippocampus MRI, 4 labels"),
-    ("hippocampus", "full", "hippocampus MRI, 160 labels"),
-    ("heart-ct", "full", "generated hearts, 40 labelled CT"),
-    ("heart-ct", f"zero-shot:{MRI}", "the same models on MRI"),
-    ("heart-mri", f"zero-shot:{CT}", "models of 40 labelled MRI on CT"),
+    ("hippocampus", "2-shot", "hippocampus MRI, 2 labelled cases"),
+    ("hippocampus", "4-shot", "hippocampus MRI, 4 labelled cases"),
+    ("hippocampus", "full", "hippocampus MRI, 160 labelled cases"),
+    ("heart-ct", "full", "generated hearts, 40 labelled CT, tested on CT"),
+    ("heart-ct", f"zero-shot:{MRI}", "trained on CT, tested on MRI (contrast adapted)"),
+    ("heart-mri", f"zero-shot:{CT}", "trained on MRI, tested on CT (contrast adapted)"),
 )
 """Rows of the README's table: protocol, setting, title."""
 NOTHING = "Not measured yet."
 
 
-# ----------------------------------------------------------------------------------------------------------------
-# tables
+# --------------------------------------------------------------------------------------------------------------- tables
 def comparison_table(settings: dict[str, str], table: pd.DataFrame) -> str:
     """One row per method, one column per setting: Dice, mean ± deviation over seeds; NSD in brackets; best bold."""
     scores = table.set_index(KEYS)
@@ -150,8 +147,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 PAGES = {ROOT / "documentation" / "benchmarks.md": tuple(TABLES)[:-1], ROOT / "README.md": ("summary",)}
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# pages
+# ---------------------------------------------------------------------------------------------------------------- pages
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Print the benchmarks' results as Markdown tables.",

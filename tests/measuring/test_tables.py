@@ -61,7 +61,7 @@ def test_comparison_marks_the_best_and_leaves_open_what_was_not_run(tmp_path: Pa
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "comparison_heart-mri.csv", index=False)
     header, _, *lines = tables.table_of("heart-mri", tmp_path).splitlines()
-    assert header == "| method | 40 labels | CT, adapted | CT, as it is |"
+    assert header == "| method | 40 cases | CT, adapted | CT, as it is |"
     assert lines == [
         "| `rba` | **0.861 (0.930)** |  |  |",
         "| `icf` | 0.851 ± 0.002 (0.940) | **0.700 (0.600)** | **0.400 (0.200)** |",
