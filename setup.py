@@ -48,7 +48,7 @@ setup(
         "Jinja2>=3.1",
         "jupyterlab-niivue>=0.2.7,<0.3",  # the viewer of the report; needs no other package
         "tqdm>=4.66",
-        "filelock>=3.13",
+        "filelock>=4.0",
     ],
     extras_require={
         "test": TEST,

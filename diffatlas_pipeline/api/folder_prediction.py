@@ -97,7 +97,7 @@ class FolderPrediction:
         kept = {outcome.case for outcome in outcomes if outcome.status == "kept"}
         made = {outcome.case: {key: value for key, value in asdict(outcome).items() if key != "case"} for outcome in outcomes}
         return {
-            "model": str(self._model.path),
+            "model": str(self._model.named),
             "dataset": predictor.plan.dataset.name,
             "labels": {"background": 0, **{label.name: label.value for label in predictor.plan.dataset.labels}},
             "folds": list(predictor.folds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from diffatlas_pipeline.api.folder_prediction import FolderPrediction, FolderResult
 from diffatlas_pipeline.api.segmentation import Segmentation
 from diffatlas_pipeline.atlases.policy import choose_use
+from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.description import MODALITIES
 from diffatlas_pipeline.errors import ImageError, UserError
@@ -31,7 +33,7 @@ def load_model(
     model: str | Path | ModelFolder,
     device: Any = "auto",
     *,
-    folds: Sequence[str] | None = None,
+    folds: str | int | Sequence[str | int] | None = None,
     steps: int | None = None,
     solver: str | None = None,
     draws: int | None = None,
@@ -52,13 +54,14 @@ def load_model(
     if not isinstance(model, ModelFolder):
         path = Path(model).expanduser().resolve()
         unpacked = UnpackedModel(path) if path.is_file() else None
-        model = model_at(path if unpacked is None else unpacked.path)
+        model = model_at(path) if unpacked is None else unpacked.folder
+    kept = None if registrations is None else registrations_folder(registrations)
     where = resolve_device(str(device))
-    trained = [model.load(fold) for fold in model.choose_folds(folds)]
+    trained = [model.load(fold) for fold in model.choose_folds(_listed(folds))]
     first = trained[0]
     recipe = with_sampling(recipe_of(first.plan, first.method, first.recipe), steps, solver, draws, guidance_level)
     predictor = Predictor(trained, where, recipe, seed, precision)
-    return Model(model, predictor, first.atlases, None if registrations is None else Path(registrations), unpacked)
+    return Model(model, predictor, first.atlases, kept, unpacked)
 
 
 class Model:
@@ -80,8 +83,8 @@ class Model:
 
     @property
     def path(self) -> Path:
-        """The model's folder."""
-        return self._folder.path
+        """The model's folder, or the zip file of it."""
+        return self._folder.named
 
     @property
     def plan(self) -> Plan:
@@ -161,15 +164,14 @@ class Model:
         Cases whose segmentation is there already are kept unless ``overwrite``. Raises UserError.
         """
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
-        return FolderPrediction(
-            self._folder, segmenter, Path(source), Path(output), save_distance_maps, save_uncertainty, overwrite, warnings
-        )
+        paths = Path(source).expanduser(), Path(output).expanduser()
+        return FolderPrediction(self._folder, segmenter, *paths, save_distance_maps, save_uncertainty, overwrite, warnings)
 
     def segmenter(
         self, modality: str | None = None, adapt_contrast: str = "auto", with_atlases: bool | None = None
     ) -> tuple[Segmenter, tuple[str, ...]]:
         """What segments scans of ``modality``, and warnings."""
-        if modality is not None and modality.upper() not in MODALITIES:
+        if modality is not None and str(modality).upper() not in MODALITIES:
             raise UserError(f"`modality` {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
         use, warnings = choose_use(self._predictor, len(self._atlases), modality, adapt_contrast, with_atlases)
         return Segmenter(self._predictor, self._atlases, use, modality, self._registrations), warnings
@@ -178,10 +180,12 @@ class Model:
         """``image`` as a volume, and the file that its segmentation is to resemble."""
         if isinstance(image, np.ndarray):
             return volume_of_array(image, spacing_mm, affine, self.plan.dimensions, len(self.channels)), None
+        parts = list(image) if isinstance(image, (list, tuple)) else [image]
+        if any(isinstance(part, np.ndarray) for part in parts):
+            raise ImageError("image: a list of arrays. Stack its channels along a new first axis: (C, X, Y, Z).")
         if spacing_mm is not None or affine is not None:
             raise ImageError("spacing_mm and affine go with an array: files and images tell their own geometry.")
-        parts = list(image) if isinstance(image, (list, tuple)) else [image]
-        if parts and all(isinstance(part, (str, Path)) for part in parts):
+        if parts and all(isinstance(part, (str, os.PathLike)) for part in parts):
             paths = [Path(part).expanduser() for part in parts]
             return read_volume(paths), paths[0]
         if parts and all(is_image(part) for part in parts):
@@ -190,3 +194,10 @@ class Model:
         raise ImageError(
             f"image: found {kinds}. Give a path, an array, an image of SimpleITK or nibabel, or a list of one kind."
         )
+
+
+def _listed(folds: str | int | Sequence[str | int] | None) -> list[str] | None:
+    """One fold or several, by name or number, as names."""
+    if folds is None:
+        return None
+    return [str(fold) for fold in ([folds] if isinstance(folds, (str, int)) else folds)]

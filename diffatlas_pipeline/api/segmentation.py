@@ -76,7 +76,7 @@ class Segmentation:
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each label by its name."""
         voxel_ml = abs(float(np.linalg.det(self._grid.matrix[:3, :3]))) / 1000
-        return {name: np.count_nonzero(self._labels == value) * voxel_ml for value, name in self.label_names.items()}
+        return {name: float(np.count_nonzero(self._labels == value) * voxel_ml) for value, name in self.label_names.items()}
 
     def to_sitk(self) -> Any:
         """``labels`` as a SimpleITK image."""
@@ -92,7 +92,7 @@ class Segmentation:
 
     def save(self, path: str | Path) -> Path:
         """Write ``labels`` to ``path``, in the format of its ending; returns it. ImageError if it cannot be written."""
-        path = Path(path)
+        path = Path(path).expanduser()
         write_labels(path, self._labels, self._grid, self._like)
         return path
 

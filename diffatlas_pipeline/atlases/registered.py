@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from diffatlas_pipeline import __version__
 from diffatlas_pipeline.atlases.appearance import appearance
+from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.register import AtlasSettings, fuse, register_atlases
@@ -30,13 +31,15 @@ class AtlasAnswer:
     """What registered atlases say of a scan; float32.
 
     ``appearance`` (C, x, y, z) in [-1, 1]: how it would look among the training scans. ``distances`` and ``spread``
-    (K, x, y, z) in units of tau: their labels, fused. ``register_s``: the seconds that the registration took.
+    (K, x, y, z) in units of tau: their labels, fused. ``register_s``: the seconds that the registration took; it was
+    ``kept`` if that was at an earlier time.
     """
 
     appearance: np.ndarray
     distances: np.ndarray
     spread: np.ndarray
     register_s: float = 0.0
+    kept: bool = False
 
 
 def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: Path | None = None) -> AtlasAnswer:
@@ -57,6 +60,14 @@ def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: P
         answer = _register(image, atlases, plan, settings)
         _write(path, answer)
     return answer
+
+
+def registrations_folder(given: str | Path) -> Path:
+    """The folder in which registrations are kept. UserError if something else is there."""
+    folder = Path(given).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"`registrations` {folder}: not a folder. Give one, it is made if it is not there.")
+    return folder
 
 
 def _register(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> AtlasAnswer:
@@ -85,7 +96,7 @@ def _alone_with(path: Path) -> Iterator[None]:
     with ExitStack() as held:
         with suppress(OSError, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(path.with_suffix(".lock")))
+            held.enter_context(FileLock(path.with_suffix(".lock"), fallback_to_soft=False))
         yield
 
 
@@ -93,7 +104,7 @@ def _read(path: Path) -> AtlasAnswer | None:
     """What was written; None if there is nothing, or nothing that can be read."""
     try:
         with np.load(path, allow_pickle=False) as found:
-            return AtlasAnswer(found["appearance"], found["distances"], found["spread"], float(found["register_s"]))
+            return AtlasAnswer(found["appearance"], found["distances"], found["spread"], float(found["register_s"]), kept=True)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
@@ -103,7 +114,7 @@ def _write(path: Path, answer: AtlasAnswer) -> None:
     with suppress(OSError):  # a full disk must not cost the segmentation
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            np.savez(temporary, **vars(answer))
+            np.savez(temporary, **{name: value for name, value in vars(answer).items() if name != "kept"})
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -30,13 +30,14 @@ class PreparedScan:
     """``shown`` is what the network sees; ``image`` (C, x, y, z) in [-1, 1] the scan as it is.
 
     ``atlases`` is what registered atlases say of it, None without late fusion. ``register_s``: the seconds that
-    registration took, also where it was done in an earlier run.
+    registration took; it was ``kept`` if that was in an earlier run.
     """
 
     shown: Prepared
     image: np.ndarray
     atlases: PlannedSegmentation | None = None
     register_s: float = 0.0
+    kept: bool = False
 
     @property
     def is_adapted(self) -> bool:
@@ -103,7 +104,7 @@ class Segmenter:
                 scan = replace(scan, shown=replace(prepared, image=image))
             if self.use.registers:
                 answer = ask_atlases(prepared.image, self.atlases, self.plan, self.registrations)
-                scan = replace(scan, register_s=answer.register_s)
+                scan = replace(scan, register_s=answer.register_s, kept=answer.kept)
                 if self.use.adapt == "atlases":
                     scan = replace(scan, shown=replace(prepared, image=answer.appearance))
                 if self.use.late_fusion:

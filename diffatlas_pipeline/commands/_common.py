@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from diffatlas_pipeline import __version__, console
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -102,12 +101,6 @@ def add_workspace(parser: argparse.ArgumentParser) -> None:
 
 def workspace_of(arguments: argparse.Namespace) -> Workspace:
     return Workspace.resolve(arguments.workspace)
-
-
-def check_registrations(folder: Path | None) -> None:
-    """UserError if ``registrations`` names something that is not a folder."""
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UserError(f"`registrations` {folder}: not a folder. Give one, it is made if it is not there.")
 
 
 def same_workspace(arguments: argparse.Namespace) -> str:

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_argument_group("which model (not needed if there is only one)")
     choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on")
-    choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere")
+    choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere, or a zip file of one")
     choice.add_argument("--method", help="method it was trained with, such as diffatlas")
     choice.add_argument("--recipe", help="recipe it was trained with, such as default or paper")
     choice.add_argument(
@@ -88,7 +88,6 @@ def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
 def _predict(arguments: argparse.Namespace) -> None:
     if not arguments.input.exists():
         raise UserError(f"{arguments.input}: no such file or folder. Give scans as `input`.")
-    _common.check_registrations(arguments.registrations)
 
     from diffatlas_pipeline.inference.batch import timing_table
 
@@ -116,7 +115,7 @@ def _load(arguments: argparse.Namespace) -> Model:
     from diffatlas_pipeline.models.find import find_model
 
     workspace = _common.workspace_of(arguments)
-    path = arguments.model
+    path = arguments.model and arguments.model.expanduser()
     folder = None
     if path is None or not path.is_file():  # a file is an archive, which load_model unpacks
         folder = find_model(workspace, arguments.dataset, arguments.method, arguments.recipe, path)

@@ -50,7 +50,8 @@ class Wanted:
 class CaseSegmenter(Protocol):
     """Segments one case in three stages; the first and the last may run in other threads than the second.
 
-    What ``prepare`` returns has the seconds ``register_s`` that registration took in it, or at an earlier time.
+    What ``prepare`` returns has the seconds ``register_s`` that registration took, in it or, if ``kept``, at an earlier
+    time.
     """
 
     @property
@@ -117,6 +118,8 @@ def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
     lines = [f"{'stage':<10}{'s/case':>8}{'longest':>9}"]
     for stage in STAGES:
         times = [seconds.get(stage, 0.0) for seconds in done]
+        if stage == "register" and not any(times):
+            continue  # nothing was registered
         lines.append(f"{stage:<10}{sum(times) / len(times):>8.2f}{max(times):>9.2f}")
     total = [sum(seconds.values()) for seconds in done]
     lines.append(f"{'total':<10}{sum(total) / len(total):>8.2f}{max(total):>9.2f}")
@@ -135,7 +138,8 @@ def _load(segmenter: CaseSegmenter, files: CaseFiles) -> _Loaded:
     prepared, prepare_s = _timed(lambda: segmenter.prepare(volume))
     seconds = {"read": read_s, "prepare": prepare_s}
     if prepared.register_s:
-        seconds |= {"prepare": max(0.0, prepare_s - prepared.register_s), "register": prepared.register_s}
+        now_s = 0.0 if prepared.kept else prepared.register_s
+        seconds |= {"prepare": max(0.0, prepare_s - now_s), "register": prepared.register_s}
     # The way back needs the grid only: do not keep the voxels.
     return _Loaded(replace(volume, array=volume.array[:0]), prepared, seconds)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import stat
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from diffatlas_pipeline.errors import ModelError
-from diffatlas_pipeline.models.folder import PLANS
+from diffatlas_pipeline.models.folder import PLANS, ModelFolder
 
 MOST_BYTES = 8 * 2**30  # unpacked: a model with its atlases has a hundredth of that
 
@@ -30,16 +31,18 @@ class UnpackedModel:
                 if sum(entry.file_size for entry in packed.infolist()) > MOST_BYTES:
                     raise ModelError(f"{archive}: unpacks to more than {MOST_BYTES / 2**30:.0f} GB, so it is no model.")
                 packed.extractall(root)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise ModelError(f"{archive}: cannot be unpacked ({error}). Copy it again.") from error
         found = sorted(root.glob(PLANS)) or sorted(root.glob(f"*/{PLANS}"))
         if len(found) != 1:
             raise ModelError(f"{archive}: holds {len(found)} models ({PLANS}), but one is needed. Pack one model folder.")
-        self.path = found[0].parent
+        self.folder = ModelFolder(found[0].parent, archive)
 
 
 def _check(entry: zipfile.ZipInfo, archive: Path) -> None:
     name = PurePosixPath(entry.filename.replace("\\", "/"))
     link = stat.S_ISLNK(entry.external_attr >> 16)
+    if not name.parts:
+        return
     if name.is_absolute() or ".." in name.parts or ":" in name.parts[0] or link:
         raise ModelError(f"{archive}: its entry '{entry.filename}' leads out of the model's folder. Do not use this file.")

@@ -54,9 +54,17 @@ class TrainedFold:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with a plan and, once trained, one sub-folder per fold."""
+    """A folder with a plan and, once trained, one sub-folder per fold; ``archive`` is the file that it was unpacked
+    from.
+    """
 
     path: Path
+    archive: Path | None = None
+
+    @property
+    def named(self) -> Path:
+        """What its user knows it by."""
+        return self.archive or self.path
 
     @staticmethod
     def location(workspace: Workspace, dataset: str, method: str, recipe: str) -> Path:
@@ -115,7 +123,7 @@ class ModelFolder:
         """
         trained = self.folds()
         listed = ", ".join(trained) or "none"
-        if wanted:
+        if wanted is not None:
             chosen = tuple(dict.fromkeys(f"fold{int(fold)}" if fold.isdigit() else fold for fold in wanted))
             missing = [fold for fold in chosen if fold not in trained]
             if missing:

@@ -15,6 +15,7 @@ import torch
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.policy import AtlasUse
+from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.data.loader import Unlabelled
 from diffatlas_pipeline.datasets.splits import load_splits
@@ -132,11 +133,11 @@ def label_scans(
 
 
 def _check_registrations(options: TrainingOptions) -> None:
-    folder = options.registrations
-    if folder is not None and not options.teacher:
+    if options.registrations is None:
+        return
+    if not options.teacher:
         raise UserError("`registrations`: only a `teacher` registers scans. Leave it out, or give one.")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UserError(f"`registrations` {folder}: not a folder. Give one, it is made if it is not there.")
+    registrations_folder(options.registrations)
 
 
 def _teacher(model: ModelFolder, name: str, validation: Sequence[str]) -> TrainedFold:

@@ -22,10 +22,12 @@ def volume_of_array(
 ) -> Volume:
     """An array (X, Y, Z), or (C, X, Y, Z), as a volume; (X, Y), or (C, X, Y), where ``dimensions`` is 2.
 
-    Its grid is given by `spacing_mm`, one number per axis, or by `affine`, the 4x4 voxel-to-world matrix in mm
-    (RAS+, as NIfTI's). With `spacing_mm` alone the axes are taken to run right, anterior, superior. Raises
+    Its grid is given by ``spacing_mm``, one number per axis, or by ``affine``, the 4x4 voxel-to-world matrix in mm
+    (RAS+, as NIfTI's). With ``spacing_mm`` alone the axes are taken to run right, anterior, superior. Raises
     ImageError.
     """
+    if isinstance(array, np.ma.MaskedArray):
+        raise ImageError("image: a masked array. Fill what is masked with the background's value, with its method filled().")
     values = np.asarray(array)
     if values.ndim == dimensions and channels == 1:
         values = values[None]
@@ -38,8 +40,9 @@ def volume_of_array(
     if dimensions == 2:
         values = values[..., None]
     x, y, z = values.shape[1:]
-    grid = Grid.of((x, y, z), _matrix(spacing_mm, affine, dimensions), dimensions)
-    return Volume(finite(values.astype(np.float32), ARRAY), grid, ARRAY)
+    grid = Grid.of((x, y, z), _matrix(spacing_mm, affine, dimensions), 2 if z == 1 else 3)  # as files are read
+    with np.errstate(over="ignore"):
+        return Volume(finite(values.astype(np.float32), ARRAY), grid, ARRAY)
 
 
 def volume_of_images(images: Sequence[Any]) -> Volume:
@@ -86,16 +89,25 @@ def finite(channel: np.ndarray, source: str) -> np.ndarray:
 
 def _matrix(spacing_mm: Sequence[float] | None, affine: np.ndarray | None, dimensions: int) -> np.ndarray:
     if affine is not None:
-        matrix = np.asarray(affine, dtype=np.float64)
-        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
+        matrix = _numbers(affine)
+        if matrix is None or matrix.shape != (4, 4) or abs(np.linalg.det(matrix[:3, :3])) < 1e-12:
             raise ImageError("affine: an invertible 4x4 matrix of finite numbers is needed, voxels to mm.")
         return matrix
     if spacing_mm is None:
         raise ImageError("spacing_mm: an array does not tell its voxel size. Give it, such as spacing_mm=(1, 1, 1).")
-    spacing = [float(value) for value in spacing_mm]
-    if len(spacing) not in (dimensions, 3) or not all(np.isfinite(value) and value > 0 for value in spacing):
-        raise ImageError(f"spacing_mm {tuple(spacing)}: {dimensions} lengths in mm above 0 are needed, one per axis.")
+    spacing = _numbers(spacing_mm)
+    if spacing is None or spacing.shape not in ((dimensions,), (3,)) or (spacing <= 0).any():
+        raise ImageError(f"spacing_mm {spacing_mm!r}: {dimensions} lengths in mm above 0 are needed, one per axis.")
     return np.diag([*spacing[:dimensions], *([1.0] * (3 - dimensions)), 1.0])
+
+
+def _numbers(given: Any) -> np.ndarray | None:
+    """``given`` as finite float64; None if it is anything else."""
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of unequal length
+        return None
+    return array.astype(np.float64) if array.dtype.kind in "iuf" and np.isfinite(array).all() else None
 
 
 def _values(image: Any) -> tuple[np.ndarray, Grid]:

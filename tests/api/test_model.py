@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
@@ -122,6 +123,13 @@ def test_a_bare_array_needs_its_spacing_alone(model: Model) -> None:
         ("nowhere.nii.gz", {"spacing_mm": (1, 1, 1)}, "go with an array"),
         (17, {}, "int"),
         ([], {}, "empty list"),
+        ([np.zeros((8, 8, 8))], {"spacing_mm": (1, 1, 1)}, "list of arrays"),
+        (np.zeros((8, 8, 8)), {"spacing_mm": 1.0}, "3 lengths"),
+        (np.zeros((8, 8, 8)), {"spacing_mm": "111"}, "3 lengths"),
+        (np.zeros((8, 8, 8)), {"affine": "x"}, "invertible"),
+        (np.zeros((8, 8, 8)), {"spacing_mm": (1, 1, 1), "modality": 3}, "unknown"),
+        (np.zeros((8, 8, 1)), {"spacing_mm": (1, 1, 1)}, "two-dimensional"),
+        (np.ma.masked_all((8, 8, 8)), {"spacing_mm": (1, 1, 1)}, "masked"),
     ],
 )
 def test_what_cannot_be_segmented_is_said(model: Model, image: object, options: dict, said: str) -> None:
@@ -159,6 +167,32 @@ def test_a_zip_of_the_folder_is_the_model(model: Model, model_folder: Path, scan
     (tmp_path / "bad.zip").write_bytes(b"no zip")
     with pytest.raises(ModelError, match="cannot be unpacked"):
         load_model(tmp_path / "bad.zip")
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "bad.zip").write_bytes(bytes(content))
+    with pytest.raises(ModelError):
+        load_model(tmp_path / "bad.zip")
+
+
+def test_a_zip_is_known_by_its_own_name(model_folder: Path, scan_file: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "model"), "zip", model_folder))
+    with zipfile.ZipFile(archive, "a") as packed:
+        packed.writestr("./", "")  # as some programs write them
+    first = load_model(archive, "cpu", precision="float32").segment_folder(scan_file, tmp_path / "out")
+    assert json.loads(first.record.read_text())["model"] == str(archive)
+    again = load_model(archive, "cpu", precision="float32").segment_folder(scan_file, tmp_path / "out")
+    assert again.of("kept") and not again.kept_differ
+
+
+def test_folds_are_named_or_numbered(model_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    shutil.copytree(folder / "fold0", folder / "fold1")
+    assert load_model(folder, "cpu").folds == ("fold0", "fold1")
+    for given in (0, "0", "fold0", [0], ["fold0"]):
+        assert load_model(folder, "cpu", folds=given).folds == ("fold0",)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="not a folder"):
+        load_model(folder, registrations=tmp_path / "file")
 
 
 def test_a_scan_out_of_domain_is_adapted_in_a_notebook_too(tmp_path: Path, scan_file: Path) -> None:
