@@ -30,7 +30,7 @@ from diffatlas_pipeline.fields import at_least, problems_of
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.machine import default_workers, usable_cores
 from diffatlas_pipeline.methods.registry import METHODS as KNOWN
-from diffatlas_pipeline.methods.registry import check_plan, recipe_of, training_digest
+from diffatlas_pipeline.methods.registry import check_plan, recipe_of, training_digest, usable_recipes
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.store import list_stored
@@ -173,7 +173,7 @@ def _digests(plan: Plan, methods: Sequence[MethodChoice]) -> dict[str, str]:
     """What a training depends on in the plan, for each of ``methods`` and all that earlier runs may have had, by its
     text.
     """
-    planned = [MethodChoice(method, name) for method, recipes in plan.recipes.items() for name in recipes]
+    planned = [MethodChoice(method, name) for method in plan.recipes for name in usable_recipes(plan, method)]
     known = [*methods, *planned, *map(MethodChoice, KNOWN)]
     return {MethodChoice(one.name, one.trained).text: training_digest(plan, one.name, one.trained) for one in known}
 

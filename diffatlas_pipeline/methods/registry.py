@@ -16,6 +16,7 @@ from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
 from diffatlas_pipeline.methods.rba import RegistrationAtlas
+from diffatlas_pipeline.planning.migration import gone_from
 from diffatlas_pipeline.planning.plan import Plan, PlanRecipes, digest_of
 
 METHODS: dict[str, type[Method]] = {
@@ -55,20 +56,31 @@ def recipe_of(plan: Plan, method: str, name: str = "default") -> Recipe:
 def with_complete_recipes(plan: Plan) -> Plan:
     """``plan`` with every option of every recipe written out, also those that its file leaves at their defaults."""
     recipes = {
-        method: {name: dataclasses.asdict(_read(plan, method, name)) for name in known}
+        method: {
+            name: given if gone_from(method, name, given) else dataclasses.asdict(_read(plan, method, name))
+            for name, given in known.items()
+        }
         for method, known in plan.recipes.items()
     }
     return replace(plan, recipes=recipes)
 
 
+def usable_recipes(plan: Plan, method: str) -> list[str]:
+    """Names of the recipes of ``method`` in ``plan`` but those that only an earlier release could use."""
+    return [name for name, given in plan.recipes.get(method, {}).items() if not gone_from(method, name, given)]
+
+
 def check_plan(plan: Plan, source: str) -> None:
-    """UserError naming ``source`` and listing each field of ``plan`` with a value that is not allowed, and what is."""
+    """UserError naming ``source`` and listing each field of ``plan`` with a value that is not allowed, and what is.
+
+    A recipe that only an earlier release could use is no reason: it is refused when it is asked for.
+    """
     problems = list(problems_of(plan))
-    for method, recipes in plan.recipes.items():
+    for method in plan.recipes:
         if method not in METHODS:
             problems.append(f"recipes.{method}: no such method; known: {', '.join(METHODS)}")
             continue
-        for name in recipes:
+        for name in usable_recipes(plan, method):
             try:
                 found = [*_problems_of_recipe(_read(plan, method, name), plan)]
             except UserError as error:
@@ -130,10 +142,11 @@ def training_digest(plan: Plan, method: str, recipe: str = "default") -> str:
 
 def _read(plan: Plan, method: str, name: str) -> Recipe:
     recipes = plan.recipes.get(method, {})
+    if gone := gone_from(method, name, recipes.get(name)):
+        raise UserError(gone)
     if name not in recipes:
-        raise UserError(
-            f"Unknown recipe '{name}' of {method}: this plan has {', '.join(recipes) or 'none'}. Choose one with `recipe`."
-        )
+        known = ", ".join(usable_recipes(plan, method)) or "none"
+        raise UserError(f"Unknown recipe '{name}' of {method}: this plan has {known}. Choose one with `recipe`.")
     return from_plain(known_method(method).recipe_type, recipes[name], f"recipe '{name}' of {method}")
 
 

@@ -192,6 +192,6 @@ def test_a_benchmark_of_release_1_is_refused_before_anything_leaves_it(tmp_path:
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
     files = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(UserError, match="format version 1, but this release reads 2.*the release that wrote it, or.*another"):
+    with pytest.raises(UserError, match=r"format version 1, but this release reads 2.*the release that wrote it, or.*another"):
         Status(tmp_path)
     assert files == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

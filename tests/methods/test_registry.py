@@ -1,7 +1,7 @@
 """Recipes of a plan as each method's own type; plans changed by hand are refused with field, value and what is allowed."""
 
 import dataclasses
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -289,6 +289,6 @@ def test_a_part_added_later_changes_no_digest() -> None:
     @dataclass(frozen=True)
     class Later(Earlier):
         solver: str = "ddim"
-        levels: MaskLevels = field(default_factory=MaskLevels)
+        levels: MaskLevels = dataclasses.field(default_factory=MaskLevels)
 
     assert digest_of(Later(3)) == digest_of(Earlier(3)) != digest_of(Later(3, levels=MaskLevels(start=0.5)))

@@ -7,6 +7,7 @@ common plan with the recipes of all methods; and scans with the labels that it p
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from diffatlas_pipeline.api.model import load_model
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json, to_json
 from diffatlas_pipeline.methods.diffatlas import JointRecipe
-from diffatlas_pipeline.methods.registry import check_plan, default_recipes, recipe_of
+from diffatlas_pipeline.methods.icf import FeedForwardRecipe
+from diffatlas_pipeline.methods.registry import METHODS, check_plan, default_recipes, recipe_of, with_complete_recipes
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.planning.migration import REMOVED
 from diffatlas_pipeline.planning.plan import Plan
@@ -108,14 +110,60 @@ def test_shares_that_did_nothing_are_left_out_and_defaults_of_old_are_kept() -> 
     assert recipe_of(plan, "diffatlas", "equal") == JointRecipe()
 
 
-@pytest.mark.parametrize("method", ["diffatlas", "icmd", "icf"])
-@pytest.mark.parametrize(("option", "value"), [("guidance_interval", [0.1, 1.0]), ("resampling", 2), ("random_contrast", 0.5)])
-def test_an_option_that_is_gone_is_refused_by_name(option: str, value: Any, method: str) -> None:
-    plan = old_plan()
+@pytest.mark.parametrize(
+    ("method", "option", "value"),
+    [("diffatlas", "guidance_interval", [0.1, 1.0]), ("diffatlas", "resampling", 2), ("icmd", "resampling", 2)],
+)
+def test_only_the_recipe_that_sets_an_option_that_is_gone_is_refused(method: str, option: str, value: Any) -> None:
     mine = {"name": "mine", "method": method}
-    with pytest.raises(UserError, match=f"plans.json: recipe 'mine' of {method} sets {option} to .*This option was removed"):
-        read(plan | {"recipes": [mine | {option: value}]})
-    assert "mine" in read(plan | {"recipes": [mine | {option: REMOVED[option]}]}).recipes[method]
+    raw = old_plan() | {"recipes": [*old_plan()["recipes"], mine | {option: value}]}
+    plan = read(raw)
+    check_plan(plan, "plans.json")
+    assert plan.digest() == read(old_plan()).digest()
+    assert recipe_of(plan, method) == METHODS[method].recipes["default"]
+    again = from_json(Plan, to_json(with_complete_recipes(plan)))
+    for one in (plan, again):
+        with pytest.raises(UserError, match=f"Recipe 'mine' of {method} sets {option} to .*This option was removed.*another"):
+            recipe_of(one, method, "mine")
+    with pytest.raises(UserError, match=r"this plan has default, paper\. Choose"):
+        recipe_of(plan, method, "other")
+    neutral = read(old_plan() | {"recipes": [mine | {option: REMOVED[method][option]}]})
+    assert recipe_of(neutral, method, "mine") is not None
+
+
+@pytest.mark.parametrize("option", [{"random_contrast": 0.5}, {"resampling": 2}, {"guidance_interval": [0.1, 1.0]}])
+def test_an_option_that_did_not_concern_the_segmentation_is_left_out(option: dict[str, Any]) -> None:
+    plan = read(
+        old_plan() | {"recipes": [{"name": "mine", "method": "icf", **option}, {"name": "mine", "random_contrast": 0.5}]}
+    )
+    assert recipe_of(plan, "icf", "mine") == FeedForwardRecipe() and recipe_of(plan, "diffatlas", "mine") == JointRecipe()
+
+
+def test_a_model_beside_a_recipe_that_is_gone_loads_and_one_of_it_says_what_to_use(tmp_path: Path) -> None:
+    folder = tmp_path / "diffatlas__default"
+    shutil.copytree(FOLDER / MODELS[0], folder)
+    mine = {"name": "mine", "method": "diffatlas", "resampling": 2}
+    (folder / "plans.json").write_text(json.dumps(old_plan() | {"recipes": [*old_plan()["recipes"], mine]}))
+    assert load_model(folder, "cpu", precision="float32").labels
+    described = folder / "all/checkpoint_final.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"recipe": "mine"}))
+    with pytest.raises(UserError, match="Recipe 'mine' of diffatlas sets resampling to 2"):
+        load_model(folder, "cpu", precision="float32")
+
+
+def test_a_model_of_the_removed_registration_says_what_to_use(tmp_path: Path) -> None:
+    folder = tmp_path / "rba__syn"
+    shutil.copytree(FOLDER / "rba__default", folder)
+    described = folder / "all/checkpoint_final.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"recipe": "syn"}))
+    with pytest.raises(UserError, match=r"Recipe 'syn' of rba was removed.*Use rba with the recipe default"):
+        load_model(folder, "cpu", precision="float32")
+
+
+def test_a_plan_without_recipes_is_read() -> None:
+    assert set(read(old_plan() | {"recipes": None}).recipes["rba"]) == {"default"}
+    with pytest.raises(UserError, match=r"plans\.json: does not hold a valid plan \(a recipe is 7"):
+        read(old_plan() | {"recipes": 7})
 
 
 @pytest.mark.parametrize("recipe", [{"name": "mine", "speed": 3}, {"prediction": "v"}, 7])
