@@ -77,7 +77,9 @@ def read_protocol(path: Path) -> dict[str, list[str]]:
 
 
 def few_shot_splits(protocol: dict[str, list[str]], seeds: Iterable[int]) -> dict[str, dict[str, list[str]]]:
-    """Every few-shot setting as a split. Every seed trains on the protocol's cases; by default each would draw its own."""
+    """Every few-shot setting as a split. All seeds train on the protocol's cases; by default each would draw its
+    own.
+    """
     splits = {setting: few_shot_split(protocol, setting) for setting in SETTINGS if setting != "full"}
     return splits | {f"{name}-seed{seed}": split for name, split in splits.items() for seed in seeds if seed}
 

@@ -112,7 +112,7 @@ class Subject:
 
     @property
     def forwards(self) -> int:
-        """Forward passes per case: sampling steps of the default recipe, for each of the windows that cover the volume."""
+        """Forward passes per case: sampling steps of the default recipe, for each window that covers the volume."""
         x, y, z = (max(size, window) for size, window in zip(self.volume, self.patch, strict=True))
         return DEFAULT.sampler.steps * DEFAULT.sampler.draws * len(windows((x, y, z), self.patch))
 

@@ -73,7 +73,9 @@ class HeartOptions:
 
 # ------------------------------------------------------------------------------------------------------ choice of cases
 def shuffled(cases: Sequence[str], key: str) -> list[str]:
-    """``cases`` in an order that depends on their names and ``key`` alone: adding a case does not disturb the others."""
+    """``cases`` in an order that depends on their names and ``key`` alone: adding a case does not disturb the
+    others.
+    """
     return sorted(cases, key=lambda case: hashlib.sha256(f"{key}:{case}".encode()).digest())
 
 
@@ -216,7 +218,9 @@ def heart_box(labels: np.ndarray, grid: Grid, margin_mm: float) -> tuple[slice, 
 
 
 def _nifti(values: np.ndarray, like: Any, box: tuple[slice, ...], mark: str) -> Any:
-    """A NIfTI image of ``values`` on the part ``box`` of the grid of ``like``; float64 (scaled values) becomes float32."""
+    """A NIfTI image of ``values`` on the part ``box`` of the grid of ``like``; float64 (scaled values) becomes
+    float32.
+    """
     if values.dtype == np.float64:
         values = values.astype(np.float32)
     header = like.header.copy()

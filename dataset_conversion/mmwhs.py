@@ -94,7 +94,9 @@ def read_case_labels(case: HeartCase, grid: Grid) -> np.ndarray:
 
 
 def renumbered(labels: np.ndarray, path: Path) -> np.ndarray:
-    """MM-WHS ``labels`` (X, Y, Z) numbered as in LABELS, uint8. Raises DatasetError for a value that is not in VALUES."""
+    """MM-WHS ``labels`` (X, Y, Z) numbered as in LABELS, uint8. Raises DatasetError for a value that is not in
+    VALUES.
+    """
     table = np.full(max(VALUES) + 2, _UNKNOWN, np.uint8)
     table[list(VALUES)] = list(VALUES.values())
     result = np.empty(labels.shape, np.uint8, order="F")

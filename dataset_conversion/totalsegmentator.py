@@ -233,7 +233,9 @@ def _tell(known: int, hearts: int, minimum_ml: float, record: Mapping[str, Any],
 
 
 def _tell_without_masks(known: int, without: Sequence[str], masks: str) -> None:
-    """Masks that are still to be made and scans without a heart look the same here: only the user can tell them apart."""
+    """Masks that are still to be made and scans without a heart look the same here: only the user can tell them
+    apart.
+    """
     if without:
         console.say(
             f"{len(without)} of {known} cases have none of the five masks in their folder {masks} ({some(without)}). They are "

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used. The message names what, what was found, what is allowed, how to mend it."""
+    """Something the user gave cannot be used. The message names what, what was found, what is allowed, how to mend
+    it.
+    """
 
 
 class Stopped(KeyboardInterrupt):

@@ -15,7 +15,9 @@ _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_
 
 
 def default_workers() -> int:
-    """As many processes as cores this process may use and as the free memory has room for: at least one, at most eight."""
+    """As many processes as cores this process may use and as the free memory has room for: at least one, at most
+    eight.
+    """
     memory = available_bytes()
     room = MOST_WORKERS if memory is None else memory // WORKER_BYTES
     return max(1, min(MOST_WORKERS, usable_cores(), room))

@@ -18,7 +18,9 @@ PAGE = Path(__file__).parents[1] / "documentation" / "reference" / "outputs.md"
 
 
 def documented(heading: str, table: str = "") -> set[str]:
-    """The fields in the first column of the tables below a heading; ``table`` is how the header of the only one begins."""
+    """The fields in the first column of the tables below a heading; ``table`` is how the header of the only one
+    begins.
+    """
     text = re.split(r"^##+ ", PAGE.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1], flags=re.MULTILINE)[0]
     if table:
         text = text.split(f"\n| {table} |")[1].split("\n\n")[0]

@@ -1,4 +1,6 @@
-"""The tutorial's shell blocks run in order, as a reader would run them, on fewer and smaller cases and for less time."""
+"""The tutorial's shell blocks run in order, as a reader would run them, on fewer and smaller cases and for less
+time.
+"""
 
 from __future__ import annotations
 

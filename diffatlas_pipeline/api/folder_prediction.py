@@ -22,7 +22,9 @@ _SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlas
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What became of each case, where that is recorded, and whether kept segmentations were made with other settings."""
+    """What became of each case, where that is recorded, and whether kept segmentations were made with other
+    settings.
+    """
 
     outcomes: tuple[CaseOutcome, ...]
     record: Path

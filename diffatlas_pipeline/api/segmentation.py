@@ -55,7 +55,9 @@ class Segmentation:
 
     @cached_property
     def distances_mm(self) -> dict[str, np.ndarray]:
-        """Signed distance in mm to the surface of each label by its name: negative inside, cut off at the plan's tau."""
+        """Signed distance in mm to the surface of each label by its name: negative inside, cut off at the plan's
+        tau.
+        """
         maps = self._segmenter.restore(self._planned, self._scan, distances=True).distances_mm
         assert maps is not None
         return {name: self._shown(one) for name, one in zip(self.label_names.values(), maps, strict=True)}

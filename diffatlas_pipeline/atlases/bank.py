@@ -14,7 +14,9 @@ MOST_BYTES = 256 * 2**20  # of all together; the first is kept whatever its size
 
 
 def spread_evenly(cases: Sequence[str]) -> list[str]:
-    """All of ``cases``, so ordered that the first few, however many, are spread over the sorted names (bit reversal)."""
+    """All of ``cases``, so ordered that the first few, however many, are spread over the sorted names (bit
+    reversal).
+    """
     names = sorted(cases)
     bits = len(names).bit_length()
     return [names[index] for index in sorted(range(len(names)), key=lambda index: f"{index:0{bits}b}"[::-1])]

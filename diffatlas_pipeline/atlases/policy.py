@@ -1,4 +1,6 @@
-"""What the atlases that a model keeps do for a scan: give it the contrast of the training scans, or vote on its labels."""
+"""What the atlases that a model keeps do for a scan: give it the contrast of the training scans, or vote on its
+labels.
+"""
 
 from __future__ import annotations
 

@@ -116,7 +116,9 @@ class Segmenter:
         return scan
 
     def _network_share(self, scan: PreparedScan, network: PlannedSegmentation) -> float:
-        """How much the network counts beside atlases: a fixed share in its domain, else the share that fits the scan."""
+        """How much the network counts beside atlases: a fixed share in its domain, else the share that fits the
+        scan.
+        """
         if scan.atlases is None or not scan.is_adapted:
             return NETWORK_SHARE
         return fitting_share(scan.image, network, scan.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)

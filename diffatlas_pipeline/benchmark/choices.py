@@ -1,4 +1,4 @@
-"""What a user compares: a method with a recipe, and a setting, which is a training situation such as 2-shot; as text."""
+"""What a user compares, as text: a method with a recipe, and a setting: a training situation such as 2-shot."""
 
 from __future__ import annotations
 

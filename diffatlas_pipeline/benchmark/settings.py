@@ -56,7 +56,9 @@ Splits = dict[str, tuple[Split, Path | None]]
 
 
 def known_splits(planned: Path, own: Path | None, cases: Sequence[str]) -> Splits:
-    """All splits by name, with the file to name to DiffAtlas_train; those of one's own file win over the planned ones."""
+    """All splits by name, with the file that DiffAtlas_train is given; those of one's own file come before the
+    planned.
+    """
     found: Splits = {name: (split, None) for name, split in load_splits(planned, cases).items()}
     if own is not None:
         found |= {name: (split, own.resolve()) for name, split in load_splits(own, cases).items()}
@@ -95,7 +97,7 @@ def prepare_settings(
     seeds: Sequence[int],
     most_cases: int | None = None,
 ) -> list[PreparedSetting]:
-    """Pools and test sets. UserError for a split that is missing, test cases without labels, and cases on both sides."""
+    """Pools and test sets. UserError for a missing split, test cases without labels, and cases on both sides."""
     own_test = _own_test_set(dataset, splits)
     prepared = []
     for setting, other in settings.items():

@@ -58,7 +58,7 @@ class Status:
         return bool(self.model_matches(cell)) and (self.folder / cell.model / WEIGHTS).is_file()
 
     def remove_models(self, cells: Sequence[Cell]) -> None:
-        """Delete the models of ``cells`` that were trained with other options; of another plan, also those beside them."""
+        """Delete models of ``cells`` that were trained with other options; of another plan, also those beside them."""
         for cell in cells:
             if self.model_matches(cell) is not False:
                 continue

@@ -1,4 +1,6 @@
-"""The options of each converter, and the call of its function. A new converter is one entry here and one module there."""
+"""The options of each converter, and the call of its function. A new converter is one entry here and one module
+there.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Converter:
-    """One sub-command. ``convert`` returns the new data set's folder. Both functions import their module when called."""
+    """One sub-command. ``convert`` returns the new data set's folder. Both functions import their module when
+    called.
+    """
 
     summary: str
     example: str

@@ -174,7 +174,9 @@ class Augmentation:
 
 
 def _stretch(shifts: torch.Tensor) -> torch.Tensor:
-    """(*patch): by how much the map x -> x + shift(x) lengthens, the mean over directions: the root of its determinant."""
+    """(*patch): by how much the map x -> x + shift(x) lengthens, the mean over directions: the root of its
+    determinant.
+    """
     axes = [axis for axis in range(3) if shifts.shape[axis + 1] > 1]
     jacobian = torch.stack([torch.stack(torch.gradient(shifts[i], dim=axes)) for i in axes])
     jacobian = jacobian.movedim((0, 1), (-2, -1)) + torch.eye(len(axes))

@@ -122,7 +122,9 @@ class BatchStream(IterableDataset):
         self.unlabelled = unlabelled
 
     def __iter__(self) -> Iterator[Batch | UserError]:
-        """An error of the user's ends the stream as its last entry: it crosses processes better as a value than raised."""
+        """An error of the user's ends the stream as its last entry: it crosses processes better as a value than
+        raised.
+        """
         plan, worker = self.plan, get_worker_info()
         part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
         augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm)

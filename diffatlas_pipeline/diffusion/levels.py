@@ -47,7 +47,9 @@ class MaskLevels:
 
 @dataclass(frozen=True)
 class DrawnLevels:
-    """Levels of mask and image (B,) of a batch, and which samples' mask is the network's own first answer (B,), bool."""
+    """Levels of mask and image (B,) of a batch, and which samples' mask is the network's own first answer (B,),
+    bool.
+    """
 
     mask: Tensor
     image: Tensor
@@ -109,7 +111,9 @@ def noise(level: Tensor) -> Tensor:
 
 
 def cosine_alpha_bar(steps: int) -> np.ndarray:
-    """alpha_bar_1 .. alpha_bar_T of the cosine schedule (Nichol & Dhariwal 2021, Eq. 17), float64 of length ``steps``."""
+    """alpha_bar_1 .. alpha_bar_T of the cosine schedule (Nichol & Dhariwal 2021, Eq. 17), float64 of length
+    ``steps``.
+    """
     time = np.arange(steps + 1, dtype=np.float64) / steps
     wanted = np.cos((time + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2) ** 2
     beta = np.minimum(1 - wanted[1:] / wanted[:-1], LARGEST_BETA)

@@ -59,7 +59,9 @@ class Evaluation:
         return result
 
     def mean(self) -> dict[str, float]:
-        """Mean over labels of the mean over cases: every label counts the same. Labels that are nowhere are left out."""
+        """Mean over labels of the mean over cases: every label counts the same. Labels that are nowhere are left
+        out.
+        """
         labels = self.per_label()
         return {metric: _mean([labels[name][metric]["mean"] for name in labels]) for metric in METRICS[:3]}
 

@@ -66,7 +66,9 @@ def volume_mm3(mask: np.ndarray, spacing_mm: TripleMm) -> float:
 
 @dataclass(frozen=True)
 class SurfaceDistances:
-    """Of each surface element: the distance in mm to the other surface, and its own area in mm2 (length in mm if flat)."""
+    """Of each surface element: the distance in mm to the other surface, and its own area in mm2 (length in mm if
+    flat).
+    """
 
     to_reference_mm: np.ndarray
     areas_prediction: np.ndarray

@@ -30,7 +30,9 @@ _REFERENCE, _PREDICTION = (0, (1, 0)), (0, (2.2, 1.2))  # solid, dashed
 
 @dataclass(frozen=True)
 class _Plane:
-    """One cut: the axis it is normal to, its other two axes as (horizontal, vertical), and the world directions shown."""
+    """One cut: the axis it is normal to, its other two axes as (horizontal, vertical), and the world directions
+    shown.
+    """
 
     name: str
     normal: int

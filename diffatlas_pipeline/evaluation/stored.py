@@ -42,7 +42,9 @@ _KINDS = ("prediction", "reference")
 
 
 def _found(entry: Any, folder: Path, moved: Path | None) -> Path | None:
-    """A path of summary.json: as it stands; if there is nothing, relative to the folder of the scores, or in ``moved``."""
+    """A path of summary.json: as it stands; if there is nothing, relative to the folder of the scores, or in
+    ``moved``.
+    """
     if not entry:
         return None
     path = Path(str(entry))

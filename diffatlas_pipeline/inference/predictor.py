@@ -1,4 +1,6 @@
-"""Prepare one scan, segment it with one or several trained networks, and bring the result back to the scan's own grid."""
+"""Prepare one scan, segment it with one or several trained networks, and bring the result back to the scan's own
+grid.
+"""
 
 from __future__ import annotations
 

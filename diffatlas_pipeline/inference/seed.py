@@ -1,4 +1,6 @@
-"""The seed of a scan's noise: from what it shows, so it does not depend on how it was given or what its file is called."""
+"""The seed of a scan's noise: from what it shows, so it does not depend on how it was given or what its file is
+called.
+"""
 
 from __future__ import annotations
 

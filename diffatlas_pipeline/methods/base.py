@@ -28,7 +28,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class LossReport:
-    """``total`` is what is minimised (a scalar with gradient); ``parts`` are for the log, NaN where a batch had none."""
+    """``total`` is what is minimised (a scalar with gradient); ``parts`` are for the log, NaN where a batch had
+    none.
+    """
 
     total: Tensor
     parts: dict[str, float]
@@ -83,7 +85,9 @@ class Method(ABC):
 
     @property
     def unlabelled_fraction(self) -> float:
-        """Share of the training samples drawn from scans without labels, where there are any: their distances are NaN."""
+        """Share of the training samples drawn from scans without labels, where there are any: their distances are
+        NaN.
+        """
         return 0.0
 
     @abstractmethod

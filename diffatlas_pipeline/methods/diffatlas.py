@@ -121,7 +121,9 @@ class DiffAtlas(LearnedMethod):
         return build_network(self.plan.network, channels, channels)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt from."""
+        """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt
+        from.
+        """
         noised = self._noised(network, image, distances, generator)
         output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.mask_level).float()
         terms = self._terms(output, noised, distances)

@@ -193,7 +193,9 @@ class ModelFolder:
         return method, recipe
 
     def _is_of(self, plan: Plan) -> bool:
-        """Whether the trained folds could have been trained with ``plan``; other methods' recipes in it do not count."""
+        """Whether the trained folds could have been trained with ``plan``; other methods' recipes in it do not
+        count.
+        """
         try:
             return training_digest(self.plan(), self.method, self.recipe) == training_digest(plan, self.method, self.recipe)
         except UserError:

@@ -72,7 +72,9 @@ class _SecondLook:
 
 @dataclass(frozen=True)
 class _Case:
-    """A case in canonical orientation, cropped to content: image (C, X, Y, Z), label indices + 1 (X, Y, Z), geometry."""
+    """A case in canonical orientation, cropped to content: image (C, X, Y, Z), label indices + 1 (X, Y, Z),
+    geometry.
+    """
 
     image: np.ndarray
     labels: np.ndarray

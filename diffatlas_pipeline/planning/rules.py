@@ -1,4 +1,6 @@
-"""Planning rules that the fingerprint needs too: spacing, normalisation, truncation distance. Each returns its reason."""
+"""Planning rules that the fingerprint needs too: spacing, normalisation, truncation distance. Each returns its
+reason.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def in_plane_axes(spacing_mm: TripleMm, dimensions: int = 3) -> tuple[int, ...]:
 
 
 def plan_channels(names: Sequence[str], intensities: Sequence[IntensityStatistics]) -> tuple[tuple[ChannelPlan, ...], str]:
-    """Normalisation of each channel: 'CT' by the data set's foreground percentiles, anything else by each image's own."""
+    """Normalisation of each channel: 'CT' by the data set's foreground percentiles, anything else by each image's
+    own.
+    """
     channels, reasons = [], []
     for name, statistics in zip(names, intensities, strict=True):
         lower, upper = round(statistics.percentile_00_5, 4), round(statistics.percentile_99_5, 4)

@@ -46,7 +46,9 @@ def radial_power(array: np.ndarray) -> RadialPower:
 
 
 def power_spectrum(parts: Iterable[RadialPower]) -> PowerSpectrum:
-    """The spectrum of all ``parts`` together; empty bins are left out. ValueError when there is no coefficient at all."""
+    """The spectrum of all ``parts`` together; empty bins are left out. ValueError when there is no coefficient at
+    all.
+    """
     total = sum(parts, start=no_power())
     filled = total.count > 0
     if not filled.any():

@@ -3,11 +3,11 @@
 Each case is sampled on one coarse grid around the centre of its foreground: its labels (N, N, N) and its first channel.
 Across an axis,
 
-- a label is *symmetric* when reflection leaves it, and the image, as they are: either each case by itself, or, given enough
-  cases, the data set as a whole. For the latter let a_i be the antisymmetric half of case i: were mirrored cases as likely as
-  the cases themselves, then n |mean a_i|^2 would be about mean |a_i|^2; it grows with n otherwise.
-- two labels are *twins* when they lie side by side along that axis, are of about the same volume, and one's mean shape is the
-  other's mirror image.
+- a label is *symmetric* when reflection leaves it, and the image, as they are: either each case by itself, or, given
+  enough cases, the data set as a whole. For the latter let a_i be the antisymmetric half of case i: were mirrored cases
+  as likely as the cases themselves, then n |mean a_i|^2 would be about mean |a_i|^2; it grows with n otherwise.
+- two labels are *twins* when they lie side by side along that axis, are of about the same volume, and one's mean shape
+  is the other's mirror image.
 """
 
 from __future__ import annotations

@@ -149,7 +149,9 @@ def plan_topology(
 def plan_batch_size(
     budget: Budget, network: NetworkPlan, patch: Triple, channels: int, dataset_voxels: int, training_bytes: TrainingBytes
 ) -> tuple[int, str]:
-    """The largest batch that fits the budget and the preset and holds at most 5 % of the data set's voxels; at least 2."""
+    """The largest batch that fits the budget and the preset and holds at most 5 % of the data set's voxels; at least
+    2.
+    """
     preset = preset_named(budget.preset)
     voxels = math.prod(patch)
     by_share = int(MOST_SHARE * dataset_voxels / voxels)

@@ -69,7 +69,9 @@ def local_votes(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence
 
 
 def majority(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[float], tau_mm: float) -> np.ndarray:
-    """Each atlas names one label per voxel; the one named most often wins, the earlier one (background first) in a tie."""
+    """Each atlas names one label per voxel; the one named most often wins, the earlier one (background first) in a
+    tie.
+    """
     count = distances.shape[1]
     return distances_of(_most_named(labels_of(distances), count), count, spacing_mm, tau_mm)
 

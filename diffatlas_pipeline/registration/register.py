@@ -68,7 +68,9 @@ class Registered:
 
 @dataclass(frozen=True)
 class Fused:
-    """``distances`` and ``spread`` (K, X, Y, Z) float32 in units of tau; ``used``: each atlas that took part, and how."""
+    """``distances`` and ``spread`` (K, X, Y, Z) float32 in units of tau; ``used``: each atlas that took part, and
+    how.
+    """
 
     distances: np.ndarray
     spread: np.ndarray

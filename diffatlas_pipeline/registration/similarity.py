@@ -46,7 +46,9 @@ def local_correlation(target: np.ndarray, other: np.ndarray, window: Sequence[in
 
 
 def local_correlation_force(target: np.ndarray, other: np.ndarray, window: Sequence[int]) -> tuple[float, np.ndarray]:
-    """The mean of :func:`local_correlation`, and its derivative by each voxel of ``other`` times the number of voxels."""
+    """The mean of :func:`local_correlation`, and its derivative by each voxel of ``other`` times the number of
+    voxels.
+    """
     mean_t, mean_o = box(target, window), box(other, window)
     covariance = box(target * other, window) - mean_t * mean_o
     variance_t = np.maximum(box(target * target, window) - mean_t * mean_t, 0) + _FLAT

@@ -23,7 +23,9 @@ def affine_coordinates(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def warp_image(image: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
-    """``image`` (x, y, z) at ``coordinates``, linear in between, continued by its border values -> (X, Y, Z) float32."""
+    """``image`` (x, y, z) at ``coordinates``, linear in between, continued by its border values -> (X, Y, Z)
+    float32.
+    """
     return ndimage.map_coordinates(image, coordinates, output=np.float32, order=1, mode="nearest")
 
 

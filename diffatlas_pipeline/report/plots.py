@@ -138,7 +138,7 @@ def _boxes(
 
 
 def _curve(table: pd.DataFrame, what: str) -> pd.Series:
-    """The loss, or the mean over labels of the validation Dice, where it was measured; its index is that of ``table``."""
+    """The loss, or the validation Dice (mean over labels), where it was measured; its index is that of ``table``."""
     if what == "loss":
         return table["loss"].dropna() if "loss" in table else pd.Series(dtype=float)
     return table[[column for column in table if str(column).startswith("dice_")]].mean(axis=1).dropna()

@@ -69,7 +69,7 @@ class Source:
 def prediction_source(
     predictions: Path, evaluation: Evaluation | None, labels: Sequence[LabelClass], images: Path | None
 ) -> Source:
-    """The source of a prediction folder; ``evaluation`` None without references. ImageError if there is no prediction."""
+    """The source of a prediction folder; ``evaluation`` None without references. ImageError without any prediction."""
     record = read_record(predictions / RECORD)
     found = {files.case: files.images[0] for files in list_cases(predictions, None, 1)}
     references = {pair.case: pair.reference for pair in evaluation.pairs} if evaluation else {}
@@ -92,7 +92,7 @@ def prediction_source(
 
 
 def benchmark_source(folder: Path) -> Source:
-    """The source of a folder written by DiffAtlas_benchmark. UserError if its benchmark.json is missing or not usable."""
+    """The source of a folder of DiffAtlas_benchmark. UserError if its benchmark.json is missing or not usable."""
     benchmark, notes = read_benchmark(folder), list[str]()
     runs = tuple(_run_of(folder, index, record, notes) for index, record in enumerate(benchmark.cells))
     facts = [

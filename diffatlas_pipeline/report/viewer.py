@@ -37,7 +37,7 @@ WINDOW = (0.5, 99.5)  # percentiles of the crop shown as black and white
 
 @dataclass(frozen=True)
 class EmbeddedCase:
-    """A case as it lies in the page: gzipped NIfTI files in base64. ``layers``: per cell (segmentation, uncertainty)."""
+    """A case as the page holds it: gzipped NIfTI files in base64. ``layers``: per cell (segmentation, uncertainty)."""
 
     source: CaseSource
     image: str

@@ -26,7 +26,9 @@ class FoldCases:
 
 
 def known_splits(source: Path, splits_file: Path | None) -> dict[str, Split]:
-    """The splits of the preprocessed data set ``source``, or those of one's own ``splits_file``. UserError if damaged."""
+    """The splits of the preprocessed data set ``source``, or those of one's own ``splits_file``. UserError if
+    damaged.
+    """
     return load_splits(splits_file or source / "splits.json", list_stored(source))
 
 
@@ -59,7 +61,9 @@ def cases_of_fold(options: TrainingOptions, source: Path) -> FoldCases:
 
 
 def whole_cases(source: Path, cases: Sequence[str]) -> Iterator[Atlas]:
-    """The preprocessed ``cases``, one after the other: images (C, x, y, z) and signed distances (K, x, y, z), float32."""
+    """The preprocessed ``cases``, one after the other: images (C, x, y, z) and signed distances (K, x, y, z),
+    float32.
+    """
     for case in cases:
         stored = open_case(source, case)
         if stored.distances is None:

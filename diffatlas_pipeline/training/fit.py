@@ -13,7 +13,9 @@ from diffatlas_pipeline.training.loop import Batches, Run, Trained, Validation, 
 def fit(
     method: Method, run: Run, batches: Batches, cases: Callable[[], Iterable[Atlas]], validate: Validation | None
 ) -> Trained:
-    """Train by gradient descent what learns; let the others memorise their cases. See :func:`train` for what is raised."""
+    """Train by gradient descent what learns; let the others memorise their cases. See :func:`train` for what is
+    raised.
+    """
     if isinstance(method, LearnedMethod):
         return train(method, run, batches, validate)
     assert isinstance(method, MemorisedMethod)

@@ -146,7 +146,9 @@ class _Stepper:
         return {"loss": float(report.total.detach()), "gradient_norm": norm, **report.parts}
 
     def _faster_precision(self, image: Tensor, distances: Tensor) -> str:
-        """Measured on a real batch, with noise of its own: the training's is not to depend on how often one measures."""
+        """Measured on a real batch, with noise of its own: the training's is not to depend on how often one
+        measures.
+        """
 
         def loss() -> Tensor:
             return self.method.loss(self.state.network, image, distances, torch.Generator().manual_seed(0)).total

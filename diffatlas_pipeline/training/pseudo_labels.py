@@ -35,7 +35,9 @@ FOLDER = "taught"  # in the folder of the fold, while it trains
 
 @dataclass(frozen=True)
 class UnlabelledScans:
-    """Stored cases whose labels are not used, their share of the samples, and the model that labels them, if any does."""
+    """Stored cases whose labels are not used, their share of the samples, and the model that labels them, if any
+    does.
+    """
 
     cases: tuple[str, ...] = ()
     fraction: float = 0.0

@@ -21,7 +21,9 @@ class Duration:
     seconds: float | None = None
 
     def progress(self, iteration: int, elapsed_s: float) -> float:
-        """Share of the training that is done, 0 to 1, after ``iteration`` steps and ``elapsed_s`` seconds of training."""
+        """Share of the training that is done, 0 to 1, after ``iteration`` steps and ``elapsed_s`` seconds of
+        training.
+        """
         share = iteration / self.iterations
         if self.seconds is not None:
             share = max(share, elapsed_s / self.seconds)

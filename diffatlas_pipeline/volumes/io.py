@@ -69,7 +69,9 @@ def read_labels(path: Path) -> LabelVolume:
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid of an image or label file, or of a DICOM series folder, without reading its voxels. Raises ImageError."""
+    """The grid of an image or label file, or of a DICOM series folder, without reading its voxels. Raises
+    ImageError.
+    """
     path = Path(path)
     if path.is_dir():
         return _usable(dicom.read_grid(path), path)

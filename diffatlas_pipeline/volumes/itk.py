@@ -34,7 +34,9 @@ def read_grid(path: Path) -> Grid:
 
 
 def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
-    """Write ``array`` (X, Y, Z) on ``grid``, with the exact geometry of ``like`` if that has this grid. Raises OSError."""
+    """Write ``array`` (X, Y, Z) on ``grid``, with the exact geometry of ``like`` if that has this grid. Raises
+    OSError.
+    """
     template = open_header(like) if like is not None else None
     try:
         if template is not None and like is not None and header_grid(template, like) == grid:
@@ -60,7 +62,9 @@ def image_of(array: np.ndarray, grid: Grid) -> sitk.Image:
 
 
 def values_of(image: sitk.Image) -> tuple[np.ndarray, Grid]:
-    """The values (X, Y, Z) of an image and their grid. Raises ImageError for what is not scalar, or not of 2 or 3 axes."""
+    """The values (X, Y, Z) of an image and their grid. Raises ImageError for what is not scalar, or not of 2 or 3
+    axes.
+    """
     grid = _grid_of(image, image.GetNumberOfComponentsPerPixel(), "the image")
     return sitk.GetArrayFromImage(image).T.reshape(grid.shape), grid
 

@@ -26,7 +26,9 @@ def to_canonical(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
 
 
 def from_canonical(array: np.ndarray, native_grid: Grid) -> np.ndarray:
-    """The inverse of :func:`to_canonical`: ``array`` (C, X, Y, Z) on the canonical grid, returned on ``native_grid``."""
+    """The inverse of :func:`to_canonical`: ``array`` (C, X, Y, Z) on the canonical grid, returned on
+    ``native_grid``.
+    """
     order, flipped = _permutation(native_grid)
     x, y, z = (native_grid.shape[axis] for axis in order)
     _check_shape(array, (x, y, z))

@@ -68,7 +68,9 @@ def _resample_axis(volume: np.ndarray, axis: int, n_out: int, order: int) -> np.
 
 
 def _operator(n_in: int, n_out: int, order: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """The resampling matrix of one axis as blocks: (rows of the output, samples of the input they need, their weights)."""
+    """The resampling matrix of one axis as blocks: (rows of the output, samples of the input they need, their
+    weights).
+    """
     step = n_in / n_out
     reach = _REACH if order == 3 else 1
     for begin in range(0, n_out, _BLOCK):

@@ -1,4 +1,6 @@
-"""Contrast adaptation: a known change of contrast is undone, and a scan of the references' own contrast is left alone."""
+"""Contrast adaptation: a known change of contrast is undone, and a scan of the references' own contrast is left
+alone.
+"""
 
 import numpy as np
 import pytest

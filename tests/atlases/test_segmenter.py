@@ -29,7 +29,9 @@ def training_case(image: np.ndarray, labels: np.ndarray, predictor: Predictor) -
 
 @pytest.mark.parametrize("adapt", ["curve", "atlases"])
 def test_contrast_is_adapted_to_the_training_scans(adapt: str) -> None:
-    """The method in closed form finds what is bright: of an inverted scan it finds nothing right until that is adapted."""
+    """The method in closed form finds what is bright: of an inverted scan it finds nothing right until that is
+    adapted.
+    """
     image, labels = scan()
     predictor = ready()
     kept = training_case(image, labels, predictor)

@@ -108,7 +108,9 @@ def test_the_smallest_benchmark(workspace: Path, capsys: pytest.CaptureFixture[s
 
 
 def check_report(folder: Path, content: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """DiffAtlas_report of what DiffAtlas_benchmark wrote: its table, box plots, training curves and the viewer's data."""
+    """DiffAtlas_report of what DiffAtlas_benchmark wrote: its table, box plots, training curves and the viewer's
+    data.
+    """
     report.main(["-b", str(folder), "--workers", "1"])
     assert "Note: " not in capsys.readouterr().out  # nothing failed, nothing is missing
     page = (folder / "report.html").read_text(encoding="utf-8")

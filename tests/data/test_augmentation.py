@@ -163,7 +163,9 @@ def test_shrinking_beyond_the_stored_distances_is_refused() -> None:
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6), strength=st.floats(0.05, 0.22), mirror=st.sampled_from([(), (0, 2)]))
 def test_deformed_distances_are_nearly_those_of_the_deformed_mask(seed: int, strength: float, mirror: tuple[int, ...]) -> None:
-    """The deformed surface is the zero of the deformed map; around it, distances change by a few per cent of tau only."""
+    """The deformed surface is the zero of the deformed map; around it, distances change by a few per cent of tau
+    only.
+    """
     patch = (30, 30, 24)
     augmentation = Augmentation(PLAN, patch)
     parameters = AugmentationParameters(mirror=mirror, elastic_strength=strength, elastic_seed=seed)

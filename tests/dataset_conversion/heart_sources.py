@@ -52,7 +52,9 @@ def mmwhs_source(folder: Path, modality: str = "CT", cases: int = 5, flat: bool 
 
 
 def totalsegmentator_source(folder: Path, cases: int = 6, masks: str = "segmentations") -> Path:
-    """``cases`` scans with all masks (also of organs that are not asked for) and meta.csv; the last one has no heart."""
+    """``cases`` scans with all masks (also of organs that are not asked for) and meta.csv; the last one has no
+    heart.
+    """
     rows = [META_COLUMNS]
     for index in range(cases):
         image, labels, affine = heart(index)

@@ -86,7 +86,9 @@ def test_ancestral_step_matches_the_textbook_posterior() -> None:
 @pytest.mark.parametrize("kind", ["fresh", "fixed"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_guidance_samples_the_conditional_distribution(name: str, kind: str) -> None:
-    """Image i ~ N(0, 1), mask m = i / 2 + noise: with a clean image given, the closed-form conditional must come out."""
+    """Image i ~ N(0, 1), mask m = i / 2 + noise: with a clean image given, the closed-form conditional must come
+    out.
+    """
     deviation, given = 0.3, 0.8
     count = 8_000
 

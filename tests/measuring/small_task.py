@@ -13,8 +13,8 @@ TEST = 2
 
 
 def write_task(folder: Path, training: int = 6) -> Path:
-    """Balls of labels 3 and 7. ``protocol.json`` lists ``training`` cases as ``full``, two of them as ``2-shot``, two others as
-    ``test``.
+    """Balls of labels 3 and 7. ``protocol.json`` lists ``training`` cases as ``full``, two of them as ``2-shot``, two
+    others as ``test``.
     """
     names = [f"ball_{index:03d}" for index in range(training + TEST)]
     for index, name in enumerate(names):

@@ -1,4 +1,6 @@
-"""Recipes of a plan as each method's own type; plans changed by hand are refused with field, value and what is allowed."""
+"""Recipes of a plan as each method's own type; plans changed by hand are refused with field, value and what is
+allowed.
+"""
 
 import dataclasses
 from dataclasses import dataclass, replace

@@ -66,7 +66,9 @@ def test_an_old_plan_keeps_its_digest() -> None:
 
 
 def test_an_old_folder_is_not_taken_for_another_plan(tmp_path: Path) -> None:
-    """Writing today's plan into an old model's folder is refused only if the model could not have been trained with it."""
+    """Writing today's plan into an old model's folder is refused only if the model could not have been trained with
+    it.
+    """
     folder = tmp_path / "diffatlas__default"
     (folder / "all").mkdir(parents=True)
     for file in ("plans.json", "all/checkpoint_final.json", "all/checkpoint_final.safetensors"):

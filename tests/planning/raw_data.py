@@ -25,7 +25,9 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 def ball_case(
     shape: Sequence[int] = (24, 28, 20), seed: int = 0, dimensions: int = 3, centre_shift: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Image (X, Y, Z) float32 and labels: a large ball with value 3 and a small one, beside it along Y, with value 7."""
+    """Image (X, Y, Z) float32 and labels: a large ball with value 3 and a small one, beside it along Y, with value
+    7.
+    """
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"))
     if dimensions == 2:

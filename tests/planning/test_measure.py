@@ -82,7 +82,9 @@ def test_large_volumes_are_cut_for_the_spectrum(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.real_data
 @pytest.mark.skipif("DIFFATLAS_TEST_DATA" not in os.environ, reason="DIFFATLAS_TEST_DATA is not set")
 def test_hippocampus() -> None:
-    """100 real cases: the variance that ancestral sampling loses was measured independently as 17, 5.1, 3.5 and 2.2 %."""
+    """100 real cases: the variance that ancestral sampling loses was measured independently as 17, 5.1, 3.5 and 2.2
+    %.
+    """
     folder = Path(os.environ["DIFFATLAS_TEST_DATA"]) / "Task04_Hippocampus"
     images = sorted((folder / "imagesTr").glob("*.nii.gz"))[:100]
     cases = tuple(CaseFiles(path.name.removesuffix(".nii.gz"), (path,), folder / "labelsTr" / path.name) for path in images)

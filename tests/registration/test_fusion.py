@@ -41,7 +41,9 @@ def test_a_vote_is_not_worth_more_for_being_deep_inside() -> None:
 
 
 def test_votes_keep_the_surface_between_voxel_centres() -> None:
-    """Surface at x = 3.3: the voxel centre at 3 lies 0.3 mm inside, that at 4 lies outside by more than half a voxel."""
+    """Surface at x = 3.3: the voxel centre at 3 lies 0.3 mm inside, that at 4 lies outside by more than half a
+    voxel.
+    """
     x = np.arange(8, dtype=np.float32)
     distances = np.clip((x - 3.3) / 3, -1, 1)[None, None, :, None, None]
     fused = local_votes(distances, np.ones((1, 8, 1, 1), np.float32), MM, 3.0)[0, :, 0, 0]

@@ -1,4 +1,6 @@
-"""What plots show: a box for each label and method of the data, every case as a dot, one colour per method in a page."""
+"""What plots show: a box for each label and method of the data, every case as a dot, one colour per method in a
+page.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ BOX, DOT = "fill-opacity: 0.25", "fill-opacity: 0.55"
 
 @dataclass
 class Axis:
-    """What is drawn into one axis: ``boxes`` and ``dots`` by (label, colour); boxes as their middles, dots as (x, y)."""
+    """What is drawn into one axis: ``boxes`` and ``dots`` by (label, colour); boxes as their middles, dots as (x,
+    y).
+    """
 
     labels: list[str]
     boxes: dict[tuple[str, str], list[float]]

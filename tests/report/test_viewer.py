@@ -85,7 +85,9 @@ def test_a_case_is_cropped_and_stays_where_it_was(tmp_path: Path, flip: float) -
 
 
 def test_uncertainty_takes_less_of_the_page_than_the_scan(tmp_path: Path) -> None:
-    """It comes once per model. It is as smooth as the distances that it is made of, but for noise in the last digits."""
+    """It comes once per model. It is as smooth as the distances that it is made of, but for noise in the last
+    digits.
+    """
     source = make_source(tmp_path, np.eye(4))
     rng = np.random.default_rng(0)
     shape = (60, 50, 40)

@@ -1,4 +1,6 @@
-"""A whole training in a process of its own: SIGTERM ends it with a checkpoint, and the same command goes on from there."""
+"""A whole training in a process of its own: SIGTERM ends it with a checkpoint, and the same command goes on from
+there.
+"""
 
 from __future__ import annotations
 
