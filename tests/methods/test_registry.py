@@ -47,12 +47,12 @@ def with_recipe(method: str = "diffatlas", **options: Any) -> Plan:
 def options_of(recipe: Recipe) -> list[tuple[str, str, Any]]:
     """Every option of ``recipe``: its path, its name, and its value."""
     found = []
-    for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
+    for part in dataclasses.fields(recipe):
+        value = getattr(recipe, part.name)
         if dataclasses.is_dataclass(value):
-            found += [(f"{field.name}.{one.name}", one.name, getattr(value, one.name)) for one in dataclasses.fields(value)]
+            found += [(f"{part.name}.{one.name}", one.name, getattr(value, one.name)) for one in dataclasses.fields(value)]
         else:
-            found.append((field.name, field.name, value))
+            found.append((part.name, part.name, value))
     return found
 
 

@@ -140,6 +140,7 @@ def test_iterations_are_the_preset_s_for_160_patches_and_grow_with_the_square_ro
     """Each case is one patch."""
     plan = plan_of(make_fingerprint((40, 56, 40), cases=cases), Budget(8, "cuda", "gpu8"))
     assert plan.patch_size == (40, 56, 40) and plan.training.iterations == iterations
+    assert plan.training.learning_rate == 3e-4
 
 
 def test_what_every_plan_says_of_training_and_augmentation() -> None:

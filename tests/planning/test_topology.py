@@ -82,6 +82,7 @@ def test_the_cpu_stem_leaves_short_and_coarse_axes_alone() -> None:
         ((64, 64, 8), (1.0, 1.0, 1.0), (1, 2, 1, 1), (3, 3, 3, 3)),
         ((64, 64, 7), (1.0, 1.0, 1.0), (1, 1, 1), (3, 3, 3)),
         # Nothing is left to halve.
+        ((7, 7, 7), (1.0, 1.0, 1.0), (1,), (3,)),
         ((15, 15, 15), (1.0, 1.0, 1.0), (1, 2), (3, 3)),
         ((16, 16, 16), (1.0, 1.0, 1.0), (1, 2, 2), (3, 3, 3)),
     ],
@@ -95,7 +96,10 @@ def test_strides_and_kernels_along_z(
     assert network.widths == PRESETS["gpu8"].widths[: len(strides)] and network.embedding == 256
 
 
-@pytest.mark.parametrize(("preset", "side", "attends"), [("gpu8", 256, True), ("gpu8", 257, False), ("cpu", 64, False)])
+@pytest.mark.parametrize(
+    ("preset", "side", "attends"),
+    [("gpu8", 256, True), ("gpu8", 257, False), ("gpu24", 256, True), ("gpu80", 256, True), ("cpu", 64, False)],
+)
 def test_attention_is_for_coarse_grids_of_at_most_16_cubed(preset: str, side: int, attends: bool) -> None:
     network = network_for(PRESETS[preset], (side, side, side), (1, 1, 1))
     assert network.attention == (*(False,) * (len(network.strides) - 1), attends)
