@@ -45,45 +45,63 @@ def from_json(kind: type[T], text: str, source: str = "") -> T:
 
 
 def from_plain(kind: type[T], raw: Any, source: str = "") -> T:
-    """A value of the dataclass ``kind`` from plain data, as JSON holds it. UserError naming ``source`` if it does not
-    fit.
+    """A value of the dataclass ``kind`` from plain data, as JSON holds it.
+
+    UserError naming ``source`` and the field by its path if it does not fit: "sampler.steps: expected int, found '3'".
     """
     try:
-        return typing.cast(T, _build(kind, raw))
-    except (KeyError, TypeError, ValueError) as error:
+        return typing.cast(T, _build(kind, raw, ""))
+    except ValueError as error:
         raise UserError(f"{source or kind.__name__}: does not hold a valid {kind.__name__} ({error}).") from error
 
 
-def _build(kind: Any, raw: Any) -> Any:
-    """Rebuild a value of annotated type ``kind`` from plain JSON data."""
-    origin = typing.get_origin(kind)
-    if (dataclasses.is_dataclass(kind) or origin is dict) and not isinstance(raw, Mapping):
-        raise ValueError(f"expected named values, found {raw!r}")
+def _build(kind: Any, raw: Any, path: str) -> Any:
+    """Rebuild a value of annotated type ``kind`` from plain JSON data. ValueError names ``path`` or one below it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        unknown = set(raw) - set(hints)
-        if unknown:
-            raise ValueError(f"unknown fields {sorted(unknown)}")
-        return kind(**{name: _build(hints[name], raw[name]) for name in raw})  # type: ignore[operator]
+        return _build_dataclass(kind, raw, path)
     if origin is tuple:
-        arguments = typing.get_args(kind)
+        _expect(isinstance(raw, (list, tuple)), "a list", raw, path)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_build(arguments[0], item) for item in raw)
-        if len(arguments) != len(raw):
-            raise ValueError(f"expected {len(arguments)} values, found {len(raw)}")
-        return tuple(_build(argument, item) for argument, item in zip(arguments, raw, strict=True))
+            arguments = arguments[:1] * len(raw)
+        _expect(len(arguments) == len(raw), f"{len(arguments)} values", len(raw), path)
+        pairs = zip(arguments, raw, strict=True)
+        return tuple(_build(argument, item, f"{path}[{index}]") for index, (argument, item) in enumerate(pairs))
     if origin is dict:
-        return {key: _build(typing.get_args(kind)[1], item) for key, item in raw.items()}
+        _expect(isinstance(raw, Mapping), "named values", raw, path)
+        return {key: _build(arguments[1], item, _below(path, key)) for key, item in raw.items()}
     if origin in (typing.Union, types.UnionType):
-        choices = [argument for argument in typing.get_args(kind) if argument is not type(None)]
-        return None if raw is None else _build(choices[0], raw)
+        choices = [argument for argument in arguments if argument is not type(None)]
+        return None if raw is None else _build(choices[0], raw, path)
     if kind is Path:
-        return Path(raw)
-    if kind is float:
-        return float(raw)
-    if kind in (int, str, bool) and not isinstance(raw, kind):
-        raise ValueError(f"expected {kind.__name__}, found {raw!r}")
+        return Path(_build(str, raw, path))
+    if kind in (int, float, str, bool):
+        allowed = (int, float) if kind is float else kind
+        _expect(isinstance(raw, allowed) and isinstance(raw, bool) == (kind is bool), kind.__name__, raw, path)
+        return kind(raw)
     return raw
+
+
+def _build_dataclass(kind: Any, raw: Any, path: str) -> Any:
+    _expect(isinstance(raw, Mapping), "named values", raw, path)
+    hints = typing.get_type_hints(kind)
+    if unknown := sorted(set(raw) - set(hints)):
+        raise ValueError(f"{path}{': ' if path else ''}unknown fields {unknown}")
+    none = dataclasses.MISSING
+    needed = [one.name for one in dataclasses.fields(kind) if one.init and one.default is one.default_factory is none]
+    if missing := [name for name in needed if name not in raw]:
+        raise ValueError(f"{path}{': ' if path else ''}missing fields {missing}")
+    return kind(**{name: _build(hints[name], raw[name], _below(path, name)) for name in raw})
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _expect(holds: bool, expected: str, found: Any, path: str) -> None:
+    if not holds:
+        shown = repr(found) if isinstance(found, str) else json.dumps(found, default=repr)
+        raise ValueError(f"{path}{': ' if path else ''}expected {expected}, found {shown}")
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -82,10 +82,11 @@ def check_plan(plan: Plan, source: str) -> None:
             continue
         for name in usable_recipes(plan, method):
             try:
-                found = [*_problems_of_recipe(_read(plan, method, name), plan)]
+                recipe = _read(plan, method, name)
             except UserError as error:
-                found = [str(error)]
-            problems += [f"recipe {name} of {method}: {problem}" for problem in found]
+                problems.append(str(error).removesuffix("."))
+                continue
+            problems += [f"recipe {name} of {method}: {problem}" for problem in _problems_of_recipe(recipe, plan)]
     if problems:
         raise UserError(
             f"{source}: {len(problems)} value(s) are not allowed. Change them there, or let `plan_and_preprocess` with "

@@ -83,12 +83,10 @@ def _place(column: str) -> tuple[int, str, int]:
 
 def draw_progress(table: pd.DataFrame, path: Path) -> None:
     """Losses, losses per noise band, validation Dice and learning rate over the iterations, as a PNG."""
-    import matplotlib
+    from matplotlib.figure import Figure  # not pyplot: a notebook's own backend and figures stay as they are
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), sharex=True, constrained_layout=True)
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
     panels = [
         ("Training loss", [c for c in table if str(c).startswith("loss_") and "band" not in str(c)], True),
         ("Training loss per noise band (0: least noise)", [c for c in table if "band" in str(c)], True),
@@ -114,7 +112,6 @@ def draw_progress(table: pd.DataFrame, path: Path) -> None:
         axis.set_xlabel("iteration")
     temporary = path.with_name(f".{path.name}.tmp.png")
     figure.savefig(temporary, dpi=90)
-    pyplot.close(figure)
     temporary.replace(path)
 
 

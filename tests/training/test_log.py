@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -23,3 +25,18 @@ def test_columns_stand_in_order_whatever_was_collected_first(tmp_path: Path) -> 
         "loss_mask_band1", "loss_mask_band2", "loss_mask_band10", "gradient_norm", "dice_right", "dice_left",
     ]  # fmt: skip
     assert table["loss_mask_band2"].tolist()[0] == 0.1 and table["dice_left"].tolist()[0] == 0.25
+
+
+def test_drawing_leaves_a_notebook_its_backend_and_figures(tmp_path: Path) -> None:
+    lines = [
+        "import matplotlib; matplotlib.use('svg')",
+        "import pandas as pd; from pathlib import Path; from matplotlib import pyplot",
+        "from diffatlas_pipeline.training.log import draw_progress",
+        "table = pd.DataFrame({'iteration': [1, 2], 'learning_rate': [0.1, 0.1], 'loss_mask': [2, 1], 'dice_left': [0, 1]})",
+        "own = pyplot.figure()",
+        f"draw_progress(table, Path({str(tmp_path / 'progress.png')!r}))",
+        "print(matplotlib.get_backend(), pyplot.get_fignums() == [own.number])",
+    ]
+    said = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
+    assert said == "svg True\n"
+    assert (tmp_path / "progress.png").read_bytes().startswith(b"\x89PNG")
