@@ -77,9 +77,7 @@ def read_protocol(path: Path) -> dict[str, list[str]]:
 
 
 def few_shot_splits(protocol: dict[str, list[str]], seeds: Iterable[int]) -> dict[str, dict[str, list[str]]]:
-    """Every few-shot setting as a split. All seeds train on the protocol's cases; by default each would draw its
-    own.
-    """
+    """Every few-shot setting as a split. All seeds train on the protocol's cases, not on draws of their own."""
     splits = {setting: few_shot_split(protocol, setting) for setting in SETTINGS if setting != "full"}
     return splits | {f"{name}-seed{seed}": split for name, split in splits.items() for seed in seeds if seed}
 

@@ -170,9 +170,7 @@ def _plan(path: Path, methods: Sequence[MethodChoice]) -> Plan:
 
 
 def _digests(plan: Plan, methods: Sequence[MethodChoice]) -> dict[str, str]:
-    """What a training depends on in the plan, for each of ``methods`` and all that earlier runs may have had, by its
-    text.
-    """
+    """What a training depends on in the plan, for ``methods`` and all that earlier runs may have had, by text."""
     planned = [MethodChoice(method, name) for method in plan.recipes for name in usable_recipes(plan, method)]
     known = [*methods, *planned, *map(MethodChoice, KNOWN)]
     return {MethodChoice(one.name, one.trained).text: training_digest(plan, one.name, one.trained) for one in known}
@@ -198,9 +196,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _clear_conflicts(status: Status, dataset: str, cells: Sequence[Cell], overwrite: bool) -> None:
-    """Remove models that were trained with other options, if that is allowed, else UserError; also for another data
-    set.
-    """
+    """Remove models trained with other options, if that is allowed, else UserError; also for another data set."""
     if status.benchmark and status.benchmark.dataset != dataset:
         raise UserError(f"{status.folder} holds a benchmark of {status.benchmark.dataset}. Give another folder as `output`.")
     others = {cell.model: cell for cell in cells if status.model_matches(cell) is False}

@@ -92,9 +92,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """All of benchmark.json. ``models``: what each was trained with, by its folder; ``notes`` are shown under the
-    table.
-    """
+    """All of benchmark.json. ``models``: what each was trained with, by folder; ``notes`` stand under the table."""
 
     version: int = VERSION
     dataset: str

@@ -140,9 +140,7 @@ def reason(log: Path, code: int) -> str:
 
 
 def seconds_per_case(predictions: Path, names: Iterable[str]) -> float | None:
-    """Mean over the cases ``names`` of the seconds of all stages; a registration counts in full, also where it was
-    cached.
-    """
+    """Mean over the cases ``names`` of the seconds of all stages; a cached registration counts in full."""
     cases = read_record(predictions / RECORD).get("cases") or {}
     taken = [sum(cases[name]["seconds"].values()) for name in names if cases.get(name, {}).get("seconds")]
     return round(sum(taken) / len(taken), 4) if taken else None

@@ -56,9 +56,7 @@ Splits = dict[str, tuple[Split, Path | None]]
 
 
 def known_splits(planned: Path, own: Path | None, cases: Sequence[str]) -> Splits:
-    """All splits by name, with the file that DiffAtlas_train is given; those of one's own file come before the
-    planned.
-    """
+    """All splits by name, with the file that DiffAtlas_train is given; those of one's own file come first."""
     found: Splits = {name: (split, None) for name, split in load_splits(planned, cases).items()}
     if own is not None:
         found |= {name: (split, own.resolve()) for name, split in load_splits(own, cases).items()}

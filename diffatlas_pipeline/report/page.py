@@ -175,9 +175,7 @@ def _add_viewer(source: Source, content: Content, max_bytes: float, workers: int
 
 
 def _embed(source: Source, ranking: Sequence[CaseSource], room: float, workers: int) -> tuple[list[EmbeddedCase], list[str]]:
-    """Cases that fit into ``room`` bytes, the most telling first chosen, in the order of ``ranking``; and what is left
-    out.
-    """
+    """Cases that fit into ``room`` bytes, the most telling first, in the order of ``ranking``; and those left out."""
     kept: dict[str, EmbeddedCase] = {}
     notes: list[str] = []
     order = [ranking[index] for index in spread_order(len(ranking))]

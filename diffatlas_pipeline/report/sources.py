@@ -22,9 +22,7 @@ from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One model on one set of cases: a cell of a benchmark, or the whole of a prediction folder (then without a
-    setting).
-    """
+    """One model on one set of cases: a cell of a benchmark, or a whole prediction folder (without a setting)."""
 
     key: str
     title: str
