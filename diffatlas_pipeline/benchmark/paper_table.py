@@ -17,7 +17,7 @@ from diffatlas_pipeline.console import duration
 from diffatlas_pipeline.evaluation.summary_table import format_table
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.export import read_record
-from diffatlas_pipeline.models.folder import METADATA
+from diffatlas_pipeline.models.folder import ModelFolder
 
 METRICS = {"dice": "Dice", "nsd": "NSD"}
 AVERAGE = "average"
@@ -45,7 +45,8 @@ def cells_frame(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
         row = {name: getattr(cell, name) for name in told}
         done = cell.status == DONE
         scores = read_record(folder / cell.evaluation / "summary.json") if done else {}
-        row["iterations"] = (read_record(folder / cell.model / METADATA).get("iterations") or None) if done else None
+        fold = folder / cell.model
+        row["iterations"] = ModelFolder(fold.parent).remembered(fold.name).get("iterations") or None if done else None
         for metric in METRICS:
             for label in benchmark.labels:
                 row[f"{metric}_{label}"] = scores.get("labels", {}).get(label, {}).get(metric, {}).get("mean")

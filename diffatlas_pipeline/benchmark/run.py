@@ -14,12 +14,10 @@ from diffatlas_pipeline.benchmark.record import DONE, FAILED, Cell
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.export import RECORD, read_record
 from diffatlas_pipeline.methods.base import DiffusionRecipe
 from diffatlas_pipeline.methods.registry import recipe_of
-from diffatlas_pipeline.models.folder import METADATA, PLANS, WEIGHTS
-from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.models.folder import ModelFolder
 
 REGISTRATIONS = "registrations"  # what cells that register the same training scans share
 LONGEST_MESSAGE = 400
@@ -79,13 +77,13 @@ class Runner:
         predict += ["--with-atlases" if options.with_atlases else "--no-with-atlases"]
         # No option of the cell: the segmentations are the same without it, so finished cells need not be run again for
         # it.
-        predict += ["--save-uncertainty"] if has_spread(cell, fold.parent / PLANS) else []
+        predict += ["--save-uncertainty"] if has_spread(cell, ModelFolder(fold.parent)) else []
         predict += ["--registrations", str(folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(folder / cell.evaluation)]
         evaluate += ["--tolerance-mm", str(options.tolerance_mm), "--labels", str(self.labels_json)]
         self._step("evaluate", [*evaluate, "--workers", str(self.workers)], log, wall)
-        taken = {"train_seconds": read_record(fold / METADATA).get("seconds")}
+        taken = {"train_seconds": ModelFolder(fold.parent).remembered(fold.name).get("seconds")}
         return {**taken, "seconds_per_case": seconds_per_case(predictions, cell.test_cases)}
 
     def _train(self, cell: Cell, fold: Path, log: Path, wall: dict[str, float]) -> None:
@@ -101,8 +99,8 @@ class Runner:
         train += ["--splits-file", str(splits_file)] if splits_file else []
         try:
             self._step("train", train, log, wall)
-            if not (fold / WEIGHTS).is_file():
-                raise CellFailed(f"training left no {WEIGHTS} in {cell.model}")
+            if not ModelFolder(fold.parent).is_trained(fold.name):
+                raise CellFailed(f"training left no weights in {cell.model}")
         except CellFailed as error:
             self._broken[cell.model] = str(error)
             raise
@@ -115,16 +113,16 @@ class Runner:
             raise CellFailed(f"DiffAtlas_{command}: {reason(log, code)}")
 
 
-def has_spread(cell: Cell, plan: Path) -> bool:
-    """Whether a segmentation of ``cell`` is the mean of several answers, by the ``plan`` of its model.
+def has_spread(cell: Cell, model: ModelFolder) -> bool:
+    """Whether a segmentation of ``cell`` is the mean of several answers, by the plan of its ``model``.
 
     They are a network's and the atlases', those of several atlases, or several draws.
     """
     if cell.options.with_atlases or (cell.method == "rba" and len(cell.training_cases) > 1):
         return True
     try:
-        recipe = recipe_of(from_json(Plan, plan.read_text(encoding="utf-8"), str(plan)), cell.method, cell.choice.trained)
-    except (OSError, UserError):
+        recipe = recipe_of(model.plan(), cell.method, cell.choice.trained)
+    except UserError:
         return False  # prediction will say what is wrong with it
     return isinstance(recipe, DiffusionRecipe) and recipe.sampler.draws > 1
 

@@ -14,7 +14,7 @@ from diffatlas_pipeline.benchmark.choices import MethodChoice, Setting, method_o
 from diffatlas_pipeline.benchmark.record import DONE, FILE, WAITING, Benchmark, Cell, TrainedWith, read_benchmark
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import to_json, write_text_atomically
-from diffatlas_pipeline.models.folder import WEIGHTS
+from diffatlas_pipeline.models.folder import ModelFolder
 
 
 class Status:
@@ -55,7 +55,8 @@ class Status:
         return known == cell.options.training
 
     def is_trained(self, cell: Cell) -> bool:
-        return bool(self.model_matches(cell)) and (self.folder / cell.model / WEIGHTS).is_file()
+        fold = self.folder / cell.model
+        return bool(self.model_matches(cell)) and ModelFolder(fold.parent).is_trained(fold.name)
 
     def remove_models(self, cells: Sequence[Cell]) -> None:
         """Delete models of ``cells`` that were trained with other options; of another plan, also those beside them."""

@@ -160,6 +160,13 @@ class ModelFolder:
         """Whether the training of ``fold`` was finished."""
         return (self.path / fold / WEIGHTS).is_file()
 
+    def remembered(self, fold: str) -> dict[str, Any]:
+        """:meth:`metadata`, or {} where that cannot be read."""
+        try:
+            return self.metadata(fold)
+        except (OSError, ValueError):
+            return {}
+
     def metadata(self, fold: str) -> dict[str, Any]:
         """What the trained ``fold`` was made from, how and how long. OSError or ValueError if that cannot be read."""
         return dict(json.loads((self.path / fold / METADATA).read_text(encoding="utf-8")))
