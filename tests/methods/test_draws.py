@@ -7,10 +7,11 @@ from diffatlas_pipeline.methods.base import Progress, case_generator
 from diffatlas_pipeline.methods.draws import averaged
 
 
-def test_mean_and_spread_of_clipped_draws() -> None:
-    given = [torch.tensor([-3.0, 0.0, 0.5]), torch.tensor([0.0, 0.0, 3.0]), torch.tensor([1.0, 0.0, 0.0])]
+@pytest.mark.parametrize("count", [2, 3])
+def test_mean_and_spread_of_clipped_draws(count: int) -> None:
+    given = [torch.tensor([-3.0, 0.0, 0.5]), torch.tensor([0.0, 0.0, 3.0]), torch.tensor([1.0, 0.0, 0.0])][:count]
     draws = iter(given)
-    found = averaged(lambda *_: next(draws), 3, 0, None)
+    found = averaged(lambda *_: next(draws), count, 0, None)
     clipped = torch.stack(given).clamp(-1, 1)
     assert torch.allclose(found.distances, clipped.mean(dim=0))
     assert found.spread is not None and torch.allclose(found.spread, clipped.std(dim=0, correction=0), atol=1e-6)
