@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from diffatlas_pipeline import console
-from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.errors import DatasetError, UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -63,7 +65,9 @@ def run_cases(
                     bar.advance()
             except _Killed as error:
                 needs = memory(items[error.index]) if memory else ""
-                raise DatasetError(f"{names[error.index]}: {_sentences(_KILLED, needs, kept, _FEWER)}") from error
+                raise DatasetError(
+                    f"{names[error.index]}: {_sentences(_KILLED, unguarded_script(), needs, kept, _FEWER)}"
+                ) from error
             except _Stalled as error:
                 late = ", ".join(names[index] for index in error.indices)
                 waited = f"{timeout_s / 60:.0f} minutes" if timeout_s >= 120 else f"{timeout_s:.0f} s"
@@ -83,6 +87,24 @@ def run_short_cases(
     return first + run_cases(function, rest, names[1:], workers, title)
 
 
+def check_main_guard() -> None:
+    """UserError in a process that is being started: it runs the user's script, and so this call, once more."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(f"This call starts processes, each of which runs the script from its beginning. {_GUARD}")
+
+
+def unguarded_script() -> str:
+    """A sentence on why started processes die, if the script that runs does not keep its calls from them; else ""."""
+    script = getattr(sys.modules["__main__"], "__file__", None)  # none in a notebook
+    try:
+        if script is None or "__main__" in Path(script).read_text(encoding="utf-8", errors="replace"):
+            return ""
+    except OSError:
+        return ""
+    return f"Here it is more likely that {Path(script).name}, which it runs from the beginning, makes its calls again. {_GUARD}"
+
+
+_GUARD = 'In the script, put the calls under the line: if __name__ == "__main__":'
 _KILLED = "the process working on it was killed, most often by the system for lack of memory."
 _FEWER = "Run the same command again with fewer `workers`."
 _STALLED = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from diffatlas_pipeline import console
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.folders import score_and_write
+from diffatlas_pipeline.parallel import check_main_guard
 
 
 def evaluate(
@@ -27,8 +28,9 @@ def evaluate(
     folder evaluation within the predictions). ``labels`` is a dataset.json that names the labels (default: that beside
     the references), ``images`` a folder of scans to show (default: imagesTr or imagesTs beside the references).
     ``missing`` says what a reference without prediction means: "error", "empty" (an empty segmentation) or "skip".
-    Raises UserError.
+    With several ``workers``, a script makes this call under ``if __name__ == "__main__":``. Raises UserError.
     """
+    check_main_guard()
     given = (None if path is None else Path(path).expanduser() for path in (output, labels, images))
     folder, names, scans = given
     scored = score_and_write(

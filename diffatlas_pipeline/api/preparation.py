@@ -17,6 +17,7 @@ from diffatlas_pipeline.files import to_json
 from diffatlas_pipeline.machine import default_workers
 from diffatlas_pipeline.methods.registry import default_recipes, with_complete_recipes
 from diffatlas_pipeline.networks.execution import resolve_device
+from diffatlas_pipeline.parallel import check_main_guard
 from diffatlas_pipeline.planning.describe import plan_table
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.measure import compute_fingerprint
@@ -56,8 +57,10 @@ def plan_and_preprocess(
     "cuda" or "mps" (default: the best one here). ``preset``: "cpu", "gpu8", "gpu24" or "gpu80" (default: from device
     and memory). ``workers``: parallel processes (default: as many as cores and memory allow). ``overwrite``: replace
     another plan that is there, and redo all cases. ``workspace``: folder with raw/, preprocessed/ and results/
-    (default: as the environment says, else ./diffatlas_workspace). UserError for whatever has to be mended.
+    (default: as the environment says, else ./diffatlas_workspace). A script makes this call under ``if __name__ ==
+    "__main__":``, since it starts processes. UserError for whatever has to be mended.
     """
+    check_main_guard()
     place = Workspace.resolve(workspace)
     budget = budget_of(memory_gb, device, preset)
     count = default_workers() if workers is None else workers

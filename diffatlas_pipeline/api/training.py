@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.parallel import check_main_guard
 from diffatlas_pipeline.training.job import run_training
 from diffatlas_pipeline.training.options import TrainingOptions
 from diffatlas_pipeline.training.schedule import seconds_of
@@ -46,8 +47,10 @@ def train(
     ``workers``: processes that prepare batches; 0 for none. ``precision``: "float32", "bfloat16", or "auto": the
     faster. ``compile``: use torch.compile. ``validation``: score validation cases, while training and all of them at
     the end. ``overwrite``: start again, deleting what this fold has; without it, a fold that is trained is left as it
-    is. ``workspace``: as for ``plan_and_preprocess``. UserError for what cannot be trained.
+    is. ``workspace``: as for ``plan_and_preprocess``. A script makes this call under ``if __name__ == "__main__":``,
+    since it starts processes. UserError for what cannot be trained.
     """
+    check_main_guard()
     options = TrainingOptions(
         dataset=str(dataset),
         fold=str(fold),

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.parallel import unguarded_script
 from diffatlas_pipeline.planning.plan import Plan
 
 Batch = dict[str, torch.Tensor]
@@ -184,10 +185,11 @@ class TrainingBatches:
         except (RuntimeError, EOFError, OSError) as error:
             self.close()
             if self._workers and is_lost_worker(error):
+                script = unguarded_script()
                 raise UserError(
                     f"A process that makes training batches died or no longer answers ({error or type(error).__name__}). Most "
                     "often the system killed it for lack of memory: run again with fewer `workers`; the training goes on from "
-                    "its last checkpoint."
+                    f"its last checkpoint.{' ' * bool(script)}{script}"
                 ) from error
             raise
         if isinstance(batch, UserError):
