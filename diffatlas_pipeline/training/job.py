@@ -13,7 +13,7 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.bank import kept_atlases, spread_evenly
 from diffatlas_pipeline.data.loader import Unlabelled, training_batches
 from diffatlas_pipeline.datasets.workspace import Workspace
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.methods.base import LearnedMethod, Method
 from diffatlas_pipeline.methods.registry import check_plan, create_method, known_method, recipe_of, training_digest
@@ -84,7 +84,7 @@ def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutc
     cases.
 
     A fold that is trained is left as it is, unless ``overwrite``. UserError for what cannot be trained, before anything
-    is written.
+    is written; Stopped after SIGTERM, which says what is kept.
     """
     job = checked_job(options, workspace)
     fold = job.cases.fold
@@ -93,9 +93,13 @@ def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutc
         return TrainingOutcome(model.path, fold, was_trained=True)
     if options.overwrite and job.folder.exists():
         shutil.rmtree(job.folder)
-    _train(job)
+    stopped = _train(job)
     console.say(f"Model written to {job.folder}")
-    if job.cases.validation and options.validation:
+    validated = bool(job.cases.validation and options.validation)
+    if stopped:
+        left = ", but its validation cases were not segmented" if validated else ""
+        raise Stopped(f"Stopped. {fold} is trained and written{left}.")
+    if validated:
         segment_validation(model, fold, job.cases.validation, workspace, options.dataset, options.seed, job.device)
     few = len(job.cases.training) <= FEW_CASES and isinstance(job.method, LearnedMethod)
     return TrainingOutcome(model.path, fold, better_with_atlases=few)
@@ -130,8 +134,8 @@ def read_plan(source: Path) -> Plan:
     return plan
 
 
-def _train(job: Job) -> None:
-    """Label what is to be labelled, train, and write the fold."""
+def _train(job: Job) -> bool:
+    """Label what is to be labelled, train, and write the fold; returns whether the process was told to stop."""
     options, training = job.options, list(job.cases.training)
     settings = job.settings()
     console.say(
@@ -159,6 +163,7 @@ def _train(job: Job) -> None:
     job.model.write_fold(job.cases.fold, trained.weights, described, atlases)
     remove_checkpoints(job.folder)
     remove_pseudo_labels(job.folder)
+    return trained.told_to_stop
 
 
 def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:

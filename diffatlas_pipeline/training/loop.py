@@ -51,12 +51,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training: EMA weights by name, the iterations and seconds it took, the precision it ran in."""
+    """What came of a training: EMA weights by name, the iterations and seconds it took, the precision it ran in.
+
+    ``told_to_stop``: SIGTERM came in the last step, so nothing is to follow but what keeps the result.
+    """
 
     weights: dict[str, Tensor]
     iterations: int
     seconds: float
     precision: str
+    told_to_stop: bool = False
 
 
 def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validation | None) -> Trained:
@@ -97,7 +101,7 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
                 )
             if stop and progress < 1:
                 raise Stopped(f"Stopped at iteration {iteration}, with a checkpoint: the same training goes on from there.")
-    return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision)
+    return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision, told())
 
 
 class _Clock:
@@ -171,6 +175,11 @@ def _resume(run: Run, state: TrainingState) -> TrainingStatus:
         for name, value in run.settings.items()
         if progress.settings.get(name) != value
     ]
+    if different == [f"plan: was {progress.settings.get('plan')}, now {run.settings.get('plan')}"]:
+        raise UserError(
+            f"{run.folder} holds an unfinished training that cannot go on: since it began, its plan or recipe was changed, or "
+            "another release wrote it. Give `overwrite` to start again."
+        )
     if different:
         raise UserError(
             f"{run.folder} holds an unfinished training with other settings ({'; '.join(different)}). "

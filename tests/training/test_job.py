@@ -8,14 +8,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from diffatlas_pipeline.api.preparation import plan_and_preprocess
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import Stopped
 from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint
+from diffatlas_pipeline.training.job import run_training
+from diffatlas_pipeline.training.options import TrainingOptions
 from tests.planning.raw_data import write_dataset
 
 ITERATIONS = 40
@@ -58,3 +64,31 @@ def test_sigterm_ends_with_a_checkpoint_from_which_it_goes_on(workspace: Path) -
     out, error = started(workspace).communicate(timeout=240)
     assert f"Going on from iteration {iteration} " in out, error
     assert (folder / "checkpoint_final.safetensors").is_file()
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_sigterm_in_the_last_step_ends_it_after_the_fold_is_written(workspace: Path, validation: bool) -> None:
+    """A step ends with the log, the picture and the checkpoint: the signal comes after the first of these."""
+    fold = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / f"fold0_seed{1 + validation}"
+
+    def signal_when_logged() -> None:
+        while not (fold / "log.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def outside(*_: object) -> None:
+        raise AssertionError("the signal came after the training")
+
+    options = TrainingOptions("7", "fold0", iterations=1, seed=1 + validation, device="cpu", precision="float32", workers=0)
+    before, deadline = signal.signal(signal.SIGTERM, outside), time.monotonic() + 120
+    sender = threading.Thread(target=signal_when_logged)
+    sender.start()
+    try:
+        with pytest.raises(Stopped) as stopped:
+            run_training(replace(options, validation=validation), Workspace.resolve(workspace))
+    finally:
+        sender.join()
+        signal.signal(signal.SIGTERM, before)
+    left = ", but its validation cases were not segmented" if validation else ""
+    assert str(stopped.value) == f"Stopped. {fold.name} is trained and written{left}."
+    assert (fold / "checkpoint_final.safetensors").is_file() and not (fold / "validation").exists()

@@ -85,6 +85,20 @@ def test_other_settings_are_refused_on_resuming(tmp_path: Path) -> None:
         train(method(), other, batches, None)
 
 
+def test_another_plan_alone_is_said_to_be_the_reason(tmp_path: Path) -> None:
+    """Release 0.1 wrote other digests: nobody can give the same settings again."""
+    settings = {"seed": 3, "iterations": 12, "plan": "55daf08f9a2d"}
+    with pytest.raises(KeyboardInterrupt):
+        train(method(), run(tmp_path, settings=settings), lambda first: batches(first, stop=5), None)
+    with pytest.raises(
+        UserError, match=r"plan or recipe was changed, or another release.* `overwrite` to start again"
+    ) as stopped:
+        train(method(), run(tmp_path, settings=settings | {"plan": "0123456789ab"}), batches, None)
+    assert "same settings" not in str(stopped.value)
+    with pytest.raises(UserError, match=r"seed: was 3, now 4; plan: was 55daf08f9a2d, now 0123456789ab.*same settings"):
+        train(method(), run(tmp_path, settings={"seed": 4, "iterations": 12, "plan": "0123456789ab"}), batches, None)
+
+
 def test_it_learns(tmp_path: Path) -> None:
     train(method(), run(tmp_path, iterations=150), batches, None)
     losses = pd.read_csv(tmp_path / "log.csv")["loss"]
