@@ -55,7 +55,7 @@ class Workspace:
             if (Path(identifier).expanduser() / "dataset.json").is_file()
             else identifier
         )
-        hint = f'Run `plan_and_preprocess("{identifier}")` first.'
+        hint = f"Run `plan_and_preprocess({identifier!r})` first."
         return self._find(self.preprocessed, name, "preprocessed data set", hint)
 
     @staticmethod

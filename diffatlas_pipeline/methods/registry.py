@@ -147,7 +147,7 @@ def _read(plan: Plan, method: str, name: str) -> Recipe:
         raise UserError(gone)
     if name not in recipes:
         known = ", ".join(usable_recipes(plan, method)) or "none"
-        raise UserError(f"Unknown recipe '{name}' of {method}: this plan has {known}. Choose one with `recipe`.")
+        raise UserError(f"Unknown recipe '{name}' of {method}: this plan has {known}. Choose one of these.")
     return from_plain(known_method(method).recipe_type, recipes[name], f"recipe '{name}' of {method}")
 
 

@@ -42,7 +42,7 @@ def cases_of_fold(options: TrainingOptions, source: Path) -> FoldCases:
     splits = known_splits(source, options.splits_file)
     if fold is None:
         raise UserError(
-            f'Which fold? {source.name} has {", ".join(splits)}: `train("{options.dataset}", "{next(iter(splits))}")`'
+            f"Which fold? {source.name} has {', '.join(splits)}: `train({options.dataset!r}, {next(iter(splits))!r})`"
         )
     name = f"fold{fold}" if fold.isdigit() else fold
     if name not in splits:

@@ -19,7 +19,7 @@ from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.data.loader import Unlabelled
 from diffatlas_pipeline.datasets.splits import load_splits
-from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.methods.base import LearnedMethod, Method
 from diffatlas_pipeline.models.folder import ModelFolder, TrainedFold
@@ -90,7 +90,7 @@ def choose_scans(
         if not scans:
             raise UserError(
                 "`teacher`: no scan to be labelled. Put scans into imagesUn of the raw data set and run "
-                f'`plan_and_preprocess("{options.dataset}")`, or name a split with `unlabelled_from`.'
+                f"`plan_and_preprocess({options.dataset!r})`, or name a split with `unlabelled_from`."
             )
         return UnlabelledScans(scans, fraction or PSEUDO_LABELLED_FRACTION, _teacher(model, options.teacher, cases.validation))
     named = {"`unlabelled_from`": options.unlabelled_from, "`num_unlabelled`": options.num_unlabelled}
@@ -144,7 +144,14 @@ def _check_registrations(options: TrainingOptions) -> None:
 
 def _teacher(model: ModelFolder, name: str, validation: Sequence[str]) -> TrainedFold:
     """The trained fold ``name``, which must not have trained on cases of ``validation``."""
-    teacher = model.load(name)
+    try:
+        (fold,) = model.choose_folds([name])
+    except ModelError as error:
+        known = ", ".join(model.folds()) or "none"
+        raise ModelError(
+            f"`teacher` {name}: not trained in {model.path} (trained: {known}). Name a trained fold, or train it first."
+        ) from error
+    teacher = model.load(fold)
     seen = sorted(set(validation) & set(teacher.metadata.get("training_cases", ())))
     if seen:
         raise UserError(

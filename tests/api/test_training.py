@@ -65,5 +65,5 @@ def test_messages_name_parameters(workspace: Path) -> None:
         plan_and_preprocess(7, memory_gb=0, workspace=workspace)
     with pytest.raises(UserError, match="`device` toaster: a plan is for a kind of device"):
         plan_and_preprocess(7, device="toaster", workspace=workspace)
-    with pytest.raises(UserError, match=r'Run `plan_and_preprocess\("8"\)` first'):
+    with pytest.raises(UserError, match=r"Run `plan_and_preprocess\('8'\)` first"):
         train(8, 0, workspace=workspace)

@@ -114,7 +114,8 @@ def test_a_teacher_labels_scans_for_another_training(planned: Path, tmp_path: Pa
     splits = {"few": {"train": cases[:2], "validation": [cases[5]]}, "pool": {"train": cases, "validation": []}}
     own.write_text(json.dumps(splits))
     few = ["7", "few", "--splits-file", str(own), "--iterations", "2", "--no-validation"]
-    assert "few: not trained" in refused(capsys, planned, *few, "--teacher", "few", "--unlabelled-from", "pool")
+    said = refused(capsys, planned, *few, "--teacher", "few", "--unlabelled-from", "pool")
+    assert "--teacher few: not trained" in said and "Name a trained fold" in said and "`" not in said
     command(planned, *few)
     capsys.readouterr()
     command(planned, *few, "--teacher", "few", "--unlabelled-from", "pool", "--num-unlabelled", "2")

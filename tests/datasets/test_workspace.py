@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,11 @@ def test_a_folder_of_a_number_s_name_does_not_hide_the_data_set(tmp_path: Path, 
     (tmp_path / "7").mkdir()
     monkeypatch.chdir(tmp_path)
     assert Workspace.resolve(tmp_path).raw_dataset("7") == folder
+
+
+def test_the_call_that_is_proposed_can_be_pasted(tmp_path: Path) -> None:
+    """Also with a path of Windows, whose backslashes are none of Python's escapes."""
+    with pytest.raises(DatasetError) as stopped:
+        Workspace.resolve(tmp_path).preprocessed_dataset(r"C:\new\table")
+    call = str(stopped.value).split("`")[1]
+    assert ast.literal_eval(call.removeprefix("plan_and_preprocess(").removesuffix(")")) == r"C:\new\table"
