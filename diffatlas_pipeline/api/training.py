@@ -40,15 +40,14 @@ def train(
     ``method``: "diffatlas", "icf" (feed-forward), "icmd" (mask diffusion), "rba" (registered atlases) or "mean".
     ``recipe``: "default", "paper" (as published), or another in plans.json. ``max_time``: seconds, or "90s", "30m",
     "2h"; it and ``iterations`` replace the planned number of iterations. ``num_cases``: use only so many training
-    cases, drawn with ``seed``.
-    Scans without labels: those of imagesUn, or the training cases of the split ``unlabelled_from``, ``num_unlabelled``
-    of them; the trained fold ``teacher`` gives them pseudo-labels, and what its registration finds is kept in the
-    folder ``registrations``.
-    ``workers``: processes that prepare batches; 0 for none. ``precision``: "float32", "bfloat16", or "auto": the
-    faster. ``compile``: use torch.compile. ``validation``: score validation cases, while training and all of them at
-    the end. ``overwrite``: start again, deleting what this fold has; without it, a fold that is trained is left as it
-    is. ``workspace``: as for ``plan_and_preprocess``. A script makes this call under ``if __name__ == "__main__":``,
-    since it starts processes. UserError for what cannot be trained.
+    cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the training cases of the split
+    ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` gives them pseudo-labels, and what its
+    registration finds is kept in the folder ``registrations``. ``workers``: processes that prepare batches; 0 for none.
+    ``precision``: "float32", "bfloat16", or "auto": the faster. ``compile``: use torch.compile. ``validation``: score
+    validation cases, while training and all of them at the end. ``overwrite``: start again, deleting what this fold
+    has; without it, a fold that is trained is left as it is. ``workspace``: as for ``plan_and_preprocess``. A script
+    makes this call under ``if __name__ == "__main__":``, since it starts processes. UserError for what cannot be
+    trained.
     """
     check_main_guard()
     options = TrainingOptions(
