@@ -45,9 +45,8 @@ def train(
     registration finds is kept in the folder ``registrations``. ``workers``: processes that prepare batches; 0 for none.
     ``precision``: "float32", "bfloat16", or "auto": the faster. ``compile``: use torch.compile. ``validation``: score
     validation cases, while training and all of them at the end. ``overwrite``: start again, deleting what this fold
-    has; without it, a fold that is trained is left as it is. ``workspace``: as for ``plan_and_preprocess``. A script
-    makes this call under ``if __name__ == "__main__":``, since it starts processes. UserError for what cannot be
-    trained.
+    has; else a trained fold is left as it is. ``workspace``: as for ``plan_and_preprocess``. It starts processes, so a
+    script calls it under ``if __name__ == "__main__":``. UserError for what cannot be trained.
     """
     check_main_guard()
     options = TrainingOptions(
