@@ -15,7 +15,7 @@ from typing import Any
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.commands._common import command_parser, run
-from diffatlas_pipeline.commands._rerun import is_trained, remove_outdated
+from diffatlas_pipeline.commands._rerun import is_trained, rerun
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.training.schedule import seconds_of
 
@@ -78,8 +78,10 @@ def _quickstart(arguments: argparse.Namespace) -> None:
     arguments.workspace = str(workspace)
     training_s = seconds_of(arguments.max_time)
     needed = _check(arguments)
-    if told := remove_outdated(workspace, DATASET, {**vars(arguments), "max_time": f"{training_s:g}s"}):
-        console.say(f"{told}\n")
+    changes = rerun(workspace, DATASET, {**vars(arguments), "max_time": f"{training_s:g}s"})
+    if changes.told:
+        console.say(f"{changes.told}\n")
+    changes.clear()
     if is_trained(workspace, DATASET):
         print("The model is trained already and is kept, so this takes about a minute.", flush=True)
     else:

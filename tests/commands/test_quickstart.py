@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from diffatlas_pipeline.commands._rerun import products_of, remove_outdated
+from diffatlas_pipeline.api.model import load_model
+from diffatlas_pipeline.commands._rerun import products_of, rerun
 from diffatlas_pipeline.commands.quickstart import main
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.models.find import find_model
 from diffatlas_pipeline.networks.execution import resolve_device
 
 
@@ -37,24 +42,58 @@ def test_a_failing_step_is_named_and_ends_it(tmp_path: Path, capsys: pytest.Capt
     assert "DiffAtlas_plan_and_preprocess" not in output.out
 
 
-def test_other_hearts_leave_nothing_but_other_models(tmp_path: Path) -> None:
-    options = {"training_cases": 4, "test_cases": 2, "size": 24, "modality": "CT", "seed": 0, "max_time": "6s", "device": None}
-    assert remove_outdated(tmp_path, "Dataset001_A", options) == ""
-    for product, (folder, *_) in products_of(tmp_path, "Dataset001_A").items():
+OPTIONS = {"training_cases": 4, "test_cases": 2, "size": 24, "modality": "CT", "seed": 0, "max_time": "6s", "device": None}
+SET = "Dataset001_A"
+TRAINED = Path(__file__).parents[1] / "data_of_release_1/diffatlas__default"
+
+
+def done_over(place: Path, **changes: Any) -> str:
+    """What is told before a second quickstart, in which nothing may be gone by then; then it is cleared."""
+    files = set(place.rglob("*"))
+    changed = rerun(place, SET, {**OPTIONS, **changes})
+    assert set(place.rglob("*")) == files
+    changed.clear()
+    return changed.told
+
+
+def test_other_hearts_leave_nothing_but_what_is_the_user_s(tmp_path: Path) -> None:
+    assert done_over(tmp_path) == ""
+    for product, (folder, *_) in products_of(tmp_path, SET).items():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "file").write_text(product)
-    others = tmp_path / "results/Dataset001_A/icf__default/all/file"
-    others.parent.mkdir(parents=True)
-    others.touch()
+        (folder / "heart_test_0001.nii.gz").write_text(product)
+    model = tmp_path / "results" / SET / "icf__default/all/file"
+    scan, distances = tmp_path / "predictions/mine.nii.gz", tmp_path / "predictions/distance_maps/heart_test_0001_LV.nii.gz"
+    for path in (model, scan, distances):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    record = tmp_path / "predictions/prediction.json"
+    record.write_text(json.dumps({"seed": 0, "cases": {"heart_test_0001": {}, "mine": {"status": "segmented"}}}))
     here = resolve_device("auto").type
-    assert remove_outdated(tmp_path, "Dataset001_A", {**options, "device": here}) == ""
-    assert len(list(tmp_path.rglob("file"))) == 7
-    told = remove_outdated(tmp_path, "Dataset001_A", {**options, "device": "cuda" if here == "cpu" else "cpu"})
+    assert done_over(tmp_path, device=here) == ""
+    assert len(list(tmp_path.rglob("heart_test*"))) == 7
+    told = done_over(tmp_path, device="cuda" if here == "cpu" else "cpu")
     assert told.endswith("Kept: hearts, test hearts. Made anew: plan, model, segmentations, scores.")
-    told = remove_outdated(tmp_path, "Dataset001_A", {**options, "seed": 1})
+    told = done_over(tmp_path, seed=1)
     assert "`seed` was 0 and is 1 now" in told and "Kept: nothing" in told
-    assert list(tmp_path.rglob("file")) == [others]
-    assert remove_outdated(tmp_path, "Dataset001_A", {**options, "seed": 1}) == ""
+    files = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {model, scan, record, tmp_path / "quickstart.json"}
+    assert json.loads(record.read_text()) == {"seed": 0, "cases": {"mine": {"status": "segmented"}}}
+    assert done_over(tmp_path, seed=1) == ""
+
+
+def test_a_finished_model_is_moved_aside_and_can_be_used_there(tmp_path: Path) -> None:
+    (fold,) = products_of(tmp_path, SET)["model"]
+    for time in ("1s", "2s", "3s"):
+        done_over(tmp_path, max_time=time)
+        shutil.copytree(TRAINED, fold.parent, dirs_exist_ok=True)
+        (fold / "log.csv").write_text(time)
+    shutil.copytree(TRAINED / "all", fold.parent / "fold0")
+    told = done_over(tmp_path, max_time="4s")
+    before = tmp_path / "model_before"
+    assert told.endswith(f"\nThe model that was trained is moved to {before}.")
+    assert (before / "all/log.csv").read_text() == "3s" and not fold.exists()
+    assert load_model(before, "cpu").folds == ("all",)
+    assert find_model(Workspace.resolve(tmp_path)).folds() == ("fold0",)
 
 
 @pytest.mark.slow
