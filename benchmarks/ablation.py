@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,40 +74,40 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(**asked: Any) -> None:
     """Train, then score each way of sampling and add its row. UserError for what the user has to mend."""
-    source = arguments.preprocessed
+    source = asked["preprocessed"]
     plan = from_json(Plan, (source / "plans.json").read_text(encoding="utf-8"), str(source / "plans.json"))
-    plan = replanned(plan, arguments.plan)
-    recipe = changed(recipe_of(plan, arguments.method, arguments.recipe), arguments.set)
-    split = split_of(arguments.splits_file or source / "splits.json", source, arguments.split)
-    method = create_method(arguments.method, plan, recipe)
+    plan = replanned(plan, asked["plan"])
+    recipe = changed(recipe_of(plan, asked["method"], asked["recipe"]), asked["set"])
+    split = split_of(asked["splits_file"] or source / "splits.json", source, asked["split"])
+    method = create_method(asked["method"], plan, recipe)
     if not isinstance(method, LearnedMethod):
-        raise UserError(f"--method {arguments.method} is not trained: it has no option to compare.")
-    trained = trained_on(arguments, method, plan, split.train)
+        raise UserError(f"--method {asked['method']} is not trained: it has no option to compare.")
+    trained = trained_on(asked, method, plan, split.train)
     network = method.restore(trained.weights).eval()
-    tests = [(source, split.validation[: arguments.cases])]
-    if arguments.also:
-        other = split_of(arguments.also / "splits.json", arguments.also, "fold0")
-        tests.append((arguments.also, other.validation[: arguments.cases]))
+    tests = [(source, split.validation[: asked["cases"]])]
+    if asked["also"]:
+        other = split_of(asked["also"] / "splits.json", asked["also"], "fold0")
+        tests.append((asked["also"], other.validation[: asked["cases"]]))
     about = {
         "data": source.name,
-        "name": arguments.name,
-        "method": arguments.method,
-        "split": arguments.split,
+        "name": asked["name"],
+        "method": asked["method"],
+        "split": asked["split"],
         "training_cases": len(split.train),
-        "options": " ".join([*arguments.set, *arguments.plan]),
-        "seed": arguments.seed,
+        "options": " ".join([*asked["set"], *asked["plan"]]),
+        "seed": asked["seed"],
         "train_seconds": round(trained.seconds),
         "iterations": trained.iterations,
     }
-    for sampling in arguments.sample or [""]:
+    for sampling in asked["sample"] or [""]:
         sampled = type(method)(plan, changed(recipe, sampling.split(",") if sampling else []))
         for folder, cases in tests:
             row = machine() | about | {"sampling": sampling, "scored_on": folder.name}
             row |= score(sampled, network, plan, folder, cases)
-            append_row(arguments.results, row)
-            print(f"{arguments.name} {sampling} on {folder.name}: mean Dice {row['dice_mean']}", flush=True)
+            append_row(asked["results"], row)
+            print(f"{asked['name']} {sampling} on {folder.name}: mean Dice {row['dice_mean']}", flush=True)
 
 
 def split_of(file: Path, preprocessed: Path, name: str) -> Split:
@@ -118,14 +118,14 @@ def split_of(file: Path, preprocessed: Path, name: str) -> Split:
     return splits[name]
 
 
-def trained_on(arguments: argparse.Namespace, method: LearnedMethod, plan: Plan, cases: Sequence[str]) -> Trained:
+def trained_on(asked: Mapping[str, Any], method: LearnedMethod, plan: Plan, cases: Sequence[str]) -> Trained:
     """Train ``method`` on the stored ``cases``, for a time or for a number of iterations, without validation."""
-    limit_s = seconds_of(arguments.max_time) if arguments.max_time else None
-    iterations = arguments.iterations or (plan.training.iterations if limit_s is None else 10**9)
-    told = {"set": arguments.set, "split": arguments.split, "seed": arguments.seed, "method": arguments.method}
-    source, seed = arguments.preprocessed, arguments.seed
+    limit_s = seconds_of(asked["max_time"]) if asked["max_time"] else None
+    iterations = asked["iterations"] or (plan.training.iterations if limit_s is None else 10**9)
+    told = {"set": asked["set"], "split": asked["split"], "seed": asked["seed"], "method": asked["method"]}
+    source, seed = asked["preprocessed"], asked["seed"]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.keep or Path(scratch)
+        folder = asked["keep"] or Path(scratch)
         run = Run(folder, Duration(iterations, limit_s), seed, torch.device("cpu"), told)
         return train(method, run, lambda first: training_batches(source, cases, plan, seed, first, iterations, 1), None)
 

@@ -22,10 +22,10 @@ class CommandFailed(Exception):
         self.code = code
 
 
-def main_of(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], argv: Sequence[str] | None) -> None:
-    """``run`` with the parsed arguments. A user's mistake ends in exit code 2, a failed command in its own."""
+def main_of(parser: argparse.ArgumentParser, run: Callable[..., None], argv: Sequence[str] | None) -> None:
+    """``run`` with the arguments by name. A user's mistake ends in exit code 2, a failed command in its own."""
     try:
-        run(parser.parse_args(argv))
+        run(**vars(parser.parse_args(argv)))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

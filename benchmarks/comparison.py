@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.commands import add_places, do, main_of
-from benchmarks.protocols import HEARTS, HIPPOCAMPUS, PROTOCOLS, Prepared, prepare
+from benchmarks.protocols import HEARTS, HIPPOCAMPUS, PROTOCOLS, prepare
 from benchmarks.record import RESULTS, machine, read_rows
 from diffatlas_pipeline.files import write_text_atomically
 
@@ -68,36 +68,45 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(
+    protocol: str,
+    methods: list[str] | None,
+    settings: list[str] | None,
+    seeds: list[int] | None,
+    max_time: str,
+    jobs: int,
+    workspace: Path,
+    data: Path | None,
+    results: Path,
+) -> None:
     """Make and plan the data, run the cells, keep the table. UserError or CommandFailed if something is wrong."""
-    wanted = wanted_cells(arguments)
-    seeds = sorted({seed for cells in wanted for seed in cells.seeds})
-    prepared = prepare(arguments.protocol, arguments.data, arguments.workspace, seeds)
-    place = arguments.workspace / "benchmarks" / f"{arguments.protocol}_{arguments.max_time}"
-    kept = arguments.results / f"comparison_{arguments.protocol}.csv"
+    wanted = wanted_cells(TABLES[protocol], methods, settings, seeds)
+    prepared = prepare(protocol, data, workspace, sorted({seed for cells in wanted for seed in cells.seeds}))
+    place = workspace / "benchmarks" / f"{protocol}_{max_time}"
+    kept = results / f"comparison_{protocol}.csv"
+    how = ["--max-time", max_time, "--jobs", str(jobs), "-o", str(place), *prepared.options, "--workspace", str(workspace)]
     try:
         for cells in wanted:
-            do("benchmark", benchmark_words(arguments, prepared, cells, place))
+            do("benchmark", ["-d", str(prepared.number), *words_of(cells), *how])
     finally:
         if (place / "table.csv").is_file():
             keep(place / "table.csv", kept)
             print(f"Kept: {kept}")
 
 
-def wanted_cells(arguments: argparse.Namespace) -> tuple[Cells, ...]:
-    """The cells that are asked for; those of the documentation if none are."""
-    tables = TABLES[arguments.protocol]
-    if not (arguments.methods or arguments.settings or arguments.seeds):
+def wanted_cells(
+    tables: tuple[Cells, ...], methods: list[str] | None, settings: list[str] | None, seeds: list[int] | None
+) -> tuple[Cells, ...]:
+    """The cells that are asked for; those of the documentation, ``tables``, if none are."""
+    if not (methods or settings or seeds):
         return tables
-    settings = dict.fromkeys(setting for cells in tables for setting in cells.settings)
-    return (Cells(tuple(arguments.settings or settings), tuple(arguments.methods or METHODS), tuple(arguments.seeds or (0,))),)
+    known = dict.fromkeys(setting for cells in tables for setting in cells.settings)
+    return (Cells(tuple(settings or known), tuple(methods or METHODS), tuple(seeds or (0,))),)
 
 
-def benchmark_words(arguments: argparse.Namespace, prepared: Prepared, cells: Cells, place: Path) -> list[str]:
-    """The arguments of DiffAtlas_benchmark that make ``cells``."""
-    which = ["--methods", *cells.methods, "--settings", *cells.settings, "--seeds", *map(str, cells.seeds)]
-    how = ["--max-time", arguments.max_time, "--jobs", str(arguments.jobs), "-o", str(place), *prepared.options]
-    return ["-d", str(prepared.number), *which, *how, "--workspace", str(arguments.workspace)]
+def words_of(cells: Cells) -> list[str]:
+    """``cells`` as DiffAtlas_benchmark is asked for them."""
+    return ["--methods", *cells.methods, "--settings", *cells.settings, "--seeds", *map(str, cells.seeds)]
 
 
 def keep(table: Path, kept: Path) -> None:

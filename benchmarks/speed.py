@@ -72,22 +72,22 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(quick: bool, repeats: int, device: str, results: Path) -> None:
     """Count, time, print, write. UserError for a device that is not there; SystemExit(1) if a claim fails."""
-    if arguments.repeats < 1:
-        raise UserError(f"--repeats {arguments.repeats}: at least 1 is needed.")
-    device = resolve_device(arguments.device)
+    if repeats < 1:
+        raise UserError(f"--repeats {repeats}: at least 1 is needed.")
+    place = resolve_device(device)
     compared = subjects()
-    timed = [one for one in compared if one.name == CPU or not arguments.quick]
-    times = measure(timed, device, min(3, arguments.repeats) if arguments.quick else arguments.repeats)
-    memory = {} if arguments.quick else {one: peak_training_gb(one, str(device)) for one in timed}
+    timed = [one for one in compared if one.name == CPU or not quick]
+    times = measure(timed, place, min(3, repeats) if quick else repeats)
+    memory = {} if quick else {one: peak_training_gb(one, str(place)) for one in timed}
     rows = [row(one, times.get(one), memory.get(one)) for one in compared]
     table = pd.DataFrame([*rows, authors_row()])
     print(speed_table(table))
-    if not arguments.quick:
-        said = table.assign(**machine(), device=str(device))
-        write_text_atomically(arguments.results, said.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
-        print(f"Written: {arguments.results}")
+    if not quick:
+        said = table.assign(**machine(), device=str(place))
+        write_text_atomically(results, said.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        print(f"Written: {results}")
     if not report_claims(rows):
         sys.exit(1)
 

@@ -31,13 +31,15 @@ def test_one_command_makes_each_table_of_the_documentation(protocol: str) -> Non
     assert kept == asked
 
 
-def test_what_is_named_alone_is_run_with_the_rest_of_the_defaults(tmp_path: Path) -> None:
-    arguments = comparison.parser().parse_args(["heart-ct", "--methods", "icf", "--jobs", "3", "--workspace", str(tmp_path)])
-    (cells,) = comparison.wanted_cells(arguments)
-    assert cells.methods == ("icf",) and cells.seeds == (0,)
-    assert cells.settings == ("2-shot", "4-shot", "full", "zero-shot:12", "zero-shot-unadapted:12")
-    words = comparison.benchmark_words(arguments, Prepared(11, ("--splits-file", "s.json")), cells, tmp_path / "place")
-    assert words[:4] == ["-d", "11", "--methods", "icf"] and words[words.index("--jobs") + 1] == "3"
+def test_what_is_named_alone_is_run_with_the_rest_of_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr(comparison, "do", lambda command, words: ran.append([command, *words]))
+    monkeypatch.setattr(comparison, "prepare", lambda *_: Prepared(11, ("--splits-file", "s.json")))
+    comparison.main(["heart-ct", "--methods", "icf", "--jobs", "3", "--workspace", str(tmp_path)])
+    (words,) = ran
+    assert words[:5] == ["benchmark", "-d", "11", "--methods", "icf"] and words[words.index("--jobs") + 1] == "3"
+    settings = ["2-shot", "4-shot", "full", "zero-shot:12", "zero-shot-unadapted:12"]
+    assert words[words.index("--settings") + 1 :][:5] == settings and words[words.index("--seeds") + 1] == "0"
     assert words[words.index("--splits-file") + 1] == "s.json" and words[words.index("--max-time") + 1] == "10m"
 
 
