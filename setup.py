@@ -19,7 +19,7 @@ COMMANDS = {
     "DiffAtlas_convert": "convert",
 }
 
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "playwright>=1.49"]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "playwright>=1.49"]
 
 setup(
     name="diffatlas-pipeline",
