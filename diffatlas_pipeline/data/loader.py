@@ -9,8 +9,11 @@ batchgenerators' MultiThreadedAugmenter the training waits for ever).
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -163,7 +166,8 @@ class TrainingBatches:
             }
         loader = DataLoader(stream, batch_size=None, num_workers=workers, **options)  # type: ignore[arg-type]
         self._workers = workers
-        self._batches: Iterator[Batch | UserError] | None = iter(loader)
+        with _deaf_children():
+            self._batches: Iterator[Batch | UserError] | None = iter(loader)
 
     def __enter__(self) -> TrainingBatches:
         return self
@@ -251,12 +255,25 @@ def is_lost_worker(error: Exception) -> bool:
     return not isinstance(error, RuntimeError) or ("worker" in str(error) and any(word in str(error) for word in lost))
 
 
-def _start_worker(_: int) -> None:
-    """One thread: the other cores are the training's, or other workers'.
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started in here do not hear SIGTERM, from their first instruction on.
 
     A signal to end goes to the whole process group: the training writes its checkpoint first, and then ends its
     workers.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # unblocks the signal where it has to start its own process
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(_: int) -> None:
+    """One thread: the other cores are the training's, or other workers'."""
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)

@@ -118,6 +118,16 @@ def test_exception_in_the_loop_ends_the_workers(stored: tuple[Path, list[str]]) 
     assert not multiprocessing.active_children()
 
 
+def test_a_worker_hears_no_signal_to_end_even_before_it_can_refuse_it(stored: tuple[Path, list[str]]) -> None:
+    """A job scheduler signals the whole group; a worker still at its imports ended, and torch raised that anywhere."""
+    with training_batches(*stored, PLAN, 7, 0, 2, workers=1) as made:
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGTERM)
+        assert len(list(made)) == 2
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_killed_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]]) -> None:
     with training_batches(*stored, PLAN, 7, 0, 10**6, workers=1) as made:
         next(made)
