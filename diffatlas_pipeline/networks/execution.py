@@ -38,10 +38,10 @@ def faster_precision(device: torch.device, network: nn.Module, run: Callable[[],
     """ "bfloat16" where it is measured faster than float32 for ``network``, else "float32".
 
     ``run`` calls it on a real input on ``device``; what it returns is differentiated if ``train``. Processors without
-    bfloat16 instructions emulate it several times slower, those with them halve a step; only a measurement tells.
-    Leaves no gradients behind.
+    bfloat16 instructions emulate it several times slower, those with them halve a step; where torch does not rule it
+    out, only a measurement tells. Leaves no gradients behind.
     """
-    if device.type == "mps":
+    if device.type == "mps" or (device.type == "cpu" and not _computes_bfloat16()):
         return "float32"
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
@@ -55,6 +55,11 @@ def faster_precision(device: torch.device, network: nn.Module, run: Callable[[],
     if half < 2 * full:  # else it is emulated, and not worth a second look
         half = min(half, *(seconds("bfloat16") for _ in range(_REPEATS - 1)))
     return "bfloat16" if half < 0.9 * full else "float32"
+
+
+def _computes_bfloat16() -> bool:
+    """Whether torch's convolutions compute bfloat16 on this processor at all, and do not convert it back and forth."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _seconds(network: nn.Module, run: Callable[[], Tensor], train: bool) -> float:
