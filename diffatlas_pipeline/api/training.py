@@ -17,6 +17,7 @@ def train(
     *,
     method: str = "diffatlas",
     recipe: str = "default",
+    any_contrast: bool = False,
     max_time: float | str | None = None,
     iterations: int | None = None,
     num_cases: int | None = None,
@@ -38,7 +39,8 @@ def train(
 
     ``fold``: "fold0" ... "fold4" (or 0 ... 4), "all", or a split of splits.json or of one's own ``splits_file``.
     ``method``: "diffatlas", "icf" (feed-forward), "icmd" (mask diffusion), "rba" (registered atlases) or "mean".
-    ``recipe``: "default", "paper" (as published), or another in plans.json. ``max_time``: seconds, or "90s", "30m",
+    ``recipe``: "default", "paper" (as published), or another in plans.json. ``any_contrast``: half of what a
+    network sees has a contrast synthesised from the labels, for scans of other modalities. ``max_time``: seconds, or "90s", "30m",
     "2h"; it and ``iterations`` replace the planned number of iterations. ``num_cases``: use only so many training
     cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the training cases of the split
     ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` gives them pseudo-labels, and what its
@@ -54,6 +56,7 @@ def train(
         fold=str(fold),
         method=method,
         recipe=recipe,
+        any_contrast=any_contrast,
         max_time_s=None if max_time is None else seconds_of(str(max_time)),
         iterations=iterations,
         num_cases=num_cases,

@@ -139,7 +139,9 @@ def _announce(model: Model, prediction: FolderPrediction) -> None:
     print(f"{len(prediction.cases)} case(s), model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
     for warning in prediction.warnings:
         console.warn(warning)
-    use = prediction.segmenter.use
+    segmenter, use = prediction.segmenter, prediction.segmenter.use
+    if segmenter.modality and segmenter.predictor.method.any_contrast and use.adapt == "off":
+        print("The model has learnt any contrast: the scans are shown to it as they are, without registration.")
     if use.adapt != "off":
         print(f"The scans are given the contrast of the training scans (--adapt-contrast {use.adapt}).")
     if use.late_fusion:

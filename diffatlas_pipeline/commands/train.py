@@ -28,6 +28,11 @@ def main(argv: list[str] | None = None) -> None:
         help="diffatlas, icf (feed-forward), icmd (mask diffusion), rba (registered atlases) or mean (default: %(default)s)",
     )
     parser.add_argument(
+        "--any-contrast",
+        action="store_true",
+        help="learn from contrasts synthesised from the labels, too, for scans of other modalities or sequences",
+    )
+    parser.add_argument(
         "--max-time", metavar="TIME", help="train for this long, e.g. 90s, 30m, 2h, instead of the planned iterations"
     )
     parser.add_argument("--iterations", type=int, metavar="N", help="train for N iterations instead of the planned number")
@@ -79,6 +84,7 @@ def _train(arguments: argparse.Namespace) -> None:
         fold=arguments.split or arguments.fold,
         method=arguments.method,
         recipe=arguments.recipe,
+        any_contrast=arguments.any_contrast,
         max_time_s=seconds_of(arguments.max_time) if arguments.max_time else None,
         iterations=arguments.iterations,
         num_cases=arguments.num_cases,

@@ -19,6 +19,7 @@ from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResol
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
+from diffatlas_pipeline.data.contrast import synthesise_contrast
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, AugmentationPlan
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
@@ -33,7 +34,8 @@ _COARSE = 3.0  # low resolution is not simulated along an axis already this much
 class AugmentationParameters:
     """One draw. ``angles_degrees`` about the x, y, z axes; ``zoom`` > 1 makes everything larger; ``mirror`` lists
     flipped axes; ``elastic_strength`` in distances of the control points, 0 for none, whose shifts ``elastic_seed``
-    fixes; ``intensity_seed`` fixes the intensity changes, None for none. The defaults change nothing."""
+    fixes; ``contrast_seed`` fixes a synthetic contrast and ``intensity_seed`` the intensity changes, None for none. The
+    defaults change nothing."""
 
     angles_degrees: TripleMm = (0.0, 0.0, 0.0)
     zoom: float = 1.0
@@ -41,6 +43,7 @@ class AugmentationParameters:
     intensity_seed: int | None = None
     elastic_strength: float = 0.0
     elastic_seed: int = 0
+    contrast_seed: int | None = None
 
     @property
     def resamples(self) -> bool:
@@ -48,18 +51,25 @@ class AugmentationParameters:
 
 
 class Augmentation:
-    """Rotation, zoom and mirroring of image and distance maps; intensity changes of the image.
+    """Rotation, zoom and mirroring of image and distance maps; intensity changes of the image, and in a share
+    ``any_contrast`` of the samples another contrast.
 
     Rotation and zoom act in mm (``spacing_mm`` of the patch), are isotropic, and need a box larger than the patch:
     :meth:`source_extent` says how large. Shifts come from where the patch is cut. Raises ValueError for a zoom that
     shrinks beyond what the stored distances allow (1 / STORED_LIMIT).
     """
 
-    def __init__(self, plan: AugmentationPlan, patch: Triple, spacing_mm: TripleMm = (1.0, 1.0, 1.0)) -> None:
+    def __init__(
+        self,
+        plan: AugmentationPlan,
+        patch: Triple,
+        spacing_mm: TripleMm = (1.0, 1.0, 1.0),
+        any_contrast: float = 0.0,
+    ) -> None:
         if plan.zoom[0] * STORED_LIMIT < 1 - 1e-6:
             raise ValueError(f"zoom {plan.zoom}: the smallest must be at least {1 / STORED_LIMIT:.3f}")
         self.plan = plan
-        self.patch = patch
+        self.patch, self.any_contrast = patch, any_contrast
         self.spacing_mm = np.asarray(spacing_mm, dtype=np.float64)
         self._flat = patch[2] == 1  # a two-dimensional patch turns and zooms within its plane only
         axes = spacing_mm[:2] if self._flat else spacing_mm
@@ -80,7 +90,8 @@ class Augmentation:
         strength, elastic_seed = 0.0, 0
         if self.plan.elastic and rng.random() < self.plan.elastic:
             strength, elastic_seed = float(rng.uniform(*ELASTIC_STRENGTH)), int(rng.integers(2**31))
-        return AugmentationParameters(angles, zoom, mirror, seed, strength, elastic_seed)
+        contrast_seed = int(rng.integers(2**31)) if self.any_contrast and rng.random() < self.any_contrast else None
+        return AugmentationParameters(angles, zoom, mirror, seed, strength, elastic_seed, contrast_seed)
 
     def source_extent(self, parameters: AugmentationParameters) -> Triple:
         """Voxels per axis of the box that the changed patch is sampled from; the patch's own where nothing is
@@ -118,6 +129,10 @@ class Augmentation:
         if parameters.mirror:
             state = state.flip([axis + 1 for axis in parameters.mirror])
         changed, maps = state[:channels], state[channels:]
+        if parameters.contrast_seed is not None:
+            rng = np.random.default_rng(parameters.contrast_seed)
+            spacing_mm = tuple(self.spacing_mm)
+            changed = torch.from_numpy(synthesise_contrast(changed.numpy(), maps.numpy(), rng, spacing_mm))
         if parameters.intensity_seed is not None:
             changed = self._change_intensity(changed, parameters.intensity_seed)
         return changed.clamp(-1, 1).numpy(), (maps * scale).clamp_(-1, 1).numpy()

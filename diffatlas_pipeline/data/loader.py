@@ -120,10 +120,17 @@ class BatchStream(IterableDataset):
     """
 
     def __init__(
-        self, folder: Path, cases: Sequence[str], plan: Plan, seed: int, numbers: range, unlabelled: Unlabelled
+        self,
+        folder: Path,
+        cases: Sequence[str],
+        plan: Plan,
+        seed: int,
+        numbers: range,
+        unlabelled: Unlabelled,
+        any_contrast: float,
     ) -> None:
         self.folder, self.cases, self.plan, self.seed, self.numbers = folder, tuple(cases), plan, seed, numbers
-        self.unlabelled = unlabelled
+        self.unlabelled, self.any_contrast = unlabelled, any_contrast
 
     def __iter__(self) -> Iterator[Batch | UserError]:
         """An error of the user's ends the stream as its last entry: it crosses processes better as a value than
@@ -131,7 +138,7 @@ class BatchStream(IterableDataset):
         """
         plan, worker = self.plan, get_worker_info()
         part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm)
+        augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm, self.any_contrast)
         try:
             source = PatchSource(self.folder, self.cases, plan)  # opened by the process that reads
             more = self.unlabelled.source(self.folder, plan) if self.unlabelled else None
@@ -227,11 +234,12 @@ def training_batches(
     last_iteration: int,
     workers: int,
     unlabelled: Unlabelled | None = None,
+    any_contrast: float = 0.0,
 ) -> TrainingBatches:
     """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set
     ``folder``.
 
-    Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from
+    A share ``any_contrast`` of the samples has a synthetic contrast. Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from
     the ``unlabelled`` cases are NaN, unless they have pseudo-labels. Batch i depends on ``seed`` and i only, so a
     resumed training, or one with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this
     process. Use it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker
@@ -241,7 +249,7 @@ def training_batches(
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker
     if unlabelled:
         unlabelled.source(folder, plan)
-    stream = BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration), unlabelled)
+    stream = BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration), unlabelled, any_contrast)
     return TrainingBatches(stream, workers)
 
 

@@ -108,7 +108,11 @@ class Predictor:
         return len(self.networks) > 1 or self.method.has_spread(self.networks[0])
 
     def is_out_of_domain(self, modality: str | None) -> bool:
-        """Whether no scan that the networks have learnt from was of ``modality``."""
+        """Whether no scan that the networks have learnt from was of ``modality``; never if they have learnt any
+        contrast.
+        """
+        if self.method.any_contrast:
+            return False
         return is_out_of_domain(modality, self.plan.channels) and str(modality).upper() not in self.learnt_modalities
 
     def prepare(self, volume: Volume, modality: str | None = None) -> Prepared:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diffatlas_pipeline.diffusion.denoiser import Objective
 from diffatlas_pipeline.diffusion.levels import MaskLevels
 from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.fields import fraction
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
 
@@ -57,12 +58,35 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class DiffusionRecipe(Recipe):
+class LearnedRecipe(Recipe):
+    """The recipe of a method that learns: ``any_contrast`` is the share of the training samples that are shown with a
+    contrast synthesised from their labels, so that scans of other modalities can be segmented as they are.
+    """
+
+    any_contrast: float = field(default=0.0, kw_only=True, metadata=fraction())
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe(LearnedRecipe):
     """The recipe of a method that diffuses; that a method does is known by this alone."""
 
     levels: MaskLevels = field(default_factory=MaskLevels)
     objective: Objective = field(default_factory=Objective)
     sampler: Sampler = field(default_factory=Sampler)
+
+
+ANY_CONTRAST, SYNTHETIC_SHARE = "any-contrast", 0.5
+
+
+def with_any_contrast(recipes: Mapping[str, LearnedRecipe]) -> dict[str, LearnedRecipe]:
+    """``recipes``, and each again as it learns any contrast, under :func:`any_contrast_name`."""
+    more = {any_contrast_name(name): replace(recipe, any_contrast=SYNTHETIC_SHARE) for name, recipe in recipes.items()}
+    return {**recipes, **more}
+
+
+def any_contrast_name(recipe: str) -> str:
+    """The name of ``recipe`` where it learns any contrast: "any-contrast", "paper-any-contrast"."""
+    return ANY_CONTRAST if recipe == "default" else f"{recipe}-{ANY_CONTRAST}"
 
 
 class Method(ABC):
@@ -89,6 +113,11 @@ class Method(ABC):
         NaN.
         """
         return 0.0
+
+    @property
+    def any_contrast(self) -> float:
+        """Share of the training samples whose contrast is synthesised from their labels."""
+        return self.recipe.any_contrast if isinstance(self.recipe, LearnedRecipe) else 0.0
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:

@@ -23,6 +23,7 @@ from diffatlas_pipeline.methods.base import (
     Progress,
     Recipe,
     Stitch,
+    with_any_contrast,
 )
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
@@ -105,7 +106,7 @@ class DiffAtlas(LearnedMethod):
 
     name = "diffatlas"
     recipe_type = JointRecipe
-    recipes: ClassVar = {"default": DEFAULT, "paper": PAPER}
+    recipes: ClassVar = with_any_contrast({"default": DEFAULT, "paper": PAPER})
     recipe: JointRecipe
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:

@@ -8,13 +8,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, PlannedSegmentation, Progress, Recipe, Stitch
+from diffatlas_pipeline.methods.base import (
+    LearnedMethod,
+    LearnedRecipe,
+    LossReport,
+    PlannedSegmentation,
+    Progress,
+    Stitch,
+    with_any_contrast,
+)
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
 
 @dataclass(frozen=True)
-class FeedForwardRecipe(Recipe):
+class FeedForwardRecipe(LearnedRecipe):
     """Nothing to choose."""
 
 
@@ -23,7 +31,7 @@ class FeedForward(LearnedMethod):
 
     name = "icf"
     recipe_type = FeedForwardRecipe
-    recipes: ClassVar = {"default": FeedForwardRecipe()}
+    recipes: ClassVar = with_any_contrast({"default": FeedForwardRecipe()})
 
     def build_network(self) -> nn.Module:
         return build_network(self.plan.network, len(self.plan.channels), 1 + len(self.plan.dataset.labels), levels=False)

@@ -143,6 +143,8 @@ def training_digest(plan: Plan, method: str, recipe: str = "default") -> str:
 
 def _read(plan: Plan, method: str, name: str) -> Recipe:
     recipes = plan.recipes.get(method, {})
+    if name not in recipes and name in known_method(method).recipes:  # a plan of before this recipe
+        return known_method(method).recipes[name]
     if gone := gone_from(method, name, recipes.get(name)):
         raise UserError(gone)
     if name not in recipes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from diffatlas_pipeline.data.loader import Unlabelled, training_batches
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.methods.base import LearnedMethod, Method
+from diffatlas_pipeline.methods.base import LearnedMethod, Method, any_contrast_name
 from diffatlas_pipeline.methods.registry import check_plan, create_method, known_method, recipe_of, training_digest
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
@@ -112,7 +112,10 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     """
     source = workspace.preprocessed_dataset(options.dataset)
     plan = read_plan(source)
-    known_method(options.method)
+    if not issubclass(known_method(options.method), LearnedMethod) and options.any_contrast:
+        raise UserError(f"`any_contrast`: {options.method} has no network to train, so it cannot learn contrasts. Leave it out.")
+    if options.any_contrast:
+        options = replace(options, recipe=any_contrast_name(options.recipe), any_contrast=False)
     recipe = recipe_of(plan, options.method, options.recipe)
     device = resolve_device(options.device)
     cases = cases_of_fold(options, source)
@@ -176,7 +179,15 @@ def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:
         job.method,
         Run(job.folder, duration, options.seed, job.device, settings, options.precision, options.compile),
         lambda first: training_batches(
-            source, training, plan, options.seed, first, duration.iterations, options.workers, unlabelled
+            source,
+            training,
+            plan,
+            options.seed,
+            first,
+            duration.iterations,
+            options.workers,
+            unlabelled,
+            job.method.any_contrast,
         ),
         lambda: console.each(whole_cases(source, training), "memorising", len(training), "cases"),
         validate,

@@ -10,13 +10,15 @@ from pathlib import Path
 class TrainingOptions:
     """What to train: ``fold`` of ``dataset`` (number, name or path), and how; see :func:`diffatlas_pipeline.train`.
 
-    ``max_time_s`` in seconds; None for it and ``iterations``: as planned.
+    ``max_time_s`` in seconds; None for it and ``iterations``: as planned. ``any_contrast`` asks for the recipe that is
+    ``recipe`` with synthetic contrasts.
     """
 
     dataset: str
     fold: str | None
     method: str = "diffatlas"
     recipe: str = "default"
+    any_contrast: bool = False
     max_time_s: float | None = None
     iterations: int | None = None
     num_cases: int | None = None

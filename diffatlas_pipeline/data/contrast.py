@@ -1,0 +1,122 @@
+"""Contrasts that no scanner gave: a patch repainted by its labels, so that a network learns shapes, not grey values.
+
+After SynthSeg (Billot et al. 2023, Medical Image Analysis 86), which paints label maps alone. Here the patch's own
+image says what lies between and within the labels: its structures outside the labels are regions, too, and a random
+share of the detail in every region stays, brighter or darker.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from diffatlas_pipeline.volumes.grids import TripleMm
+
+BACKGROUND_REGIONS = (2, 12)
+PLACE_WEIGHT = (0.02, 2.0)  # of the distance of two voxels in patches, against their difference in intensity
+SPLIT_LABEL = 0.3  # probability that a label is painted as two tissues, by its intensity
+INDEPENDENT = 0.5  # probability that regions get means of their own; else a curve of their real means
+JITTER = 0.08  # of a mean on the curve
+CURVE_POINTS = (3, 6)
+DETAIL = 1.2  # largest share of the real detail that stays in a region, in either sign
+TEXTURE = 0.12  # largest standard deviation of a region's own noise
+EMPTY_STAYS = 0.5  # probability that what is black around a scan stays black
+BIAS_POINTS, BIAS = 3, 0.3  # control points along an axis of the field, and its largest strength (of a logarithm)
+PERCENTILES = (0.5, 99.5)
+SMOOTH_DISTINCT, SMOOTH_PAINT, SMOOTH_TEXTURE = (0.4, 1.2), (0.3, 0.9), (0.3, 0.8)  # sigma in voxels of the finest spacing
+
+
+def synthesise_contrast(
+    image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, spacing_mm: TripleMm = (1.0, 1.0, 1.0)
+) -> np.ndarray:
+    """``image`` (C, X, Y, Z) in [-1, 1] with another contrast, each channel its own, float32 in [-1, 1].
+
+    ``distances`` (K, X, Y, Z), negative inside, tell the labels; of a sample without labels they are NaN, or positive
+    everywhere: then all regions come from the image.
+    """
+    sigma_scale = min(spacing_mm) / np.asarray(spacing_mm)
+    regions = _regions(image, distances, rng, sigma_scale)
+    empty = (image <= image.min() + 1e-3).all(axis=0) if rng.random() < EMPTY_STAYS else None
+    painted = [_painted(channel, regions, rng, sigma_scale) for channel in image]
+    if empty is not None:
+        for channel in painted:
+            channel[empty] = channel.min()
+    return np.stack([_normalised(channel) for channel in painted])
+
+
+def _regions(image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray) -> np.ndarray:
+    """(X, Y, Z) int: labels, some of them in two parts, and clusters of the background by intensity and place."""
+    smooth = np.stack([_blurred(channel, rng.uniform(*SMOOTH_DISTINCT), sigma_scale) for channel in image])
+    nearest = np.where(np.isnan(distances), 1.0, distances)
+    label = np.where(nearest.min(axis=0) < 0, nearest.argmin(axis=0) + 1, 0)
+    background = label == 0
+    regions, next_region = label.copy(), len(distances) + 1
+    for k in range(1, len(distances) + 1):
+        if rng.random() < SPLIT_LABEL and (inside := label == k).any():
+            channel = smooth[rng.integers(len(smooth))]
+            cut = np.quantile(channel[inside], rng.uniform(0.1, 0.9))
+            regions[inside & (channel > cut)] = next_region
+            next_region += 1
+    if background.any():
+        regions[background] = next_region + _clusters(smooth, background, rng)
+    return np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
+
+
+def _clusters(smooth: np.ndarray, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n,) the cluster of each background voxel: the nearest of random voxels, by intensity and, more or less, by
+    place.
+    """
+    spread = np.maximum(smooth[:, background].std(axis=1, keepdims=True), 1e-3)
+    weight = np.exp(rng.uniform(*np.log(PLACE_WEIGHT)))
+    place = np.stack(np.nonzero(background)) * (weight / max(background.shape))
+    features = np.concatenate([smooth[:, background] / spread, place]).astype(np.float32)
+    count = int(rng.integers(BACKGROUND_REGIONS[0], BACKGROUND_REGIONS[1] + 1))
+    best = np.full(features.shape[1], np.inf, dtype=np.float32)
+    cluster = np.zeros(features.shape[1], dtype=np.int64)
+    for number, centre in enumerate(rng.integers(features.shape[1], size=count)):
+        far = ((features - features[:, centre, None]) ** 2).sum(axis=0)
+        cluster[far < best] = number
+        np.minimum(best, far, out=best)
+    return cluster
+
+
+def _painted(channel: np.ndarray, regions: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray) -> np.ndarray:
+    """A channel with a new mean, share of its detail, and texture in each region; then blur and a bias field."""
+    count = int(regions.max()) + 1
+    flat = regions.ravel()
+    means = np.bincount(flat, weights=channel.ravel(), minlength=count) / np.maximum(np.bincount(flat, minlength=count), 1)
+    if rng.random() < INDEPENDENT:
+        new = rng.uniform(-1, 1, count)
+    else:  # tissues that look alike stay alike
+        new = _curve(means, rng) + rng.normal(0, JITTER, count)
+    detail, texture = rng.uniform(-DETAIL, DETAIL, count), rng.uniform(0, TEXTURE, count)
+    noise = _blurred(rng.standard_normal(channel.shape, dtype=np.float32), rng.uniform(*SMOOTH_TEXTURE), sigma_scale)
+    tables = [table.astype(np.float32) for table in (new, detail, means, texture)]
+    new_, detail_, mean_, texture_ = (table[regions] for table in tables)
+    painted = _blurred(new_ + detail_ * (channel - mean_) + texture_ * noise, rng.uniform(*SMOOTH_PAINT), sigma_scale)
+    return (painted + 1.2) * np.exp(_bias_field(channel.shape, rng))
+
+
+def _curve(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """``values`` in [-1, 1] through a random curve onto [-1, 1]."""
+    heights = rng.random(int(rng.integers(CURVE_POINTS[0], CURVE_POINTS[1] + 1)))
+    heights = (heights - heights.min()) / max(np.ptp(heights), 1e-6) * 2 - 1
+    return np.interp(values, np.linspace(-1, 1, len(heights)), heights)
+
+
+def _bias_field(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Smooth, of mean about zero."""
+    points = [min(BIAS_POINTS, n) for n in shape]
+    coarse = rng.standard_normal(points) * rng.uniform(0, BIAS)
+    zoom = [n / p for n, p in zip(shape, points, strict=True)]
+    return ndimage.zoom(coarse, zoom, order=1, mode="nearest").astype(np.float32)
+
+
+def _normalised(channel: np.ndarray) -> np.ndarray:
+    """Percentiles onto -1 and 1, as a scan without calibrated intensities is normalised."""
+    low, high = np.percentile(channel.ravel()[:: max(1, channel.size // 20000)], PERCENTILES)
+    return np.clip((channel - low) / max(high - low, 1e-3) * 2 - 1, -1, 1).astype(np.float32)
+
+
+def _blurred(channel: np.ndarray, sigma: float, sigma_scale: np.ndarray) -> np.ndarray:
+    return ndimage.gaussian_filter(channel.astype(np.float32), sigma * sigma_scale, mode="nearest", truncate=3.0)
