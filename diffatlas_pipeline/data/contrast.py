@@ -36,7 +36,7 @@ def synthesise_contrast(
     """
     sigma_scale = min(spacing_mm) / np.asarray(spacing_mm)
     regions = _regions(image, distances, rng, sigma_scale)
-    empty = (image <= image.min() + 1e-3).all(axis=0) if rng.random() < EMPTY_STAYS else None
+    empty = ndimage.binary_opening((image <= image.min() + 1e-3).all(axis=0)) if rng.random() < EMPTY_STAYS else None
     painted = [_painted(channel, regions, rng, sigma_scale) for channel in image]
     if empty is not None:
         for channel in painted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -73,20 +73,6 @@ class DiffusionRecipe(LearnedRecipe):
     levels: MaskLevels = field(default_factory=MaskLevels)
     objective: Objective = field(default_factory=Objective)
     sampler: Sampler = field(default_factory=Sampler)
-
-
-ANY_CONTRAST, SYNTHETIC_SHARE = "any-contrast", 0.5
-
-
-def with_any_contrast(recipes: Mapping[str, LearnedRecipe]) -> dict[str, LearnedRecipe]:
-    """``recipes``, and each again as it learns any contrast, under :func:`any_contrast_name`."""
-    more = {any_contrast_name(name): replace(recipe, any_contrast=SYNTHETIC_SHARE) for name, recipe in recipes.items()}
-    return {**recipes, **more}
-
-
-def any_contrast_name(recipe: str) -> str:
-    """The name of ``recipe`` where it learns any contrast: "any-contrast", "paper-any-contrast"."""
-    return ANY_CONTRAST if recipe == "default" else f"{recipe}-{ANY_CONTRAST}"
 
 
 class Method(ABC):

@@ -23,7 +23,6 @@ from diffatlas_pipeline.methods.base import (
     Progress,
     Recipe,
     Stitch,
-    with_any_contrast,
 )
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
@@ -106,7 +105,7 @@ class DiffAtlas(LearnedMethod):
 
     name = "diffatlas"
     recipe_type = JointRecipe
-    recipes: ClassVar = with_any_contrast({"default": DEFAULT, "paper": PAPER})
+    recipes: ClassVar = {"default": DEFAULT, "paper": PAPER}
     recipe: JointRecipe
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:

@@ -15,7 +15,6 @@ from diffatlas_pipeline.methods.base import (
     PlannedSegmentation,
     Progress,
     Stitch,
-    with_any_contrast,
 )
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
@@ -31,7 +30,7 @@ class FeedForward(LearnedMethod):
 
     name = "icf"
     recipe_type = FeedForwardRecipe
-    recipes: ClassVar = with_any_contrast({"default": FeedForwardRecipe()})
+    recipes: ClassVar = {"default": FeedForwardRecipe()}
 
     def build_network(self) -> nn.Module:
         return build_network(self.plan.network, len(self.plan.channels), 1 + len(self.plan.dataset.labels), levels=False)

@@ -21,7 +21,6 @@ from diffatlas_pipeline.methods.base import (
     Progress,
     Recipe,
     Stitch,
-    with_any_contrast,
 )
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
@@ -42,16 +41,14 @@ class MaskDiffusion(LearnedMethod):
 
     name = "icmd"
     recipe_type = MaskRecipe
-    recipes: ClassVar = with_any_contrast(
-        {
-            # The improvements of diffatlas; with a single step, all draws would be the same.
-            "default": MaskRecipe(
-                MaskLevels(start=0.75), Objective("x0", "signal", segmentation_weight=1.0), Sampler(steps=2, draws=5)
-            ),
-            # As published (Eq. 1 and 2); the mean of several draws.
-            "paper": MaskRecipe(MaskLevels("schedule"), Objective("epsilon"), Sampler("ddpm", steps=0, eta=1.0, draws=5)),
-        }
-    )
+    recipes: ClassVar = {
+        # The improvements of diffatlas; with a single step, all draws would be the same.
+        "default": MaskRecipe(
+            MaskLevels(start=0.75), Objective("x0", "signal", segmentation_weight=1.0), Sampler(steps=2, draws=5)
+        ),
+        # As published (Eq. 1 and 2); the mean of several draws.
+        "paper": MaskRecipe(MaskLevels("schedule"), Objective("epsilon"), Sampler("ddpm", steps=0, eta=1.0, draws=5)),
+    }
     recipe: MaskRecipe
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:

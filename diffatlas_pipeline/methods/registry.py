@@ -10,7 +10,7 @@ from diffatlas_pipeline.diffusion.solvers import SOLVERS
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.fields import problems_of
 from diffatlas_pipeline.files import from_plain
-from diffatlas_pipeline.methods.base import DiffusionRecipe, Method, Recipe
+from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedRecipe, Method, Recipe
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas, JointRecipe
 from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
@@ -22,6 +22,8 @@ from diffatlas_pipeline.planning.plan import Plan, PlanRecipes, digest_of
 METHODS: dict[str, type[Method]] = {
     method.name: method for method in (DiffAtlas, FeedForward, MaskDiffusion, RegistrationAtlas, MeanAtlas)
 }
+ANY_CONTRAST = "any-contrast"
+SYNTHETIC_SHARE = 0.5  # of the samples, in such a recipe
 STEPS_OF_DRAWS = 2  # with a single one from noise that the network does not hear, all draws would be the same
 
 
@@ -63,6 +65,12 @@ def with_complete_recipes(plan: Plan) -> Plan:
         for method, known in plan.recipes.items()
     }
     return replace(plan, recipes=recipes)
+
+
+def with_written_recipe(plan: Plan, method: str, name: str) -> Plan:
+    """``plan`` with the recipe of ``method`` called ``name`` written out, also if only its name implied it."""
+    recipes = {**plan.recipes.get(method, {}), name: dataclasses.asdict(recipe_of(plan, method, name))}
+    return replace(plan, recipes={**plan.recipes, method: recipes})
 
 
 def usable_recipes(plan: Plan, method: str) -> list[str]:
@@ -141,10 +149,25 @@ def training_digest(plan: Plan, method: str, recipe: str = "default") -> str:
     return digest_of((plan.digest(), method, recipe, recipe_of(plan, method, recipe)))
 
 
+def any_contrast_name(recipe: str) -> str:
+    """The name of ``recipe`` where it also learns from synthetic contrasts: "any-contrast", "paper-any-contrast".
+
+    Every plan has these for its recipes of learned methods, also where its file does not list them.
+    """
+    return ANY_CONTRAST if recipe == "default" else f"{recipe}-{ANY_CONTRAST}"
+
+
+def _base_of(name: str) -> str:
+    """The recipe that ``name`` is with synthetic contrasts; ``name`` itself if it does not say so."""
+    return "default" if name == ANY_CONTRAST else name.removesuffix(f"-{ANY_CONTRAST}")
+
+
 def _read(plan: Plan, method: str, name: str) -> Recipe:
     recipes = plan.recipes.get(method, {})
-    if name not in recipes and name in known_method(method).recipes:  # a plan of before this recipe
-        return known_method(method).recipes[name]
+    if name not in recipes and (base := _base_of(name)) in recipes:
+        recipe = _read(plan, method, base)
+        if isinstance(recipe, LearnedRecipe):
+            return replace(recipe, any_contrast=SYNTHETIC_SHARE)
     if gone := gone_from(method, name, recipes.get(name)):
         raise UserError(gone)
     if name not in recipes:

@@ -15,8 +15,16 @@ from diffatlas_pipeline.data.loader import Unlabelled, training_batches
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.methods.base import LearnedMethod, Method, any_contrast_name
-from diffatlas_pipeline.methods.registry import check_plan, create_method, known_method, recipe_of, training_digest
+from diffatlas_pipeline.methods.base import LearnedMethod, Method
+from diffatlas_pipeline.methods.registry import (
+    any_contrast_name,
+    check_plan,
+    create_method,
+    known_method,
+    recipe_of,
+    training_digest,
+    with_written_recipe,
+)
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
@@ -113,10 +121,13 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     source = workspace.preprocessed_dataset(options.dataset)
     plan = read_plan(source)
     if not issubclass(known_method(options.method), LearnedMethod) and options.any_contrast:
-        raise UserError(f"`any_contrast`: {options.method} has no network to train, so it cannot learn contrasts. Leave it out.")
+        raise UserError(
+            f"`any_contrast`: {options.method} has no network to train, so it cannot learn contrasts. Leave it out."
+        )
     if options.any_contrast:
         options = replace(options, recipe=any_contrast_name(options.recipe), any_contrast=False)
     recipe = recipe_of(plan, options.method, options.recipe)
+    plan = with_written_recipe(plan, options.method, options.recipe)
     device = resolve_device(options.device)
     cases = cases_of_fold(options, source)
     if options.iterations is not None and options.iterations < 1:

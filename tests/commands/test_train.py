@@ -62,6 +62,26 @@ def test_from_plan_to_a_model_that_predicts(planned: Path, tmp_path: Path, capsy
     assert "trained already" in capsys.readouterr().out
 
 
+def test_a_model_of_any_contrast_needs_no_registration(
+    planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a folder of its own, and says at prediction that another modality is shown as it is."""
+    command(planned, "7", "fold0", "--any-contrast", "--iterations", "2", "--num-cases", "2", "--no-validation")
+    folder = planned / "results" / NAME / "diffatlas__any-contrast"
+    metadata = json.loads((folder / "fold0_2cases" / "checkpoint_final.json").read_text())
+    assert metadata["recipe"] == "any-contrast"
+    assert json.loads((folder / "plans.json").read_text())["recipes"]["diffatlas"]["any-contrast"]["any_contrast"] == 0.5
+    capsys.readouterr()
+    scan = next((planned / "raw" / NAME / "imagesTr").iterdir())
+    predict.main(["-i", str(scan), "-o", str(tmp_path), "-m", str(folder), "--modality", "CT", "--device", "cpu"])
+    assert "learnt any contrast: the scans are shown to it as they are" in capsys.readouterr().out
+    record = json.loads((tmp_path / "prediction.json").read_text())
+    assert (record["adapt_contrast"], record["with_atlases"], record["modality"]) == ("off", False, "CT")
+    again = ["--overwrite", "--adapt-contrast", "atlases"]
+    predict.main(["-i", str(scan), "-o", str(tmp_path), "-m", str(folder), "--modality", "CT", "--device", "cpu", *again])
+    assert "are given the contrast of the training scans" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_model(planned: Path) -> None:
     """SIGKILL in the middle, then the same command: weights equal those of an undisturbed run."""
@@ -93,6 +113,7 @@ def test_mistakes_are_explained(planned: Path, tmp_path: Path, capsys: pytest.Ca
     assert "30m" in refused(capsys, planned, "7", "fold0", "--max-time", "soon")
     assert "give 1 to" in refused(capsys, planned, "7", "fold0", "--num-cases", "99")
     assert "at least 1" in refused(capsys, planned, "7", "fold0", "--iterations", "0")
+    assert "--any-contrast: rba has no network" in refused(capsys, planned, "7", "fold0", "--method", "rba", "--any-contrast")
     assert "not a device" in refused(capsys, planned, "7", "fold0", "--device", "toaster")
     own = tmp_path / "splits.json"
     own.write_text(json.dumps({"mine": {"train": ["nobody"], "validation": []}}))

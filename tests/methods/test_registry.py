@@ -19,11 +19,13 @@ from diffatlas_pipeline.methods.icmd import MaskRecipe
 from diffatlas_pipeline.methods.rba import RegistrationRecipe
 from diffatlas_pipeline.methods.registry import (
     METHODS,
+    any_contrast_name,
     check_plan,
     default_recipes,
     recipe_of,
     training_digest,
     with_sampling,
+    with_written_recipe,
 )
 from diffatlas_pipeline.networks.unet import UNet
 from diffatlas_pipeline.planning.plan import Plan, digest_of
@@ -97,6 +99,7 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
     }  # fmt: skip
     for (method, recipe), values in expected.items():
         options = {name: value for _, name, value in options_of(recipe_of(plan(), method, recipe))}
+        assert options.pop("any_contrast") == 0
         assert options == {name: value for name, value in zip(names, values, strict=True) if value is not None}
     assert recipe_of(plan(), "rba") == RegistrationRecipe("deformable", "votes", atlases=12, aligned=24)
 
@@ -122,6 +125,28 @@ def test_recipes_belong_to_methods() -> None:
         recipe_of(mine, "icmd", "paper")
     with pytest.raises(UserError, match="Unknown recipe 'default' of icf: this plan has none"):
         recipe_of(mine, "icf")
+
+
+@pytest.mark.parametrize(
+    ("method", "base"), [("diffatlas", "default"), ("diffatlas", "paper"), ("icf", "default"), ("icmd", "mine")]
+)
+def test_every_learned_recipe_has_one_with_synthetic_contrasts(method: str, base: str) -> None:
+    """It need not be in the plan, is another training, and differs in nothing else; one that is in the plan is taken."""
+    mine = make_plan(recipes={**plan().recipes, "icmd": {"mine": dataclasses.asdict(MaskRecipe())}})
+    name = any_contrast_name(base)
+    recipe = recipe_of(mine, method, name)
+    assert recipe == replace(recipe_of(mine, method, base), any_contrast=0.5)
+    assert with_sampling(recipe) == recipe
+    assert training_digest(mine, method, base) != training_digest(mine, method, name)
+    written = with_written_recipe(mine, method, name)
+    assert written.recipes[method][name] == dataclasses.asdict(recipe) and recipe_of(written, method, name) == recipe
+    written.recipes[method][name]["any_contrast"] = 0.25
+    assert METHODS[method](written, recipe_of(written, method, name)).any_contrast == 0.25
+
+
+def test_methods_without_a_network_have_no_such_recipe() -> None:
+    with pytest.raises(UserError, match="Unknown recipe 'any-contrast' of rba"):
+        recipe_of(plan(), "rba", "any-contrast")
 
 
 def test_an_unknown_option_is_refused_with_its_recipe() -> None:
