@@ -39,10 +39,10 @@ def train(
 
     ``fold``: "fold0" ... "fold4" (or 0 ... 4), "all", or a split of splits.json or of one's own ``splits_file``.
     ``method``: "diffatlas", "icf" (feed-forward), "icmd" (mask diffusion), "rba" (registered atlases) or "mean".
-    ``recipe``: "default", "paper" (as published), or another in plans.json. ``any_contrast``: half of what a
-    network sees has a contrast synthesised from the labels, for scans of other modalities. ``max_time``: seconds, or "90s", "30m",
-    "2h"; it and ``iterations`` replace the planned number of iterations. ``num_cases``: use only so many training
-    cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the training cases of the split
+    ``recipe``: "default", "paper" (as published), or another in plans.json. ``any_contrast``: half of what a network
+    sees has a contrast synthesised from the labels, for scans of other modalities. ``max_time``: seconds, or "90s",
+    "30m", "2h"; it and ``iterations`` replace the planned number of iterations. ``num_cases``: use only so many
+    training cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the training cases of the split
     ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` gives them pseudo-labels, and what its
     registration finds is kept in the folder ``registrations``. ``workers``: processes that prepare batches; 0 for none.
     ``precision``: "float32", "bfloat16", or "auto": the faster. ``compile``: use torch.compile. ``validation``: score

@@ -85,16 +85,20 @@ def _painted(channel: np.ndarray, regions: np.ndarray, rng: np.random.Generator,
     count = int(regions.max()) + 1
     flat = regions.ravel()
     means = np.bincount(flat, weights=channel.ravel(), minlength=count) / np.maximum(np.bincount(flat, minlength=count), 1)
-    if rng.random() < INDEPENDENT:
-        new = rng.uniform(-1, 1, count)
-    else:  # tissues that look alike stay alike
-        new = _curve(means, rng) + rng.normal(0, JITTER, count)
+    new = _new_means(means, rng)
     detail, texture = rng.uniform(-DETAIL, DETAIL, count), rng.uniform(0, TEXTURE, count)
     noise = _blurred(rng.standard_normal(channel.shape, dtype=np.float32), rng.uniform(*SMOOTH_TEXTURE), sigma_scale)
     tables = [table.astype(np.float32) for table in (new, detail, means, texture)]
     new_, detail_, mean_, texture_ = (table[regions] for table in tables)
     painted = _blurred(new_ + detail_ * (channel - mean_) + texture_ * noise, rng.uniform(*SMOOTH_PAINT), sigma_scale)
     return (painted + 1.2) * np.exp(_bias_field(channel.shape, rng))
+
+
+def _new_means(means: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Any, or those on a curve of the real ones, so that tissues that look alike stay alike."""
+    if rng.random() < INDEPENDENT:
+        return rng.uniform(-1, 1, means.shape)
+    return _curve(means, rng) + rng.normal(0, JITTER, means.shape)
 
 
 def _curve(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -239,11 +239,11 @@ def training_batches(
     """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set
     ``folder``.
 
-    A share ``any_contrast`` of the samples has a synthetic contrast. Each is {"image": (B, C, *patch), "distances": (B, K, *patch)}, float32 in [-1, 1]; the distances of a sample from
-    the ``unlabelled`` cases are NaN, unless they have pseudo-labels. Batch i depends on ``seed`` and i only, so a
-    resumed training, or one with another number of ``workers``, sees the same data. ``workers`` = 0 makes them in this
-    process. Use it as a context manager. Raises DatasetError for cases that cannot be read, UserError when a worker
-    dies.
+    A share ``any_contrast`` of the samples has a synthetic contrast. Each is {"image": (B, C, *patch), "distances": (B,
+    K, *patch)}, float32 in [-1, 1]; the distances of a sample from the ``unlabelled`` cases are NaN, unless they have
+    pseudo-labels. Batch i depends on ``seed`` and i only, so a resumed training, or one with another number of
+    ``workers``, sees the same data. ``workers`` = 0 makes them in this process. Use it as a context manager. Raises
+    DatasetError for cases that cannot be read, UserError when a worker dies.
     """
     unlabelled = unlabelled or Unlabelled()
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker

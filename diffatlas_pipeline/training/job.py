@@ -121,9 +121,7 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     source = workspace.preprocessed_dataset(options.dataset)
     plan = read_plan(source)
     if not issubclass(known_method(options.method), LearnedMethod) and options.any_contrast:
-        raise UserError(
-            f"`any_contrast`: {options.method} has no network to train, so it cannot learn contrasts. Leave it out."
-        )
+        raise UserError(f"`any_contrast`: {options.method} has no network that could learn contrasts. Leave it out.")
     if options.any_contrast:
         options = replace(options, recipe=any_contrast_name(options.recipe), any_contrast=False)
     recipe = recipe_of(plan, options.method, options.recipe)

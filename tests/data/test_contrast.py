@@ -15,7 +15,9 @@ SHAPE = (20, 22, 18)
 
 
 def two_balls(shape: Triple = SHAPE, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """An image (C, *shape) of two bright balls on a dark ground that brightens along X, and their distances in voxels."""
+    """An image (C, *shape) of two bright balls on a dark ground that brightens along X, and their distances in
+    voxels.
+    """
     x, y, z = np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in shape), indexing="ij")
     radius = min(n for n in shape if n > 1) / 4
     distances = np.stack([np.sqrt((x - sign * radius * 1.1) ** 2 + y**2 + z**2) - radius for sign in (-1, 1)]) / 5

@@ -131,7 +131,9 @@ def test_recipes_belong_to_methods() -> None:
     ("method", "base"), [("diffatlas", "default"), ("diffatlas", "paper"), ("icf", "default"), ("icmd", "mine")]
 )
 def test_every_learned_recipe_has_one_with_synthetic_contrasts(method: str, base: str) -> None:
-    """It need not be in the plan, is another training, and differs in nothing else; one that is in the plan is taken."""
+    """It need not be in the plan, is another training, and differs in nothing else; one that is in the plan is
+    taken.
+    """
     mine = make_plan(recipes={**plan().recipes, "icmd": {"mine": dataclasses.asdict(MaskRecipe())}})
     name = any_contrast_name(base)
     recipe = recipe_of(mine, method, name)
