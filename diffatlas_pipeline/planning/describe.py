@@ -58,6 +58,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("rotation", f"{rotations} degrees about X, Y, Z", why["augmentation"]),
         ("mirroring", mirrors, why["mirroring"]),
         ("elastic", f"{augmentation.elastic:.0%} of the patches", "smooth deformation: as if there were more anatomies"),
+        ("contrast", "as scanned", "`any_contrast` of training paints half of the samples anew, for scans of other modalities"),
         ("folds", "", why["folds"]),
         ("recipes", recipes, "training chooses one, by method and name"),
     ]

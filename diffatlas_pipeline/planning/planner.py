@@ -20,7 +20,7 @@ from diffatlas_pipeline.planning.diffusion_steps import (
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, Plan, PlanRecipes, TrainingPlan
 from diffatlas_pipeline.planning.rules import in_plane_axes, plan_channels, plan_distance, plan_spacing, planned_shape
-from diffatlas_pipeline.planning.symmetry import X_AXIS, names_a_side
+from diffatlas_pipeline.planning.symmetry import X_AXIS, names_a_side, twins_by_name
 from diffatlas_pipeline.planning.topology import TrainingBytes, plan_batch_size, plan_topology, preset_named
 from diffatlas_pipeline.volumes.grids import TripleMm
 
@@ -147,7 +147,10 @@ def _mirror_axes(fingerprint: Fingerprint) -> tuple[tuple[int, ...], str]:
         sided = [label.name for label in labels if names_a_side(label.name)] if key == X_AXIS else []
         lopsided = [label.name for label in labels if key not in label.mirror_twin_axis]
         if twins:
-            reasons.append(f"{name}: never, {twins[0][0]} and {twins[0][1]} are mirror images of each other")
+            first, second = twins[0]
+            by_name = key == X_AXIS and twins_by_name([first, second])  # what is left and right need not look alike: ventricles
+            are = "are left and right" if by_name else "are mirror images of each other"
+            reasons.append(f"{name}: never, {first} and {second} {are}")
         elif sided:
             reasons.append(f"{name}: never, {sided[0]} names a side")
         elif lopsided:

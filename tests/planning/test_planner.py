@@ -108,6 +108,7 @@ def test_tau_does_not_count_slice_thickness() -> None:
     [
         (("a", "b"), [{}, {}], (), "not seen to be symmetric"),
         (("a", "b"), [{"0": "a", "1": "a"}, {"0": "b"}], (0,), "Y: no"),
+        (("LV", "RV"), [{"0": "RV"}, {"0": "LV"}], (), "X: never, LV and RV are left and right"),
         (("a", "b"), [{"0": "b", "1": "a"}, {"0": "a", "1": "b"}], (1,), "X: never, a and b are mirror images"),
         (("left", "b"), [{"0": "left", "1": "left"}, {"0": "b", "1": "b"}], (1,), "left names a side"),
     ],
