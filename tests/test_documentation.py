@@ -22,6 +22,7 @@ import pytest
 from diffatlas_pipeline.commands._converters import CONVERTERS
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.methods.base import DiffusionRecipe, Recipe
+from diffatlas_pipeline.methods.rba import RegistrationRecipe
 from diffatlas_pipeline.methods.registry import METHODS
 from diffatlas_pipeline.planning.diffusion_steps import sampled_variance
 from diffatlas_pipeline.planning.plan import Plan
@@ -278,12 +279,12 @@ def options_of_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_table(diffusing: bool) -> str:
-    """The values of all recipes of the methods that diffuse, or of the others that have options."""
+    """The values of all recipes of the methods that diffuse, or of those that register."""
     recipes = {
         f"{method.name} `{name}`": options_of_recipe(recipe)
         for method in METHODS.values()
         for name, recipe in method.recipes.items()
-        if dataclasses.fields(recipe) and isinstance(recipe, DiffusionRecipe) == diffusing
+        if isinstance(recipe, DiffusionRecipe if diffusing else RegistrationRecipe)
     }
     paths = dict.fromkeys(path for options in recipes.values() for path in options)
     rows = [
