@@ -36,6 +36,8 @@ HEARTS_CT = {
 }
 HEARTS_MRI = {"full": "40 cases", f"zero-shot:{CT}": "CT, adapted", f"zero-shot-unadapted:{CT}": "CT, as it is"}
 """Settings of a results file, and the columns they make."""
+OTHER_DATA = {r"zero-shot:Dataset\d{3}_(\w+)": r"on \1, adapted", r"zero-shot-unadapted:Dataset\d{3}_(\w+)": r"on \1, as it is"}
+"""Zero-shot settings of nnU-Net's results file, and what its table calls them."""
 SUMMARY_METHODS = {
     ("diffatlas", "default+atlases"): "joint model with atlases",
     ("icf", "default+atlases"): "feed-forward with atlases",
@@ -124,6 +126,23 @@ def speed_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def nnunet_table(table: pd.DataFrame) -> str:
+    """One row per row of the results file, best Dice of a test bold; memory is of the training's process."""
+    test = ["protocol", "setting", "minutes", "device"]
+    table = table.assign(setting=table["setting"].replace(OTHER_DATA, regex=True))
+    header = ["data", "setting", "method", "minutes", "device", "Dice (NSD)", "iterations", "s an iteration", "s a case"]
+    rows = []
+    for _, group in table.groupby(test, sort=False):
+        for _, row in group.sort_values("dice", ascending=False).iterrows():
+            best = "**" if row["dice"] == group["dice"].max() else ""
+            cells = [row["protocol"], row["setting"], f"`{row['method']}`", f"{row['minutes']:g}"]
+            cells += [row["accelerator"] if pd.notna(row["accelerator"]) else row["device"]]
+            cells += [f"{best}{row['dice']:.3f} ({row['nsd']:.3f}){best}", _number(row["iterations"], 0)]
+            cells += [_number(row["seconds_per_iteration"], 2), _number(row["seconds_per_case"], 1)]
+            rows.append([*cells, _number(row["peak_gb"], 1)])
+    return markdown([*header, "peak GB of training"], rows)
+
+
 def quickstart_table(table: pd.DataFrame) -> str:
     """The last run: minutes of everything, Dice per label of the quickstart's held-out hearts."""
     row = table.iloc[-1]
@@ -137,6 +156,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "hippocampus": (COMPARISONS[:1], lambda table: comparison_table(HIPPOCAMPUS, table)),
     "heart-ct": (COMPARISONS[1:2], lambda table: comparison_table(HEARTS_CT, table)),
     "heart-mri": (COMPARISONS[2:], lambda table: comparison_table(HEARTS_MRI, table)),
+    "nnunet": (("nnunet.csv",), nnunet_table),
     "seconds": (COMPARISONS, seconds_table),
     "steps": (("ablation.csv",), steps_table),
     "speed": (("speed.csv",), speed_table),
