@@ -252,7 +252,7 @@ def keep(rows: Iterable[dict[str, Any]], path: Path) -> None:
         key = tuple(row[key] for key in KEYS)
         if key not in table or _measured(table[key]) != _measured(row):
             table[key] = row
-    write_text_atomically(path, pd.DataFrame(table.values()).to_csv(index=False, lineterminator="\n"))
+    write_text_atomically(path, pd.DataFrame(table.values()).convert_dtypes().to_csv(index=False, lineterminator="\n"))
 
 
 def _measured(row: dict[str, Any]) -> list[Any]:
