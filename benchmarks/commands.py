@@ -35,7 +35,7 @@ def main_of(parser: argparse.ArgumentParser, run: Callable[..., None], argv: Seq
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """--workspace, and --data for the folder with the hippocampus task."""
+    """--workspace, and --data for the folder with the real data sets."""
     parser.add_argument(
         "--workspace",
         type=Path,
@@ -47,9 +47,9 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        default=Path(data) / "Task04_Hippocampus" if data else None,
+        default=Path(data) if data else None,
         metavar="FOLDER",
-        help="Task04_Hippocampus of the Decathlon (default: in $DIFFATLAS_TEST_DATA)",
+        help="holds Task04_Hippocampus, Dataset031_CardiacBSSFP, Dataset032_CardiacLGE (default: $DIFFATLAS_TEST_DATA)",
     )
 
 

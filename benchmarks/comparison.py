@@ -13,12 +13,19 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.commands import add_places, do, main_of
-from benchmarks.protocols import HEARTS, HIPPOCAMPUS, PROTOCOLS, prepare
+from benchmarks.contrasts import TEST
+from benchmarks.protocols import PROTOCOLS, prepare
+from benchmarks.raw_data import CARDIAC, HEARTS, HIPPOCAMPUS
 from benchmarks.record import RESULTS, machine, read_rows
 from diffatlas_pipeline.files import write_text_atomically
 
 ALONE = ("diffatlas", "icf", "icmd", "rba")
 METHODS = ("diffatlas", "diffatlas+atlases", "icf", "icf+atlases", "icmd", "rba")
+LEARNED = ("diffatlas", "icf", "icmd")
+ANY_CONTRAST = tuple(f"{method}:any-contrast" for method in LEARNED)
+PAPER, PAPER_ANY_CONTRAST = "diffatlas:paper", "diffatlas:paper-any-contrast"
+SEEDS = (0, 1, 2)
+DEFAULT_TIME = "10m"
 KEYS = ["setting", "method", "recipe"]  # of a row
 MADE = ["date", "cpu", "cores", "torch", "commit"]  # what a row says of how it was made
 
@@ -33,15 +40,28 @@ class Cells:
 
 
 def _hearts(other: int) -> tuple[Cells, ...]:
-    seeds = (0, 1, 2)
-    unadapted = Cells((f"zero-shot-unadapted:{other}",), ("diffatlas", "icf", "icmd"), seeds)  # rba adapts nothing
-    return Cells(("full",), ALONE, seeds), Cells((f"zero-shot:{other}",), (*METHODS, "icmd+atlases"), seeds), unadapted
+    unadapted = f"zero-shot-unadapted:{other}"
+    return (
+        Cells(("full",), ALONE, SEEDS),
+        Cells((f"zero-shot:{other}",), (*METHODS, "icmd+atlases"), SEEDS),
+        Cells((unadapted,), LEARNED, SEEDS),  # rba adapts nothing
+        Cells(("full", unadapted), (*ANY_CONTRAST, PAPER_ANY_CONTRAST), SEEDS),
+    )
 
 
+SIMULATED = tuple(f"zero-shot-unadapted:{number}" for number in TEST)
+LGE = f"zero-shot-unadapted:{CARDIAC['cardiac-lge'][1]}"
+ALL = (*ALONE, *ANY_CONTRAST, PAPER, PAPER_ANY_CONTRAST)
 TABLES = {
-    HIPPOCAMPUS: (Cells(("2-shot", "4-shot"), METHODS, (0, 1, 2)), Cells(("8-shot", "16-shot", "full"), ALONE)),
+    HIPPOCAMPUS: (
+        Cells(("2-shot", "4-shot"), (*METHODS, *ANY_CONTRAST), SEEDS),
+        Cells(("8-shot", "16-shot", "full"), ALONE),
+        Cells(("full", *SIMULATED), (*LEARNED, *ANY_CONTRAST)),
+    ),
     "heart-ct": (Cells(("2-shot", "4-shot")), *_hearts(HEARTS["heart-mri"][1])),
     "heart-mri": _hearts(HEARTS["heart-ct"][1]),
+    "cardiac-bssfp": (Cells(("full", LGE), ALL, SEEDS),),
+    "cardiac-lge": (Cells(("2-shot", "4-shot"), ALL),),
 }
 """The cells of documentation/benchmarks.md."""
 
@@ -61,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--methods", nargs="+", metavar="M", help=f"(default: {' '.join(METHODS)})")
     made.add_argument("--settings", nargs="+", metavar="S", help="as DiffAtlas_benchmark takes them (default: the table's)")
     made.add_argument("--seeds", nargs="+", type=int, metavar="S", help="(default: 0)")
-    made.add_argument("--max-time", default="10m", metavar="TIME", help="training time of each cell (default: %(default)s)")
+    made.add_argument(
+        "--max-time", default=DEFAULT_TIME, metavar="TIME", help="training time of each cell (default: %(default)s)"
+    )
     made.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at the same time (default: 1)")
     add_places(made)
     made.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="(default: documentation/results/)")
@@ -81,9 +103,10 @@ def run(
 ) -> None:
     """Make and plan the data, run the cells, keep the table. UserError or CommandFailed if something is wrong."""
     wanted = wanted_cells(TABLES[protocol], methods, settings, seeds)
-    prepared = prepare(protocol, data, workspace, sorted({seed for cells in wanted for seed in cells.seeds}))
+    seen = sorted({seed for cells in wanted for seed in cells.seeds})
+    prepared = prepare(protocol, data, workspace, seen, [text for cells in wanted for text in cells.settings])
     place = workspace / "benchmarks" / f"{protocol}_{max_time}"
-    kept = results / f"comparison_{protocol}.csv"
+    kept = results / kept_as(protocol, max_time)
     how = ["--max-time", max_time, "--jobs", str(jobs), "-o", str(place), *prepared.options, "--workspace", str(workspace)]
     try:
         for cells in wanted:
@@ -92,6 +115,11 @@ def run(
         if (place / "table.csv").is_file():
             keep(place / "table.csv", kept)
             print(f"Kept: {kept}")
+
+
+def kept_as(protocol: str, max_time: str = DEFAULT_TIME) -> str:
+    """The name of the results file: rows that were trained for another time are not mixed with the others."""
+    return f"comparison_{protocol}{'' if max_time == DEFAULT_TIME else f'_{max_time}'}.csv"
 
 
 def wanted_cells(

@@ -83,7 +83,7 @@ def run(
 ) -> None:
     """Make the data, install nnU-Net, run all cells, keep their rows. UserError or CommandFailed if one fails."""
     seconds, device = seconds_of(max_time), resolve_device(device).type
-    prepared = prepare(protocol, data, workspace, (0,))
+    prepared = prepare(protocol, data, workspace, (0,), settings)
     asked, splits = cases_of(prepared, settings, Workspace.resolve(workspace))
     theirs = NnUnet(workspace.resolve() / "nnunet", Workspace.resolve(workspace).raw, device, seconds)
     install(theirs.environment)

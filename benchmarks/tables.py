@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.comparison import KEYS
+from benchmarks.comparison import DEFAULT_TIME, KEYS, kept_as
+from benchmarks.contrasts import TEST
 from benchmarks.record import RESULTS, ROOT, read_rows
 from diffatlas_pipeline.files import write_text_atomically
 
@@ -23,6 +24,11 @@ METHODS = {
     ("icf", "default+atlases"): "icf+atlases",
     ("icmd", "default+atlases"): "icmd+atlases",
     ("diffatlas", "default+atlases"): "diffatlas+atlases",
+    ("icf", "any-contrast"): "icf:any-contrast",
+    ("icmd", "any-contrast"): "icmd:any-contrast",
+    ("diffatlas", "any-contrast"): "diffatlas:any-contrast",
+    ("diffatlas", "paper"): "diffatlas:paper",
+    ("diffatlas", "paper-any-contrast"): "diffatlas:paper-any-contrast",
 }
 """Method and recipe of a row, and what the tables call it, in their order."""
 CT, MRI = "Dataset011_HeartPhantomCT", "Dataset012_HeartPhantomMRI"
@@ -35,7 +41,19 @@ HEARTS_CT = {
     f"zero-shot-unadapted:{MRI}": "MRI, as it is",
 }
 HEARTS_MRI = {"full": "40 cases", f"zero-shot:{CT}": "CT, adapted", f"zero-shot-unadapted:{CT}": "CT, as it is"}
-"""Settings of a results file, and the columns they make."""
+CARDIAC_BSSFP = {"full": "25 cases", "zero-shot-unadapted:Dataset032_CardiacLGE": "LGE, as it is"}
+CARDIAC_LGE = {"2-shot": "2 cases", "4-shot": "4 cases", "full": "25 cases"}
+SIMULATED = {f"zero-shot-unadapted:Dataset{number:03d}_{name}": title for (number, name), title in zip(
+    TEST.items(), ("inverted", "V-shaped", "T2-like", "slices of 5 mm"), strict=True)}  # fmt: skip
+COLUMNS: dict[str, tuple[str, dict[str, str]]] = {
+    "hippocampus": ("hippocampus", HIPPOCAMPUS),
+    "simulated": ("hippocampus", SIMULATED),
+    "heart-ct": ("heart-ct", HEARTS_CT),
+    "heart-mri": ("heart-mri", HEARTS_MRI),
+    "cardiac-bssfp": ("cardiac-bssfp", CARDIAC_BSSFP),
+    "cardiac-lge": ("cardiac-lge", CARDIAC_LGE),
+}
+"""Tables of comparisons: the protocol, its settings, and the columns they make."""
 OTHER_DATA = {r"zero-shot:Dataset\d{3}_(\w+)": r"on \1, adapted", r"zero-shot-unadapted:Dataset\d{3}_(\w+)": r"on \1, as it is"}
 """Zero-shot settings of nnU-Net's results file, and what its table calls them."""
 SUMMARY_METHODS = {
@@ -60,19 +78,40 @@ NOTHING = "Not measured yet."
 
 # --------------------------------------------------------------------------------------------------------------- tables
 def comparison_table(settings: dict[str, str], table: pd.DataFrame) -> str:
-    """One row per method, one column per setting: Dice, mean ± deviation over seeds; NSD in brackets; best bold."""
+    """One row per method, one column per setting that was run: Dice, mean ± deviation over seeds; NSD in brackets; best
+    bold.
+    """
     scores = table.set_index(KEYS)
-    best = {setting: scores.loc[setting]["dice_average"].max() for setting in settings}
+    best = {name: scores.loc[name]["dice_average"].max() for name in settings if name in set(table["setting"])}
     rows = []
     for key, name in METHODS.items():
         cells = []
-        for setting in settings:
+        for setting in best:
             text = _score(scores, (setting, *key))
             is_best = bool(text) and scores.loc[(setting, *key), "dice_average"] == best[setting]
             cells.append(f"**{text}**" if is_best else text)
         if any(cells):
             rows.append([f"`{name}`", *cells])
-    return markdown(["method", *settings.values()], rows)
+    return markdown(["method", *(settings[name] for name in best)], rows) if rows else NOTHING
+
+
+def comparison_tables(name: str, folder: Path = RESULTS) -> str:
+    """The table ``name`` of :data:`COLUMNS`, and behind it those of the same protocol with other times of training."""
+    protocol, settings = COLUMNS[name]
+    tables = []
+    for time, path in times_of(protocol, folder).items():
+        title = "" if time == DEFAULT_TIME else f"After {time} of training:\n\n"
+        table = comparison_table(settings, read_rows(path))
+        if table != NOTHING:
+            tables.append(title + table)
+    return "\n\n".join(tables) or NOTHING
+
+
+def times_of(protocol: str, folder: Path = RESULTS) -> dict[str, Path]:
+    """The results files of ``protocol`` by the time of training, the default time first."""
+    own, stem = folder / kept_as(protocol), Path(kept_as(protocol)).stem
+    found = {path.stem.removeprefix(f"{stem}_"): path for path in sorted(folder.glob(f"{stem}_*.csv"))}
+    return ({DEFAULT_TIME: own} if own.is_file() else {}) | found
 
 
 def seconds_table(hippocampus: pd.DataFrame, heart_ct: pd.DataFrame, heart_mri: pd.DataFrame) -> str:
@@ -90,7 +129,8 @@ def seconds_table(hippocampus: pd.DataFrame, heart_ct: pd.DataFrame, heart_mri: 
         for table in kinds.values():
             found = table[(table["method"] == method) & (table["recipe"] == recipe)]["seconds_per_case"]
             cells.append(_range(found.min(), found.max()) if len(found) else "")
-        rows.append([f"`{name}`", *cells])
+        if any(cells):
+            rows.append([f"`{name}`", *cells])
     return markdown(["method", *kinds], rows)
 
 
@@ -153,9 +193,6 @@ def quickstart_table(table: pd.DataFrame) -> str:
 
 COMPARISONS = ("comparison_hippocampus.csv", "comparison_heart-ct.csv", "comparison_heart-mri.csv")
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
-    "hippocampus": (COMPARISONS[:1], lambda table: comparison_table(HIPPOCAMPUS, table)),
-    "heart-ct": (COMPARISONS[1:2], lambda table: comparison_table(HEARTS_CT, table)),
-    "heart-mri": (COMPARISONS[2:], lambda table: comparison_table(HEARTS_MRI, table)),
     "nnunet": (("nnunet.csv",), nnunet_table),
     "seconds": (COMPARISONS, seconds_table),
     "steps": (("ablation.csv",), steps_table),
@@ -163,8 +200,8 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "quickstart": (("quickstart.csv",), quickstart_table),
     "summary": (COMPARISONS, summary_table),
 }
-"""Each table's results files and how it is made of them."""
-PAGES = {ROOT / "documentation" / "benchmarks.md": tuple(TABLES)[:-1], ROOT / "README.md": ("summary",)}
+"""Each other table's results files and how it is made of them."""
+PAGES = {ROOT / "documentation" / "benchmarks.md": (*COLUMNS, *tuple(TABLES)[:-1]), ROOT / "README.md": ("summary",)}
 
 
 # ---------------------------------------------------------------------------------------------------------------- pages
@@ -177,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="put all tables into documentation/benchmarks.md and README.md")
     arguments = parser.parse_args(argv)
     if not arguments.write:
-        print("\n\n".join(f"### {name}\n\n{table_of(name)}" for name in TABLES))
+        print("\n\n".join(f"### {name}\n\n{table_of(name)}" for name in (*COLUMNS, *TABLES)))
         return
     for page in PAGES:
         write_text_atomically(page, with_tables(page))
@@ -186,6 +223,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def table_of(name: str, folder: Path = RESULTS) -> str:
     """The table ``name`` from its CSV files in ``folder``."""
+    if name in COLUMNS:
+        return comparison_tables(name, folder)
     files, make = TABLES[name]
     paths = [folder / file for file in files]
     return make(*map(read_rows, paths)) if all(path.exists() for path in paths) else NOTHING

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from benchmarks.protocols import CASES as PROTOCOL
+from benchmarks.case_lists import lists_of
 from diffatlas_pipeline.atlases.late_fusion import SHARES
 from diffatlas_pipeline.commands import convert, evaluate, plan_and_preprocess, predict, train
 from tests.planning.raw_data import write_dataset
@@ -63,7 +63,7 @@ def test_every_kind_of_data_set_goes_all_the_way(kind: str, tmp_path: Path) -> N
 def test_real_scans_and_dicom_series(tmp_path: Path) -> None:
     data = Path(os.environ["DIFFATLAS_TEST_DATA"])
     source = data / "Task04_Hippocampus"
-    chosen = json.loads(PROTOCOL.read_text(encoding="utf-8"))
+    chosen = json.loads(lists_of("hippocampus").read_text(encoding="utf-8"))
     few = tmp_path / "few.json"
     few.write_text(json.dumps({"train": chosen["full"][:4], "test": chosen["test"][:3]}))
     lists = ["--cases-from-json", f"{few}:train", "--test-from-json", f"{few}:test"]

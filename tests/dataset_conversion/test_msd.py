@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks.protocols import CASES as PROTOCOL
+from benchmarks.case_lists import lists_of
 from dataset_conversion.msd import convert_msd, read_source
 from diffatlas_pipeline.errors import DatasetError
 
@@ -197,7 +197,7 @@ def test_real_hippocampus_with_its_protocol(tmp_path: Path) -> None:
     if not data:
         pytest.skip("DIFFATLAS_TEST_DATA is not set")
     source = Path(data) / "Task04_Hippocampus"
-    protocol = json.loads(PROTOCOL.read_text(encoding="utf-8"))
+    protocol = json.loads(lists_of("hippocampus").read_text(encoding="utf-8"))
     folder = convert_msd(source, tmp_path, 4, training_cases=protocol["full"], test_cases=protocol["test"], workers=2)
     names = _names(folder)
     assert [len(names[part]) for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")] == [160, 160, 40, 40]

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from benchmarks import contrasts, protocols, raw_data
 from tests.planning.raw_data import ball_case, write_nifti
 
 TEST = 2
@@ -33,3 +35,9 @@ def write_task(folder: Path, training: int = 6) -> Path:
     protocol = {"test": names[training:], "full": full, "2-shot": full[:2], "4-shot": full[:3], "8-shot": full[:3]}
     (folder / "protocol.json").write_text(json.dumps({**protocol, "16-shot": full[:3]}))
     return folder
+
+
+def use_lists(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    """Let every protocol have the lists in ``file``."""
+    for module in (contrasts, protocols, raw_data):
+        monkeypatch.setattr(module, "lists_of", lambda _: file)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import tables
+from benchmarks.protocols import PROTOCOLS
 from benchmarks.record import RESULTS, append_row, read_rows
 
 
@@ -21,6 +22,7 @@ REGISTRATION = RESULTS / "registration.csv"  # of libraries outside this reposit
 
 def test_every_results_file_is_shown_and_says_how_it_was_made() -> None:
     files = {file for files, _ in tables.TABLES.values() for file in files}
+    files |= {path.name for protocol, _ in tables.COLUMNS.values() for path in tables.times_of(protocol).values()}
     there = {path.name for path in RESULTS.iterdir()}
     assert there <= files | {REGISTRATION.name} and files - there <= {"nnunet.csv"}, "that one needs hours of nnU-Net"
     for file in files & there:
@@ -41,14 +43,12 @@ def test_the_table_of_registrations_is_that_of_its_results_file() -> None:
 
 
 def test_every_measured_cell_of_the_comparisons_is_on_the_page() -> None:
-    for protocol, columns in (
-        ("hippocampus", tables.HIPPOCAMPUS),
-        ("heart-ct", tables.HEARTS_CT),
-        ("heart-mri", tables.HEARTS_MRI),
-    ):
-        table = read_rows(RESULTS / f"comparison_{protocol}.csv")
-        assert {*table["setting"]} == {*columns}
-        assert {*zip(table["method"], table["recipe"], strict=True)} <= {*tables.METHODS}
+    for protocol in PROTOCOLS:
+        columns = {column for of, columns in tables.COLUMNS.values() if of == protocol for column in columns}
+        for path in tables.times_of(protocol).values():
+            table = read_rows(path)
+            assert {*table["setting"]} <= columns
+            assert {*zip(table["method"], table["recipe"], strict=True)} <= {*tables.METHODS}
 
 
 def test_comparison_marks_the_best_and_leaves_open_what_was_not_run(tmp_path: Path) -> None:
@@ -61,7 +61,11 @@ def test_comparison_marks_the_best_and_leaves_open_what_was_not_run(tmp_path: Pa
          "nsd_average": 0.2},
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "comparison_heart-mri.csv", index=False)
-    header, _, *lines = tables.table_of("heart-mri", tmp_path).splitlines()
+    frame = pd.DataFrame(rows[:2]).assign(dice_average=0.9)
+    frame.to_csv(tmp_path / "comparison_heart-mri_30m.csv", index=False)
+    own, longer = tables.table_of("heart-mri", tmp_path).split("\n\nAfter 30m of training:\n\n")
+    assert longer.splitlines()[0] == "| method | 40 cases |", "a setting that was not run has no column"
+    header, _, *lines = own.splitlines()
     assert header == "| method | 40 cases | CT, adapted | CT, as it is |"
     assert lines == [
         "| `rba` | **0.861 (0.930)** |  |  |",

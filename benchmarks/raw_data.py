@@ -1,0 +1,79 @@
+"""The raw data sets of the fixed protocols: training cases in imagesTr, test cases in imagesTs, both with labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.case_lists import lists_of, read_protocol
+from benchmarks.commands import do
+from dataset_conversion.raw_layout import (
+    LayoutDescription,
+    check_leftovers,
+    dataset_folder,
+    image_name,
+    make_folders,
+    place_file,
+    write_description,
+)
+from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import UserError
+
+HIPPOCAMPUS = "hippocampus"
+HIPPOCAMPUS_ID, HIPPOCAMPUS_NAME, TASK = 4, "Hippocampus", "Task04_Hippocampus"
+HEARTS = {"heart-ct": ("CT", 11), "heart-mri": ("MRI", 12)}
+HEART_CASES, HEART_TEST_CASES, HEART_SIZE = 40, 12, 48
+CARDIAC = {"cardiac-bssfp": ("CardiacBSSFP", 31), "cardiac-lge": ("CardiacLGE", 32)}
+
+
+def place_hippocampus(data: Path | None, workspace: Path) -> Path:
+    """The raw data set's folder. UserError if ``data`` does not hold the Decathlon's task."""
+    source = found(data, TASK)
+    lists = lists_of(HIPPOCAMPUS)
+    cases = ["--cases-from-json", f"{lists}:full", "--test-from-json", f"{lists}:test"]
+    number = ["-d", str(HIPPOCAMPUS_ID), "--name", HIPPOCAMPUS_NAME]
+    do("convert", ["msd", "-i", str(source), *number, *cases, "--workspace", str(workspace)])
+    return Workspace.resolve(workspace).raw / f"Dataset{HIPPOCAMPUS_ID:03d}_{HIPPOCAMPUS_NAME}"
+
+
+def place_hearts(workspace: Path) -> None:
+    """Generated hearts of both modalities."""
+    for modality, number in HEARTS.values():
+        size = ["--cases", str(HEART_CASES), "--test-cases", str(HEART_TEST_CASES), "--size", str(HEART_SIZE)]
+        do("convert", ["phantom", "-d", str(number), "--modality", modality, *size, "--workspace", str(workspace)])
+
+
+def place_cardiac(protocol: str, data: Path | None, workspace: Path) -> Path:
+    """Link (or copy) the cases of ``protocol`` to where they train and test; returns the raw data set's folder.
+
+    The source is a data set in the raw layout whose imagesTr and labelsTr hold all patients. UserError for what is not
+    there.
+    """
+    name, number = CARDIAC[protocol]
+    source = found(data, f"Dataset{number:03d}_{name}")
+    folder = dataset_folder(Workspace.resolve(workspace).raw, number, name)
+    described = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    ending, channels = described["file_ending"], tuple(described["channel_names"].values())
+    labels = {label: value for label, value in described["labels"].items() if value}
+    lists = read_protocol(lists_of(protocol))
+    places: dict[str, dict[str, Path]] = {}  # folder: file's name there: file in the source
+    for part, cases in (("Tr", lists["full"]), ("Ts", lists["test"])):
+        images = [image_name(case, channel, ending) for case in cases for channel in range(len(channels))]
+        places[f"images{part}"] = {image: source / "imagesTr" / image for image in images}
+        places[f"labels{part}"] = {case + ending: source / "labelsTr" / (case + ending) for case in cases}
+    if missing := [str(path) for files in places.values() for path in files.values() if not path.is_file()]:
+        raise UserError(f"{source}: {len(missing)} file(s) of the protocol are not there, such as {missing[0]}.")
+    check_leftovers(folder, {part: set(files) for part, files in places.items()}, overwrite=False)
+    make_folders(folder, places)
+    for part, files in places.items():
+        for file, path in files.items():
+            place_file(path, folder / part / file)
+    write_description(folder, name, len(lists["full"]), LayoutDescription(channels, labels, ending, {}))
+    return folder
+
+
+def found(data: Path | None, folder: str) -> Path:
+    """``folder`` in ``data``. UserError if it is no data set."""
+    if data is None or not (data / folder / "dataset.json").is_file():
+        raise UserError(f"--data {data}: no {folder}/dataset.json there. Give the folder that holds {folder}.")
+    return data / folder
