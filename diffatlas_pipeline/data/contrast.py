@@ -7,6 +7,8 @@ share of the detail in every region stays, brighter or darker.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
@@ -21,6 +23,8 @@ CURVE_POINTS = (3, 6)
 DETAIL = 1.2  # largest share of the real detail that stays in a region, in either sign
 TEXTURE = 0.12  # largest standard deviation of a region's own noise
 EMPTY_STAYS = 0.5  # probability that what is black around a scan stays black
+THICK = 0.2  # probability of thick slices, and their largest thickness in voxels of the finest spacing
+THICKEST = 6.0
 BIAS_POINTS, BIAS = 3, 0.3  # control points along an axis of the field, and its largest strength (of a logarithm)
 PERCENTILES = (0.5, 99.5)
 SMOOTH_DISTINCT, SMOOTH_PAINT, SMOOTH_TEXTURE = (0.4, 1.2), (0.3, 0.9), (0.3, 0.8)  # sigma in voxels of the finest spacing
@@ -35,12 +39,15 @@ def synthesise_contrast(
     everywhere: then all regions come from the image.
     """
     sigma_scale = min(spacing_mm) / np.asarray(spacing_mm)
+    slices = _draw_slices(image.shape[1:], sigma_scale, rng) if rng.random() < THICK else None
     regions = _regions(image, distances, rng, sigma_scale)
     empty = ndimage.binary_opening((image <= image.min() + 1e-3).all(axis=0)) if rng.random() < EMPTY_STAYS else None
     painted = [_painted(channel, regions, rng, sigma_scale) for channel in image]
     if empty is not None:
         for channel in painted:
             channel[empty] = channel.min()
+    if slices is not None:
+        painted = [_in_thick_slices(channel, *slices) for channel in painted]
     return np.stack([_normalised(channel) for channel in painted])
 
 
@@ -106,6 +113,28 @@ def _curve(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     heights = rng.random(int(rng.integers(CURVE_POINTS[0], CURVE_POINTS[1] + 1)))
     heights = (heights - heights.min()) / max(np.ptp(heights), 1e-6) * 2 - 1
     return np.interp(values, np.linspace(-1, 1, len(heights)), heights)
+
+
+def _draw_slices(shape: Sequence[int], sigma_scale: np.ndarray, rng: np.random.Generator) -> tuple[int, float, float] | None:
+    """An axis, a thickness in its voxels, and where the first slice lies; None where voxels are that thick already."""
+    axis, finest = int(rng.integers(3)), rng.uniform(2, THICKEST)
+    thickness = float(finest * sigma_scale[axis])
+    return (axis, thickness, float(rng.uniform(0, thickness))) if 1.5 < thickness < shape[axis] / 2 else None
+
+
+def _in_thick_slices(channel: np.ndarray, axis: int, thickness: float, first: float) -> np.ndarray:
+    """``channel`` as if scanned in slices ``thickness`` voxels apart along ``axis``, each a mean, and interpolated."""
+    means = ndimage.uniform_filter1d(channel, max(2, round(thickness)), axis=axis, mode="nearest")
+    places = np.arange(channel.shape[axis])
+    centres = np.arange(first, channel.shape[axis], thickness)
+    below = np.clip(np.searchsorted(centres, places, side="right") - 1, 0, max(0, len(centres) - 2))
+    above = np.minimum(below + 1, len(centres) - 1)
+    weight = np.clip((places - centres[below]) / thickness, 0, 1).astype(np.float32)
+    weight = weight.reshape([-1 if dimension == axis else 1 for dimension in range(3)])
+    low, high = (
+        np.take(means, np.rint(centres[index]).astype(int).clip(0, len(places) - 1), axis=axis) for index in (below, above)
+    )
+    return low * (1 - weight) + high * weight
 
 
 def _bias_field(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
-from diffatlas_pipeline.data.contrast import synthesise_contrast
+from diffatlas_pipeline.data.contrast import _in_thick_slices, synthesise_contrast
 from diffatlas_pipeline.planning.plan import AugmentationPlan
 from diffatlas_pipeline.volumes.grids import Triple
 
@@ -90,8 +90,22 @@ def test_labels_that_fill_the_patch() -> None:
 def test_what_is_empty_around_a_scan_often_stays_so() -> None:
     image, distances = two_balls()
     image[:, :5] = -1
-    darkest = [(one[:, 1:4] == -1).mean() > 0.9 for one in drawn(image, distances)]
-    assert 0.4 < np.mean(darkest) < 0.8
+    darkest = [(one[:, 1:4] == -1).mean() > 0.9 for one in drawn(image, distances, 100)]
+    assert 0.3 < np.mean(darkest) < 0.75
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_thick_slices_are_means_and_what_is_straight_stays_so(axis: int) -> None:
+    ramp = np.moveaxis(np.broadcast_to(np.linspace(-1, 1, 40, dtype=np.float32), (8, 9, 40)), 2, axis)
+    slices = _in_thick_slices(ramp, axis, 4.0, 2.0)
+    inner = [slice(None)] * 3
+    inner[axis] = slice(6, 34)
+    np.testing.assert_allclose(slices[tuple(inner)], ramp[tuple(inner)], atol=0.06)  # half a voxel, where a mean lies between
+    noise = np.random.default_rng(0).normal(size=(8, 9, 40)).astype(np.float32)
+    noise = np.moveaxis(noise, 2, axis)
+    thick = _in_thick_slices(noise, axis, 4.0, 2.0)
+    assert thick.std() < 0.6 * noise.std()
+    assert np.abs(np.diff(thick, n=2, axis=axis)).std() < 0.3 * np.abs(np.diff(noise, n=2, axis=axis)).std()
 
 
 def test_a_share_of_the_samples_is_drawn_and_distances_are_left() -> None:
