@@ -78,7 +78,8 @@ def test_what_nnunet_cannot_read_is_said_before_it_starts(places: Workspace, cap
     change_description(places.raw / "Dataset007_Balls", labels={"background": 0, "large": 3, "small": 7})
     with pytest.raises(UserError, match=r"labels \[3, 7\], but nnU-Net takes 1, 2, ... without a gap"):
         nnunet.cases_of(Prepared(7), ["full"], places)
-    for words, said in ((["--max-time", "soon"], "not a duration"), (["--data", "nowhere"], "no Task04_Hippocampus/dataset.json there")):
+    mistakes = {"not a duration": ["--max-time", "soon"], "no Task04_Hippocampus/dataset.json there": ["--data", "nowhere"]}
+    for said, words in mistakes.items():
         with pytest.raises(SystemExit) as stop:
             nnunet.main(["hippocampus", *words])
         assert stop.value.code == 2 and said in capsys.readouterr().err
