@@ -39,16 +39,14 @@ def train(
 
     ``fold``: "fold0" ... "fold4" (or 0 ... 4), "all", or a split of splits.json or of one's own ``splits_file``.
     ``method``: "diffatlas", "icf" (feed-forward), "icmd" (mask diffusion), "rba" (registered atlases) or "mean".
-    ``recipe``: "default", "paper" (as published), or another in plans.json. ``any_contrast``: half of what a network
-    sees has a contrast synthesised from the labels, for scans of other modalities. ``max_time``: seconds, or "90s",
-    "30m", "2h"; it and ``iterations`` replace the planned number of iterations. ``num_cases``: use only so many
-    training cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the training cases of the split
-    ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` gives them pseudo-labels, and what its
-    registration finds is kept in the folder ``registrations``. ``workers``: processes that prepare batches; 0 for none.
-    ``precision``: "float32", "bfloat16", or "auto": the faster. ``compile``: use torch.compile. ``validation``: score
-    validation cases, while training and all of them at the end. ``overwrite``: start again, deleting what this fold
-    has; else a trained fold is left as it is. ``workspace``: as for ``plan_and_preprocess``. It starts processes, so a
-    script calls it under ``if __name__ == "__main__":``. UserError for what cannot be trained.
+    ``recipe``: "default", "paper" (as published), or another in plans.json; ``any_contrast``: with synthetic contrasts,
+    for scans of other modalities. ``max_time`` (seconds, or "90s", "30m", "2h") and ``iterations`` replace the plan's.
+    ``num_cases``: use so many training cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the
+    training cases of the split ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` labels
+    them, with registrations kept in the folder ``registrations``. ``workers``: processes that prepare batches.
+    ``precision``: "float32", "bfloat16", or "auto": the faster. ``validation``: score validation cases. ``overwrite``:
+    start again; else a trained fold is left as it is. It starts processes, so a script calls it under
+    ``if __name__ == "__main__":``. UserError for what cannot be trained.
     """
     check_main_guard()
     options = TrainingOptions(
