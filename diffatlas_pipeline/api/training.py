@@ -43,10 +43,10 @@ def train(
     for scans of other modalities. ``max_time`` (seconds, or "90s", "30m", "2h") and ``iterations`` replace the plan's.
     ``num_cases``: use so many training cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the
     training cases of the split ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` labels
-    them, with registrations kept in the folder ``registrations``. ``workers``: processes that prepare batches.
-    ``precision``: "float32", "bfloat16", or "auto": the faster. ``validation``: score validation cases. ``overwrite``:
-    start again; else a trained fold is left as it is. It starts processes, so a script calls it under
-    ``if __name__ == "__main__":``. UserError for what cannot be trained.
+    them, with registrations kept in the folder ``registrations``. ``validation``: score validation cases.
+    ``precision``: "float32", "bfloat16", or "auto": the faster. ``overwrite``: start again; else a trained fold is left
+    as it is. It starts processes, so a script calls it under ``if __name__ == "__main__":``. UserError for what cannot
+    be trained.
     """
     check_main_guard()
     options = TrainingOptions(
