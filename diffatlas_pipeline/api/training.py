@@ -44,8 +44,8 @@ def train(
     ``num_cases``: use so many training cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the
     training cases of the split ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` labels
     them, with registrations kept in the folder ``registrations``. ``validation``: score validation cases.
-    ``precision``: "float32", "bfloat16", or "auto": the faster. ``overwrite``: start again, deleting what this fold has.
-    A script calls it under ``if __name__ == "__main__":``, as it starts processes. UserError for what cannot be trained.
+    ``precision``: "float32", "bfloat16", or "auto": the faster. ``overwrite``: start again, deleting what is there.
+    A script calls it under ``if __name__ == "__main__":``: it starts processes. UserError for what cannot be trained.
     """
     check_main_guard()
     options = TrainingOptions(
