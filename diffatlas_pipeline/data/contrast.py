@@ -17,7 +17,6 @@ from diffatlas_pipeline.volumes.grids import TripleMm
 BACKGROUND_REGIONS = (2, 12)
 PLACE_WEIGHT = (0.02, 2.0)  # of the distance of two voxels in patches, against their difference in intensity
 SPLIT_LABEL = 0.3  # probability that a label is painted as two tissues, by its intensity
-WALL = 0.3  # probability that a label has a wall of its own tissue around it, one or two voxels thick
 INDEPENDENT = 0.5  # probability that regions get means of their own; else a curve of their real means
 JITTER = 0.08  # of a mean on the curve
 CURVE_POINTS = (3, 6)
@@ -53,9 +52,7 @@ def synthesise_contrast(
 
 
 def _regions(image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) int: labels, some of them in two parts, walls around some, and clusters of the background by intensity
-    and place.
-    """
+    """(X, Y, Z) int: labels, some of them in two parts, and clusters of the background by intensity and place."""
     smooth = np.stack([_blurred(channel, rng.uniform(*SMOOTH_DISTINCT), sigma_scale) for channel in image])
     nearest = np.where(np.isnan(distances), 1.0, distances)
     label = np.where(nearest.min(axis=0) < 0, nearest.argmin(axis=0) + 1, 0)
@@ -67,26 +64,9 @@ def _regions(image: np.ndarray, distances: np.ndarray, rng: np.random.Generator,
             cut = np.quantile(channel[inside], rng.uniform(0.1, 0.9))
             regions[inside & (channel > cut)] = next_region
             next_region += 1
-    for k in range(1, len(distances) + 1):
-        if rng.random() < WALL:
-            wall = _around(label == k, int(rng.integers(1, 3)), sigma_scale) & background
-            regions[wall] = next_region
-            background &= ~wall
-            next_region += 1
     if background.any():
         regions[background] = next_region + _clusters(smooth, background, rng)
     return np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
-
-
-def _around(mask: np.ndarray, voxels: int, sigma_scale: np.ndarray) -> np.ndarray:
-    """``mask`` grown by so many ``voxels``, but not along an axis on which these are over twice as thick as the
-    finest.
-    """
-    structure = np.zeros((3, 3, 3), dtype=bool)
-    structure[1, 1, 1] = True
-    for axis in np.flatnonzero(sigma_scale >= 0.5):
-        structure[tuple(slice(None) if dimension == axis else 1 for dimension in range(3))] = True
-    return ndimage.binary_dilation(mask, structure, iterations=voxels)
 
 
 def _clusters(smooth: np.ndarray, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.data import contrast
 from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
-from diffatlas_pipeline.data.contrast import _around, _in_thick_slices, synthesise_contrast
+from diffatlas_pipeline.data.contrast import _in_thick_slices, synthesise_contrast
 from diffatlas_pipeline.planning.plan import AugmentationPlan
 from diffatlas_pipeline.volumes.grids import Triple
 
@@ -93,29 +92,6 @@ def test_what_is_empty_around_a_scan_often_stays_so() -> None:
     image[:, :5] = -1
     darkest = [(one[:, 1:4] == -1).mean() > 0.9 for one in drawn(image, distances, 100)]
     assert 0.3 < np.mean(darkest) < 0.75
-
-
-def test_walls_lie_around_a_label_and_are_no_thicker_than_voxels_allow() -> None:
-    mask = np.zeros((9, 9, 9), dtype=bool)
-    mask[4, 4, 4] = True
-    assert _around(mask, 1, np.array([1.0, 1.0, 1.0])).sum() == 7
-    assert _around(mask, 2, np.array([1.0, 1.0, 1.0])).sum() == 25
-    in_plane = _around(mask, 2, np.array([1.0, 1.0, 0.2]))
-    assert in_plane.sum() == in_plane[:, :, 4].sum() == 13
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_a_wall_is_a_region_of_its_own(monkeypatch: pytest.MonkeyPatch, share: float) -> None:
-    monkeypatch.setattr(contrast, "WALL", share)
-    image, distances = two_balls()
-    scale = np.ones(3)
-    wall = _around(distances[0] < 0, 1, scale) & (distances.min(axis=0) >= 0)
-    beyond = ~_around(distances.min(axis=0) < 0, 3, scale)
-    apart = []
-    for seed in range(10):
-        regions = contrast._regions(image, distances, np.random.default_rng(seed), scale)
-        apart.append(not set(regions[wall]) & set(regions[beyond]))
-    assert all(apart) if share else not all(apart)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
