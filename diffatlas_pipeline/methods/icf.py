@@ -22,7 +22,7 @@ from diffatlas_pipeline.networks.unet import build_network
 
 @dataclass(frozen=True)
 class FeedForwardRecipe(LearnedRecipe):
-    """Nothing to choose."""
+    """Nothing of its own to choose."""
 
 
 class FeedForward(LearnedMethod):
