@@ -305,6 +305,7 @@ PRESET_ROWS = {
     "largest_batch": "patches of a batch, at most",
     "learning_rate": "learning rate",
     "iterations": "iterations: fewest, for 160 patches, most",
+    "fewest_in_radius": "voxels in the thinnest label's radius where voxels are made coarser; 0: never",
 }
 
 

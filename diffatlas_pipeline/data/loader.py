@@ -96,7 +96,9 @@ class PatchLoader(data_loader.DataLoader):
         source = self._data
         if self.unlabelled is not None and rng.random() < self.fraction:
             source = self.unlabelled
-        image, distances = source.sample(rng, self.augmentation.source_extent(parameters))
+        image, distances = source.sample(
+            rng, self.augmentation.source_extent(parameters), beyond=parameters.contrast_seed is not None
+        )
         return image, distances, parameters
 
 

@@ -33,9 +33,11 @@ class PatchSource:
         for case in self._cases:
             _check(case, plan, folder, labelled)
 
-    def sample(self, rng: np.random.Generator, extent: Triple | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def sample(
+        self, rng: np.random.Generator, extent: Triple | None = None, beyond: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """One random patch: image (C, *extent) in [-1, 1] and distances (K, *extent) within ±STORED_LIMIT, both
-        float32.
+        float32. With ``beyond`` the image is not cut off where it goes beyond the planned Hounsfield bounds.
 
         Distances are NaN unless the cases are labelled.
 
@@ -48,7 +50,11 @@ class PatchSource:
         start = self._place(case, rng)
         extent = extent or self.patch
         start = [s - (e - p) // 2 for s, e, p in zip(start, extent, self.patch, strict=True)]
-        image = _read_padded(case.image, start, extent, IMAGE_PADDING)
+        image = _read_padded(case.image, start, extent, -np.inf)
+        empty = np.isneginf(image)
+        image[empty] = min(IMAGE_PADDING, float(image.min(where=~empty, initial=np.inf))) if beyond else IMAGE_PADDING
+        if not beyond:
+            np.clip(image, -1, 1, out=image)
         if not self._labelled:
             return image, np.full((self._labels, *extent), np.nan, dtype=np.float32)
         assert case.distances is not None  # checked when the case was opened

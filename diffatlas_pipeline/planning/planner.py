@@ -11,6 +11,7 @@ from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.planning.coarser import coarser_spacing
 from diffatlas_pipeline.planning.diffusion_steps import (
     ALLOWED_LOSS,
     MOST_STEPS,
@@ -46,7 +47,10 @@ def make_plan(
         raise UserError("The fingerprint holds no case: nothing can be planned from it.")
     dimensions, description = fingerprint.dimensions, fingerprint.description
     why: dict[str, str] = {}
-    spacing_mm, why["spacing_mm"] = plan_spacing(fingerprint.cases, dimensions)
+    finest_mm, reason = plan_spacing(fingerprint.cases, dimensions)
+    preset = preset_named(budget.preset)
+    spacing_mm, coarser = coarser_spacing(preset, fingerprint.cases, fingerprint.labels, finest_mm, dimensions)
+    why["spacing_mm"] = reason + coarser
     shapes = np.array([planned_shape(case, spacing_mm) for case in fingerprint.cases])
     x, y, z = (int(n) for n in np.ceil(np.median(shapes, axis=0)))
     joint_channels = len(description.channels) + len(description.labels)

@@ -42,10 +42,11 @@ class Preset:
     largest_batch: int
     learning_rate: float
     iterations: tuple[int, int, int]  # fewest, for a data set of 160 patches, most
+    fewest_in_radius: float = 0.0  # voxels in the thinnest label's inscribed radius where voxels are made coarser; 0: never
 
 
 PRESETS: dict[str, Preset] = {
-    "cpu": Preset(2, (32, 64, 128), (1, 1, 2), False, 128, 0.5, 64**3, 64**3, 4, 1e-3, (2000, 3000, 6000)),
+    "cpu": Preset(2, (32, 64, 128), (1, 1, 2), False, 128, 0.5, 64**3, 64**3, 4, 1e-3, (2000, 3000, 6000), 3.0),
     "gpu8": Preset(
         1, (32, 64, 128, 256, 320), (2, 2, 2, 2, 2), True, 256, 0.8, 128**3, 2 * 128**3, 16, 3e-4, (20000, 50000, 150000)
     ),

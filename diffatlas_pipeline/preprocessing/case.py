@@ -10,7 +10,7 @@ import numpy as np
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, encode_labels
-from diffatlas_pipeline.preprocessing.normalisation import normalise
+from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, normalise
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.crop import content_box, crop, uncrop
 from diffatlas_pipeline.volumes.grids import LabelVolume, Triple, TripleMm, Volume
@@ -26,10 +26,13 @@ COARSER = 1.25
 ANISOTROPY = 3.0  # an axis this much coarser than the finest is not interpolated cubically: it would ring between slices
 
 
-def prepare_image(volume: Volume, plan: Plan, modality: str | None = None) -> tuple[np.ndarray, SpatialRecord]:
+def prepare_image(
+    volume: Volume, plan: Plan, modality: str | None = None, beyond: bool = False
+) -> tuple[np.ndarray, SpatialRecord]:
     """A scan as the network sees it: (C, x, y, z) float32 in [-1, 1] at the planned spacing, and how it came there.
 
-    Raises ImageError when the number of channels or of dimensions is not the plan's.
+    With ``beyond``, what is cut off at the planned Hounsfield bounds goes on beyond -1 and 1, for augmentation;
+    clipped, it is the same image. Raises ImageError when the number of channels or of dimensions is not the plan's.
     """
     _check(volume, plan)
     canonical, grid = to_canonical(volume.array, volume.grid)
@@ -44,9 +47,16 @@ def prepare_image(volume: Volume, plan: Plan, modality: str | None = None) -> tu
         planned_shape=resampled_shape(shape, spacing_mm, planned_spacing_mm),
         planned_spacing_mm=planned_spacing_mm,
     )
-    image = normalise(crop(canonical, start, shape), plan.channels, modality)
+    cropped = crop(canonical, start, shape)
+    image = normalise(cropped, plan.channels, modality)
     image = resample(image, record.planned_shape, _image_order(spacing_mm, planned_spacing_mm))
-    return np.clip(image, -1, 1).astype(np.float32, copy=False), record  # cubic interpolation overshoots
+    image = np.clip(image, -1, 1).astype(np.float32, copy=False)  # cubic interpolation overshoots
+    excess = beyond_bounds(cropped, plan.channels, modality) if beyond else None
+    if excess is not None:
+        excess = resample(excess, record.planned_shape, (1, 1, 1))
+        image = np.where(image >= 1, image + np.maximum(excess, 0), image)
+        image = np.where(image <= -1, image + np.minimum(excess, 0), image)
+    return image, record
 
 
 def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np.ndarray:

@@ -25,12 +25,29 @@ def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str 
         raise UserError(f"Unknown modality '{modality}': allowed are {', '.join(MODALITIES)}. Leave it out to follow the plan.")
     result = np.empty(array.shape, dtype=np.float32)
     for c, channel in enumerate(channels):
-        lower, upper = _bounds(array[c], channel, modality)
+        lower, upper = (channel.lower, channel.upper) if _in_hounsfield(channel, modality) else _percentiles(array[c], channel)
         if upper > lower:
             np.clip((array[c] - lower) * np.float32(2 / (upper - lower)) - 1, -1, 1, out=result[c])
         else:
             result[c] = -1
     return result
+
+
+def beyond_bounds(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str | None = None) -> np.ndarray | None:
+    """``array`` (C, X, Y, Z) -> float32: by how much :func:`normalise` cuts off the Hounsfield units of a CT,
+    logarithmically; None where it cuts off none by planned bounds.
+
+    It tells apart what looks alike within them, such as fat, lung and air in a scan planned for bright blood.
+    """
+    if not any(_in_hounsfield(channel, modality) for channel in channels):
+        return None
+    excess = np.zeros(array.shape, dtype=np.float32)
+    for c, channel in enumerate(channels):
+        if _in_hounsfield(channel, modality) and channel.upper > channel.lower:
+            scaled = (array[c] - channel.lower) * np.float32(2 / (channel.upper - channel.lower)) - 1
+            np.log(np.maximum(np.abs(scaled), 1), out=excess[c])
+            np.copysign(excess[c], scaled, out=excess[c])
+    return excess
 
 
 def is_out_of_domain(modality: str | None, channels: Sequence[ChannelPlan]) -> bool:
@@ -39,10 +56,13 @@ def is_out_of_domain(modality: str | None, channels: Sequence[ChannelPlan]) -> b
     return modality is not None and (modality.upper() == "CT") != trained_on_ct
 
 
-def _bounds(image: np.ndarray, channel: ChannelPlan, modality: str | None) -> tuple[float, float]:
-    """Intensities that become -1 and 1."""
-    if channel.scheme == "ct" and (modality is None or modality.upper() == "CT"):
-        return channel.lower, channel.upper
+def _in_hounsfield(channel: ChannelPlan, modality: str | None) -> bool:
+    """Whether the plan's bounds hold for a scan of ``modality``."""
+    return channel.scheme == "ct" and (modality is None or modality.upper() == "CT")
+
+
+def _percentiles(image: np.ndarray, channel: ChannelPlan) -> tuple[float, float]:
+    """Intensities of ``image`` that become -1 and 1 where no bounds are planned."""
     if channel.scheme not in ("ct", "percentile"):
         raise UserError(f"Channel '{channel.name}': unknown normalisation '{channel.scheme}'; allowed are ct and percentile.")
     percentiles = (channel.lower, channel.upper) if channel.scheme == "percentile" else DEFAULT_PERCENTILES

@@ -52,7 +52,7 @@ def preprocess_case(files: CaseFiles, plan: Plan, folder: Path, overwrite: bool)
         settings = _settings(files, plan)
         if not overwrite and _is_stored(folder, files.case, settings):
             return None
-        image, record = prepare_image(read_volume(files.images), plan, files.modality)
+        image, record = prepare_image(read_volume(files.images), plan, files.modality, beyond=True)
         distances = None if files.label is None else prepare_labels(read_labels(files.label), record, plan)
         write_case(folder, files.case, image, distances, record, settings, files.modality)
     except UserError as error:

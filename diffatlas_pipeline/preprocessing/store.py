@@ -23,7 +23,8 @@ from diffatlas_pipeline.files import from_json, write_text_atomically
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.grids import Triple
 
-STORE_VERSION = 1
+STORE_VERSION = 2
+KEEPS_WHAT_IS_BEYOND = 2  # the first version of images that go on beyond the planned Hounsfield bounds
 CHUNK = 64  # voxels per axis: a patch touches few chunks, and little is unpacked in vain
 BLOCK = 32
 FOREGROUND_POINTS = 512  # per label: enough to spread patches over a structure, small enough to sit in the JSON
@@ -81,8 +82,12 @@ class StoredCase:
 
     @cached_property
     def image(self) -> blosc2.NDArray:
-        """(C, x, y, z) in [-1, 1]."""
+        """(C, x, y, z) in [-1, 1], and beyond it where a scan goes beyond the planned Hounsfield bounds."""
         return self._open("image")
+
+    def read_image(self) -> np.ndarray:
+        """(C, x, y, z) float32 in [-1, 1]: the whole image as a network sees it."""
+        return np.clip(self.image[:], -1, 1).astype(np.float32)
 
     @cached_property
     def distances(self) -> blosc2.NDArray | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.preprocessing.store import list_stored, open_case
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.store import KEEPS_WHAT_IS_BEYOND, list_stored, open_case
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training.options import TrainingOptions
 
@@ -60,6 +61,21 @@ def cases_of_fold(options: TrainingOptions, source: Path) -> FoldCases:
     return FoldCases(name, training, validation)
 
 
+def check_any_contrast(source: Path, cases: Sequence[str], plan: Plan) -> None:
+    """UserError if the ``cases`` of a CT data set were stored by a release that cut fat, lung and air down to one
+    value: synthetic contrasts need to tell them apart.
+    """
+    if not any(channel.scheme == "ct" for channel in plan.channels):
+        return
+    old = [case for case in cases if open_case(source, case).facts.version < KEEPS_WHAT_IS_BEYOND]
+    if old:
+        raise UserError(
+            f"{source}: {len(old)} of {len(cases)} cases (such as '{old[0]}') were stored by an earlier release, without the "
+            "intensities outside the planned window, which synthetic contrasts need. Run `plan_and_preprocess` again, with "
+            "`overwrite`."
+        )
+
+
 def whole_cases(source: Path, cases: Sequence[str]) -> Iterator[Atlas]:
     """The preprocessed ``cases``, one after the other: images (C, x, y, z) and signed distances (K, x, y, z),
     float32.
@@ -68,5 +84,4 @@ def whole_cases(source: Path, cases: Sequence[str]) -> Iterator[Atlas]:
         stored = open_case(source, case)
         if stored.distances is None:
             raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot train. Leave it out of the split.")
-        image, distances = (np.asarray(array[:], dtype=np.float32) for array in (stored.image, stored.distances))
-        yield Atlas(case, image, distances)
+        yield Atlas(case, stored.read_image(), np.asarray(stored.distances[:], dtype=np.float32))

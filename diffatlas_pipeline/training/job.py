@@ -28,7 +28,7 @@ from diffatlas_pipeline.methods.registry import (
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.training.cases import FoldCases, cases_of_fold, whole_cases
+from diffatlas_pipeline.training.cases import FoldCases, cases_of_fold, check_any_contrast, whole_cases
 from diffatlas_pipeline.training.checkpoints import remove_checkpoints
 from diffatlas_pipeline.training.fit import fit
 from diffatlas_pipeline.training.loop import Run, Trained
@@ -131,6 +131,8 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     if options.iterations is not None and options.iterations < 1:
         raise UserError(f"`iterations` {options.iterations}: must be at least 1.")
     method = create_method(options.method, plan, recipe)
+    if method.any_contrast:
+        check_any_contrast(source, cases.training, plan)
     model = ModelFolder(ModelFolder.location(workspace, source.name, options.method, options.recipe))
     scans = choose_scans(options, method, model, source, cases)
     return Job(options, source, plan, method, cases, scans, device, model)

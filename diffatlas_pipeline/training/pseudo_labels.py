@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffatlas_pipeline import console
@@ -124,14 +123,14 @@ def label_scans(
     todo = [case for case in cases if case not in there]
     for case in console.each(todo, "labelling", len(todo), "scans", quiet):
         stored = open_case(source, case)
-        image = np.asarray(stored.image[:], dtype=np.float32)
+        image = stored.read_image()
         modality = stored.facts.modality
         adapt = "atlases" if atlases and teacher.is_out_of_domain(modality) else "off"
         segmenter = Segmenter(teacher, atlases, AtlasUse(adapt, bool(atlases)), modality, registrations)
         found = segmenter.segment(segmenter.prepare_stored(image, stored.record))
         values = decode_labels(found.distances.numpy(), [label.value for label in labels])
         distances = encode_labels(values, labels, stored.record.planned_spacing_mm, teacher.plan.distance.tau_mm)
-        write_case(folder, case, image, distances, stored.record, modality=modality)
+        write_case(folder, case, stored.image[:], distances, stored.record, modality=modality)
 
 
 def _check_registrations(options: TrainingOptions) -> None:

@@ -51,7 +51,7 @@ def sampled_dice(method: Method, source: Path, cases: Sequence[str], seed: int, 
         stored = open_case(source, case)
         if stored.distances is None:
             raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot validate. Leave it out of the split.")
-        image = np.asarray(stored.image[:], dtype=np.float32)
+        image = stored.read_image()
         given = torch.from_numpy(image).to(device)
         predicted = segment_padded(sampler, network, given, stitch, scan_seed(seed, image))
         found = decode_labels(predicted.distances.numpy(), list(values))

@@ -60,6 +60,20 @@ def test_small_volume_lies_whole_in_the_patch_and_is_padded(tmp_path: Path) -> N
     assert len(places) > 10  # elsewhere each time
 
 
+def test_beyond_the_bounds_an_image_goes_on_only_where_asked_for(tmp_path: Path) -> None:
+    plan = make_plan(patch_size=(32, 32, 32))
+    names = store_cases(tmp_path, plan, [SMALL])
+    stored = open_case(tmp_path, names[0])
+    assert stored.distances is not None
+    write_case(tmp_path, names[0], stored.image[:] * 2 - 1, stored.distances[:], stored.record)
+    source = PatchSource(tmp_path, names, plan)
+    seen, _ = source.sample(np.random.default_rng(0))
+    whole, _ = source.sample(np.random.default_rng(0), beyond=True)
+    np.testing.assert_array_equal(np.clip(whole, -1, 1), seen)
+    assert whole.min() < -2
+    assert (whole == whole.min()).sum() >= 32**3 - np.prod(SMALL)  # padding is as dark as the darkest
+
+
 @pytest.mark.parametrize("shape", [LARGE, SMALL])
 def test_extent_keeps_the_centre(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     source, _ = source_of(tmp_path, shape, (24, 24, 24))

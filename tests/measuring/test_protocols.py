@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from benchmarks import raw_data
@@ -110,6 +112,31 @@ def test_a_patient_who_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
         raw_data.place_cardiac("cardiac-lge", data, tmp_path / "w")
     with pytest.raises(UserError, match=r"no Dataset031_CardiacBSSFP/dataset\.json there"):
         raw_data.place_cardiac("cardiac-bssfp", data, tmp_path / "w")
+
+
+@pytest.mark.real_data
+def test_a_heart_is_as_wide_in_both_sequences(tmp_path: Path) -> None:
+    """The published headers of bSSFP make the left ventricle 123 mm wide, where LGE of the same patient has 73 mm."""
+    data = os.environ.get("DIFFATLAS_TEST_DATA")
+    if data is None:
+        pytest.skip("DIFFATLAS_TEST_DATA is not set")
+
+    def width_mm(folder: Path) -> float:
+        labels = nib.load(folder / "labelsTr" / "patient03.nii.gz")
+        left = np.isin(np.asarray(labels.dataobj), (1, 2))  # with its muscle
+        pixel_mm2 = np.prod(labels.header.get_zooms()[:2])
+        return float(2 * np.sqrt(left.sum(axis=(0, 1)).max() * pixel_mm2 / np.pi))
+
+    folders = [raw_data.place_cardiac(protocol, Path(data), tmp_path) for protocol in CARDIAC]
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+    bssfp, lge = map(width_mm, folders)
+    assert bssfp == pytest.approx(lge, rel=0.1) and 55 < bssfp < 90
+    published = nib.load(Path(data) / folders[0].name / "imagesTr" / "patient03_0000.nii.gz")
+    placed = nib.load(folders[0] / "imagesTr" / "patient03_0000.nii.gz")
+    np.testing.assert_array_equal(np.asarray(placed.dataobj), np.asarray(published.dataobj))
+    assert placed.header.get_zooms()[2] == pytest.approx(published.header.get_zooms()[2])
+    raw_data.place_cardiac("cardiac-bssfp", Path(data), tmp_path)
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}, "nothing is written twice"
 
 
 @pytest.mark.real_data

@@ -74,7 +74,7 @@ def test_a_thick_axis_takes_its_lowest_decile() -> None:
     cases = tuple(
         dataclasses.replace(case, spacing_mm=(0.7, 0.7, 3.0 + 0.4 * index)) for index, case in enumerate(fingerprint.cases)
     )
-    plan = plan_of(dataclasses.replace(fingerprint, cases=cases))
+    plan = plan_of(dataclasses.replace(fingerprint, cases=cases), Budget(24, "cuda", "gpu24"))
     assert plan.spacing_mm == pytest.approx((0.7, 0.7, 3.4))
     assert "lowest decile" in plan.why["spacing_mm"]
 
@@ -84,7 +84,7 @@ def test_a_coarse_but_long_axis_takes_the_median() -> None:
     cases = tuple(
         dataclasses.replace(case, spacing_mm=(0.7, 0.7, z)) for case, z in zip(fingerprint.cases, (3, 5, 9), strict=True)
     )
-    assert plan_of(dataclasses.replace(fingerprint, cases=cases)).spacing_mm == (0.7, 0.7, 5.0)
+    assert plan_of(dataclasses.replace(fingerprint, cases=cases), Budget(8, "cuda", "gpu8")).spacing_mm == (0.7, 0.7, 5.0)
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("CT", "ct"), ("ct", "ct"), ("MRI", "percentile"), ("CTA", "percentile")])

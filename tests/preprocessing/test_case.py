@@ -173,6 +173,17 @@ def test_image_is_bounded_and_on_the_planned_grid() -> None:
     assert image.min() >= -1 and image.max() <= 1 and image.std() > 0.2
 
 
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 5.0), (0.7, 0.7, 5.0)])
+def test_an_image_that_goes_on_beyond_the_bounds_is_the_same_within(spacing_mm: TripleMm) -> None:
+    volume, _ = make_case((30, 40, 12), (0.7, 0.7, 5.0))
+    low, high = np.quantile(volume.array, (0.3, 0.8))
+    plan = make_plan(spacing_mm=spacing_mm, channels=(ChannelPlan("CT", "ct", float(low), float(high)),))
+    seen, _ = prepare_image(volume, plan)
+    whole, _ = prepare_image(volume, plan, beyond=True)
+    np.testing.assert_array_equal(np.clip(whole, -1, 1), seen)
+    assert whole.min() < -1.1 and whole.max() > 1.1
+
+
 def test_two_dimensional_image() -> None:
     volume, labels = make_case((40, 50, 1))
     grid = Grid.of((40, 50, 1), volume.grid.matrix, dimensions=2)

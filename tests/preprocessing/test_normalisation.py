@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import ChannelPlan
-from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain, normalise
+from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, is_out_of_domain, normalise
 
 CT = ChannelPlan("CT", "ct", -200.0, 300.0)
 MRI = ChannelPlan("MRI", "percentile", 0.5, 99.5)
@@ -51,6 +51,23 @@ def test_modality_replaces_hounsfield_bounds_by_percentiles() -> None:
     np.testing.assert_array_equal(normalise(image, [CT], "mri"), normalise(image, [MRI]))
     np.testing.assert_array_equal(normalise(image, [CT], "CT"), normalise(image, [CT]))
     np.testing.assert_array_equal(normalise(image, [MRI], "CT"), normalise(image, [MRI]))
+
+
+def test_beyond_the_hounsfield_bounds_tissues_keep_their_order() -> None:
+    values = np.array([-1000, -850, -210, -200, 50, 300, 310, 3000], dtype=np.float32).reshape(1, -1, 1, 1)
+    excess = beyond_bounds(values, [CT])
+    assert excess is not None and excess.dtype == np.float32
+    together = (normalise(values, [CT]) + excess).ravel()
+    assert (np.diff(together) > 0).all()
+    np.testing.assert_array_equal(excess.ravel()[3:6], 0)
+    assert together[0] == pytest.approx(-1 - np.log(4.2)) and together[-1] == pytest.approx(1 + np.log(11.8))
+
+
+def test_nothing_is_beyond_where_no_bounds_are_planned() -> None:
+    assert beyond_bounds(scan(), [MRI]) is None
+    assert beyond_bounds(scan() * 20, [CT], "MRI") is None
+    both = beyond_bounds(np.concatenate([scan() * 20, scan() * 20]), [MRI, CT])
+    assert both is not None and not both[0].any() and both[1].any()
 
 
 def test_foreign_is_what_the_plan_would_scale_otherwise() -> None:
