@@ -15,7 +15,8 @@ class NetworkPlan:
     """Topology of the U-Net.
 
     Stage i works at the input grid divided by the product of ``strides[0..i]``; ``strides[0]`` is the stem's own (all
-    ones, or a patch embedding). ``kernels``, ``widths``, ``blocks`` and ``attention`` have one entry per stage.
+    ones, or a patch embedding). ``kernels``, ``widths``, ``blocks`` and ``attention`` have one entry per stage. With
+    ``smooth_output``, outputs have no period of the stem's stride.
     """
 
     widths: tuple[int, ...] = field(metadata=at_least(1))
@@ -24,6 +25,7 @@ class NetworkPlan:
     blocks: tuple[int, ...] = field(metadata=at_least(1))
     attention: tuple[bool, ...]
     embedding: int = field(metadata=at_least(1))
+    smooth_output: bool = False  # as in the plans of earlier releases
 
     def problems(self) -> Iterator[str]:
         """What does not go together."""

@@ -81,6 +81,26 @@ class Attention(nn.Module):
         return x + self.out(mixed.transpose(-1, -2).reshape(x.shape))
 
 
+class WithoutPeriod(nn.Module):
+    """(B, C, X, Y, Z) without what has the period of ``stride`` along an axis: every place in a block weighs the same
+    in the mean of two strides, the nearest voxels weighing most.
+
+    A transposed convolution has weights of its own for each place in a block, which differ until they are learnt: a
+    checkerboard (Odena et al. 2016, Distill, "Deconvolution and Checkerboard Artifacts").
+    """
+
+    def __init__(self, channels: int, stride: Triple) -> None:
+        super().__init__()
+        x, y, z = (torch.tensor([(s - abs(k)) / s**2 for k in range(1 - s, s)]) for s in stride)
+        kernel = x[:, None, None] * y[None, :, None] * z[None, None, :]
+        self.register_buffer("kernel", kernel.expand(channels, 1, *kernel.shape).clone(), persistent=False)
+        self.margins = [s - 1 for s in reversed(stride) for _ in range(2)]  # Z first, as torch's pad wants it
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = functional.pad(x, self.margins, mode="replicate")
+        return functional.conv3d(padded, self.get_buffer("kernel"), groups=x.shape[1])
+
+
 class UNet(nn.Module):
     """See :func:`build_network`."""
 
@@ -105,6 +125,7 @@ class UNet(nn.Module):
             self.decoder.append(ResidualBlock(2 * widths[stage], widths[stage], kernels[stage], size))
         self.head_norm = nn.GroupNorm(_groups(widths[0]), widths[0])
         self.head = _head(widths[0], outputs, kernels[0], plan.strides[0])
+        self.smooth = WithoutPeriod(outputs, plan.strides[0]) if plan.smooth_output else nn.Identity()
 
     def forward(self, x: Tensor, level_image: Tensor | None = None, level_mask: Tensor | None = None) -> Tensor:
         embedding = None if self.embedding is None else self.embedding(level_image, level_mask)
@@ -119,7 +140,7 @@ class UNet(nn.Module):
         skips.pop()
         for up, block in zip(self.up, self.decoder, strict=True):
             x = block(torch.cat([up(x), skips.pop()], dim=1), embedding)
-        return self.head(functional.silu(self.head_norm(x)))
+        return self.smooth(self.head(functional.silu(self.head_norm(x))))
 
 
 def build_network(plan: NetworkPlan, inputs: int, outputs: int, levels: bool = True) -> UNet:

@@ -99,7 +99,13 @@ def network_for(preset: Preset, patch: Triple, spacing_mm: TripleMm, dimensions:
     coarsest = math.prod(math.ceil(n / t) for n, t in zip(patch, total, strict=True))
     attention = [False] * (stages - 1) + [preset.attention and coarsest <= MOST_ATTENTION_VOXELS]
     return NetworkPlan(
-        preset.widths[:stages], tuple(strides), tuple(kernels), preset.blocks[:stages], tuple(attention), preset.embedding
+        preset.widths[:stages],
+        tuple(strides),
+        tuple(kernels),
+        preset.blocks[:stages],
+        tuple(attention),
+        preset.embedding,
+        smooth_output=max(strides[0]) > 1,
     )
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,18 +7,20 @@ from torch.nn import functional
 
 from diffatlas_pipeline.networks.memory import training_bytes
 from diffatlas_pipeline.networks.plan import NetworkPlan
-from diffatlas_pipeline.networks.unet import Attention, LevelEmbedding, ResidualBlock, build_network
+from diffatlas_pipeline.networks.unet import Attention, LevelEmbedding, ResidualBlock, WithoutPeriod, build_network
 from diffatlas_pipeline.volumes.grids import Triple
 
 TINY = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, True), 16)
 PATCHED = NetworkPlan((8, 16), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 2), (False, False), 16)
+SMOOTH = replace(PATCHED, smooth_output=True)
 THICK = NetworkPlan((8, 16), ((2, 2, 1), (2, 2, 1)), ((3, 3, 1), (3, 3, 3)), (1, 1), (False, False), 16)
 DEEP = NetworkPlan((8, 16, 24), ((1, 1, 1), (2, 2, 2), (2, 1, 2)), ((3, 3, 3),) * 3, (1, 2, 1), (False, False, False), 16)
 FLAT = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 1)), ((3, 3, 1),) * 2, (1, 1), (False, True), 16)
 
 
 @pytest.mark.parametrize(
-    ("plan", "shape"), [(TINY, (8, 4, 6)), (PATCHED, (8, 12, 4)), (THICK, (8, 12, 3)), (DEEP, (8, 4, 4)), (FLAT, (8, 4, 1))]
+    ("plan", "shape"),
+    [(TINY, (8, 4, 6)), (PATCHED, (8, 12, 4)), (SMOOTH, (8, 12, 4)), (THICK, (8, 12, 3)), (DEEP, (8, 4, 4)), (FLAT, (8, 4, 1))],
 )
 def test_output_has_the_input_s_shape_and_learns(plan: NetworkPlan, shape: Triple) -> None:
     torch.manual_seed(0)
@@ -29,6 +32,23 @@ def test_output_has_the_input_s_shape_and_learns(plan: NetworkPlan, shape: Tripl
     first = build_network(plan, 3, 2)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters()), "an unused weight"
     assert sum(p.numel() for p in first.parameters()) == sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize("stride", [(2, 2, 2), (2, 2, 1), (4, 2, 1)])
+def test_a_smoothed_output_has_no_period_of_the_stride(stride: Triple) -> None:
+    smooth = WithoutPeriod(2, stride)
+    flat, x = torch.full((1, 2, 16, 12, 8), 3.0), torch.arange(16.0)[:, None, None].expand(1, 2, 16, 12, 8)
+    torch.testing.assert_close(smooth(flat), flat)
+    torch.testing.assert_close(smooth(x)[:, :, 4:-4], x[:, :, 4:-4])  # a slope stays what it is
+    block = torch.randn(stride) - 0.5
+    tiled = block.repeat(*(n // s for n, s in zip((16, 12, 8), stride, strict=True))).expand(1, 2, 16, 12, 8)
+    inner = smooth(tiled)[:, :, 4:-4, 2:-2, 2:-2]
+    torch.testing.assert_close(inner, block.mean().expand_as(inner))  # blocks that are all alike do not show
+
+
+def test_smoothing_has_no_weights() -> None:
+    networks = [build_network(plan, 3, 2) for plan in (PATCHED, replace(PATCHED, smooth_output=True))]
+    assert networks[0].state_dict().keys() == networks[1].state_dict().keys()
 
 
 def test_without_levels_it_is_a_plain_network() -> None:
