@@ -146,7 +146,7 @@ def store_cases(folder: Path, plan: Plan, shapes: list[Triple]) -> list[str]:
     names = []
     for seed, shape in enumerate(shapes):
         volume, labels = make_case(shape, plan.spacing_mm, seed)
-        image, record = prepare_image(volume, plan)
+        image, record = prepare_image(volume, plan, beyond=True)
         names.append(f"case_{seed:03d}")
-        write_case(folder, names[-1], image, prepare_labels(labels, record, plan), record)
+        write_case(folder, names[-1], image, prepare_labels(labels, record, plan), record, beyond=True)
     return names

@@ -54,7 +54,7 @@ def preprocess_case(files: CaseFiles, plan: Plan, folder: Path, overwrite: bool)
             return None
         image, record = prepare_image(read_volume(files.images), plan, files.modality, beyond=True)
         distances = None if files.label is None else prepare_labels(read_labels(files.label), record, plan)
-        write_case(folder, files.case, image, distances, record, settings, files.modality)
+        write_case(folder, files.case, image, distances, record, settings, files.modality, beyond=True)
     except UserError as error:
         return f"{files.case}: {error}"
     return None
@@ -80,6 +80,8 @@ def _settings(files: CaseFiles, plan: Plan) -> str:
         "labels": [dataclasses.asdict(label) for label in plan.dataset.labels],
         "source": file_states(files),
     } | ({"modality": files.modality} if files.modality else {})
+    if any(channel.scheme == "ct" for channel in plan.channels):
+        made_with["beyond"] = True
     return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
 
 

@@ -23,8 +23,7 @@ from diffatlas_pipeline.files import from_json, write_text_atomically
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.grids import Triple
 
-STORE_VERSION = 2
-KEEPS_WHAT_IS_BEYOND = 2  # the first version of images that go on beyond the planned Hounsfield bounds
+STORE_VERSION = 1
 CHUNK = 64  # voxels per axis: a patch touches few chunks, and little is unpacked in vain
 BLOCK = 32
 FOREGROUND_POINTS = 512  # per label: enough to spread patches over a structure, small enough to sit in the JSON
@@ -44,7 +43,7 @@ class CaseFacts:
 
     ``settings`` is a digest of what the arrays were made with; ``foreground`` holds, per label of the plan, up to
     ``FOREGROUND_POINTS`` voxels (x, y, z) inside it, flattened. ``modality`` is what the scan was said to be, if
-    anything.
+    anything. ``beyond``: the image goes on beyond the planned Hounsfield bounds.
     """
 
     case: str
@@ -55,6 +54,7 @@ class CaseFacts:
     foreground: tuple[tuple[int, ...], ...] = ()
     version: int = STORE_VERSION
     modality: str | None = None
+    beyond: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def write_case(
     record: SpatialRecord,
     settings: str = "",
     modality: str | None = None,
+    beyond: bool = False,
 ) -> None:
     """Store ``image`` (C, x, y, z) and ``distances`` (K, x, y, z), or None for an unlabelled case, as float16."""
     # A reader must never pair old facts with new arrays.
@@ -140,6 +141,7 @@ def write_case(
         distances=None if distances is None else _write_array(_array_path(folder, case, "distances"), distances),
         foreground=() if distances is None else tuple(_inside(channel) for channel in distances),
         modality=modality,
+        beyond=beyond,
     )
     write_text_atomically(_facts_path(folder, case), json.dumps(dataclasses.asdict(facts), separators=(",", ":")) + "\n")
 

@@ -12,7 +12,7 @@ import numpy as np
 from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.preprocessing.store import KEEPS_WHAT_IS_BEYOND, list_stored, open_case
+from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training.options import TrainingOptions
 
@@ -67,7 +67,7 @@ def check_any_contrast(source: Path, cases: Sequence[str], plan: Plan) -> None:
     """
     if not any(channel.scheme == "ct" for channel in plan.channels):
         return
-    old = [case for case in cases if open_case(source, case).facts.version < KEEPS_WHAT_IS_BEYOND]
+    old = [case for case in cases if not open_case(source, case).facts.beyond]
     if old:
         raise UserError(
             f"{source}: {len(old)} of {len(cases)} cases (such as '{old[0]}') were stored by an earlier release, without the "

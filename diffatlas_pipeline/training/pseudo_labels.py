@@ -130,7 +130,7 @@ def label_scans(
         found = segmenter.segment(segmenter.prepare_stored(image, stored.record))
         values = decode_labels(found.distances.numpy(), [label.value for label in labels])
         distances = encode_labels(values, labels, stored.record.planned_spacing_mm, teacher.plan.distance.tau_mm)
-        write_case(folder, case, stored.image[:], distances, stored.record, modality=modality)
+        write_case(folder, case, stored.image[:], distances, stored.record, modality=modality, beyond=stored.facts.beyond)
 
 
 def _check_registrations(options: TrainingOptions) -> None:
