@@ -17,12 +17,15 @@ from diffatlas_pipeline.volumes.grids import TripleMm
 BACKGROUND_REGIONS = (2, 12)
 PLACE_WEIGHT = (0.02, 2.0)  # of the distance of two voxels in patches, against their difference in intensity
 SPLIT_LABEL = 0.3  # probability that a label is painted as two tissues, by its intensity
+WALL, WALLED = 0.5, 0.7  # probability that labels have a thin wall of a tissue of its own, and that one of them has it
+LOOK_ALIKE = 0.15  # probability that a region of the background looks like a label
 INDEPENDENT = 0.5  # probability that regions get means of their own; else a curve of their real means
 JITTER = 0.08  # of a mean on the curve
 CURVE_POINTS = (3, 6)
 DETAIL = 1.2  # largest share of the real detail that stays in a region, in either sign
 TEXTURE = 0.12  # largest standard deviation of a region's own noise
 EMPTY_STAYS = 0.5  # probability that what is black around a scan stays black
+EMPTY = 0.05  # above the lowest intensity
 THICK = 0.2  # probability of thick slices, and their largest thickness in voxels of the finest spacing
 THICKEST = 6.0
 BIAS_POINTS, BIAS = 3, 0.3  # control points along an axis of the field, and its largest strength (of a logarithm)
@@ -33,16 +36,17 @@ SMOOTH_DISTINCT, SMOOTH_PAINT, SMOOTH_TEXTURE = (0.4, 1.2), (0.3, 0.9), (0.3, 0.
 def synthesise_contrast(
     image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, spacing_mm: TripleMm = (1.0, 1.0, 1.0)
 ) -> np.ndarray:
-    """``image`` (C, X, Y, Z) in [-1, 1] with another contrast, each channel its own, float32 in [-1, 1].
+    """``image`` (C, X, Y, Z) with another contrast, each channel its own, float32 in [-1, 1]. What goes beyond [-1, 1]
+    in it tells tissues apart.
 
     ``distances`` (K, X, Y, Z), negative inside, tell the labels; of a sample without labels they are NaN, or positive
     everywhere: then all regions come from the image.
     """
     sigma_scale = min(spacing_mm) / np.asarray(spacing_mm)
     slices = _draw_slices(image.shape[1:], sigma_scale, rng) if rng.random() < THICK else None
-    regions = _regions(image, distances, rng, sigma_scale)
-    empty = ndimage.binary_opening((image <= image.min() + 1e-3).all(axis=0)) if rng.random() < EMPTY_STAYS else None
-    painted = [_painted(channel, regions, rng, sigma_scale) for channel in image]
+    regions, first = _regions(image, distances, rng, sigma_scale)
+    empty = ndimage.binary_opening((image <= image.min() + EMPTY).all(axis=0)) if rng.random() < EMPTY_STAYS else None
+    painted = [_painted(channel, regions, first, rng, sigma_scale) for channel in image]
     if empty is not None:
         for channel in painted:
             channel[empty] = channel.min()
@@ -51,8 +55,12 @@ def synthesise_contrast(
     return np.stack([_normalised(channel) for channel in painted])
 
 
-def _regions(image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray) -> np.ndarray:
-    """(X, Y, Z) int: labels, some of them in two parts, and clusters of the background by intensity and place."""
+def _regions(
+    image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """(X, Y, Z) int: labels, some of them in two parts, walls around some, and clusters of the background by intensity
+    and place; and the first region that is of the background.
+    """
     smooth = np.stack([_blurred(channel, rng.uniform(*SMOOTH_DISTINCT), sigma_scale) for channel in image])
     nearest = np.where(np.isnan(distances), 1.0, distances)
     label = np.where(nearest.min(axis=0) < 0, nearest.argmin(axis=0) + 1, 0)
@@ -64,9 +72,28 @@ def _regions(image: np.ndarray, distances: np.ndarray, rng: np.random.Generator,
             cut = np.quantile(channel[inside], rng.uniform(0.1, 0.9))
             regions[inside & (channel > cut)] = next_region
             next_region += 1
+    first = next_region
+    if rng.random() < WALL:
+        chosen = [k for k in range(1, len(distances) + 1) if rng.random() < WALLED]
+        wall = _around(np.isin(label, chosen), int(rng.integers(1, 3)), sigma_scale) & background
+        regions[wall] = next_region
+        background &= ~wall
+        next_region += 1
     if background.any():
         regions[background] = next_region + _clusters(smooth, background, rng)
-    return np.unique(regions, return_inverse=True)[1].reshape(regions.shape)
+    there, numbers = np.unique(regions, return_inverse=True)
+    return numbers.reshape(regions.shape), int(np.searchsorted(there, first))
+
+
+def _around(mask: np.ndarray, voxels: int, sigma_scale: np.ndarray) -> np.ndarray:
+    """``mask`` grown by so many ``voxels``, but not along an axis on which these are over twice as thick as the
+    finest.
+    """
+    structure = np.zeros((3, 3, 3), dtype=bool)
+    structure[1, 1, 1] = True
+    for axis in np.flatnonzero(sigma_scale >= 0.5):
+        structure[tuple(slice(None) if dimension == axis else 1 for dimension in range(3))] = True
+    return ndimage.binary_dilation(mask, structure, iterations=voxels)
 
 
 def _clusters(smooth: np.ndarray, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -87,12 +114,19 @@ def _clusters(smooth: np.ndarray, background: np.ndarray, rng: np.random.Generat
     return cluster
 
 
-def _painted(channel: np.ndarray, regions: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray) -> np.ndarray:
-    """A channel with a new mean, share of its detail, and texture in each region; then blur and a bias field."""
+def _painted(
+    channel: np.ndarray, regions: np.ndarray, first: int, rng: np.random.Generator, sigma_scale: np.ndarray
+) -> np.ndarray:
+    """A channel with a new mean, share of its detail, and texture in each region; then blur and a bias field.
+
+    Regions from ``first`` on are of the background.
+    """
     count = int(regions.max()) + 1
     flat = regions.ravel()
     means = np.bincount(flat, weights=channel.ravel(), minlength=count) / np.maximum(np.bincount(flat, minlength=count), 1)
     new = _new_means(means, rng)
+    alike = (rng.random(count) < LOOK_ALIKE) & (np.arange(count) >= first)
+    new[alike] = new[rng.integers(count, size=int(alike.sum()))]
     detail, texture = rng.uniform(-DETAIL, DETAIL, count), rng.uniform(0, TEXTURE, count)
     noise = _blurred(rng.standard_normal(channel.shape, dtype=np.float32), rng.uniform(*SMOOTH_TEXTURE), sigma_scale)
     tables = [table.astype(np.float32) for table in (new, detail, means, texture)]
@@ -109,10 +143,10 @@ def _new_means(means: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _curve(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """``values`` in [-1, 1] through a random curve onto [-1, 1]."""
+    """``values`` through a random curve, from their lowest to their highest, onto [-1, 1]."""
     heights = rng.random(int(rng.integers(CURVE_POINTS[0], CURVE_POINTS[1] + 1)))
     heights = (heights - heights.min()) / max(np.ptp(heights), 1e-6) * 2 - 1
-    return np.interp(values, np.linspace(-1, 1, len(heights)), heights)
+    return np.interp(values, np.linspace(values.min(), values.max(), len(heights)), heights)
 
 
 def _draw_slices(shape: Sequence[int], sigma_scale: np.ndarray, rng: np.random.Generator) -> tuple[int, float, float] | None:

@@ -38,7 +38,9 @@ def test_three_hundred_iterations_leave_no_checkerboard(method: str) -> None:
 
     def ratio(smooth: bool) -> float:
         torch.manual_seed(0)
-        learnt = create_method(method, replace(plan, network=replace(NETWORK, smooth_output=smooth)), METHODS[method].recipes["default"])
+        learnt = create_method(
+            method, replace(plan, network=replace(NETWORK, smooth_output=smooth)), METHODS[method].recipes["default"]
+        )
         network = learnt.build_network()
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
         generator = torch.Generator().manual_seed(0)
