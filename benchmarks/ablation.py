@@ -176,7 +176,7 @@ def score(method: LearnedMethod, network: nn.Module, plan: Plan, source: Path, c
         for case in cases:
             stored = open_case(source, case)
             assert stored.distances is not None
-            image = np.asarray(stored.image[:], dtype=np.float32)
+            image = stored.read_image()
             predicted = segment_padded(method, network, torch.from_numpy(image), stitch, scan_seed(0, image))
             ours = decode_labels(predicted.distances.numpy(), values)
             truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), values)
