@@ -1,8 +1,8 @@
 """Contrasts that no scanner gave: a patch repainted by its labels, so that a network learns shapes, not grey values.
 
 After SynthSeg (Billot et al. 2023, Medical Image Analysis 86), which paints label maps alone. Here the patch's own
-image says what lies between and within the labels: its structures outside the labels are regions, too, and a random
-share of the detail in every region stays, brighter or darker.
+image says what lies between and within the labels: its structures outside the labels are tissues, too, and a random
+share of the detail in every tissue stays, brighter or darker.
 """
 
 from __future__ import annotations
@@ -12,25 +12,22 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from diffatlas_pipeline.data.tissues import Tissues, blurred, find_tissues
 from diffatlas_pipeline.volumes.grids import TripleMm
 
-BACKGROUND_REGIONS = (2, 12)
-PLACE_WEIGHT = (0.02, 2.0)  # of the distance of two voxels in patches, against their difference in intensity
-SPLIT_LABEL = 0.3  # probability that a label is painted as two tissues, by its intensity
-WALL, WALLED = 0.5, 0.7  # probability that labels have a thin wall of a tissue of its own, and that one of them has it
-LOOK_ALIKE = 0.15  # probability that a region of the background looks like a label
-INDEPENDENT = 0.5  # probability that regions get means of their own; else a curve of their real means
+INDEPENDENT = 0.35  # probability that tissues get means of their own; else a curve of their real means
+LOOK_ALIKE = 0.25  # probability that a tissue of the background looks like a label
 JITTER = 0.08  # of a mean on the curve
 CURVE_POINTS = (3, 6)
-DETAIL = 1.2  # largest share of the real detail that stays in a region, in either sign
-TEXTURE = 0.12  # largest standard deviation of a region's own noise
+DETAIL = 1.2  # largest share of the real detail that stays in a tissue, in either sign
+TEXTURE = 0.12  # largest standard deviation of a tissue's own noise
 EMPTY_STAYS = 0.5  # probability that what is black around a scan stays black
-EMPTY = 0.05  # above the lowest intensity
+EMPTY = 0.1  # above the lowest intensity
 THICK = 0.2  # probability of thick slices, and their largest thickness in voxels of the finest spacing
 THICKEST = 6.0
 BIAS_POINTS, BIAS = 3, 0.3  # control points along an axis of the field, and its largest strength (of a logarithm)
 PERCENTILES = (0.5, 99.5)
-SMOOTH_DISTINCT, SMOOTH_PAINT, SMOOTH_TEXTURE = (0.4, 1.2), (0.3, 0.9), (0.3, 0.8)  # sigma in voxels of the finest spacing
+SMOOTH_PAINT, SMOOTH_TEXTURE = (0.3, 0.9), (0.3, 0.8)  # sigma in voxels of the finest spacing
 
 
 def synthesise_contrast(
@@ -40,13 +37,13 @@ def synthesise_contrast(
     in it tells tissues apart.
 
     ``distances`` (K, X, Y, Z), negative inside, tell the labels; of a sample without labels they are NaN, or positive
-    everywhere: then all regions come from the image.
+    everywhere: then all tissues come from the image.
     """
     sigma_scale = min(spacing_mm) / np.asarray(spacing_mm)
     slices = _draw_slices(image.shape[1:], sigma_scale, rng) if rng.random() < THICK else None
-    regions, first = _regions(image, distances, rng, sigma_scale)
+    tissues = find_tissues(image, distances, rng, sigma_scale)
     empty = ndimage.binary_opening((image <= image.min() + EMPTY).all(axis=0)) if rng.random() < EMPTY_STAYS else None
-    painted = [_painted(channel, regions, first, rng, sigma_scale) for channel in image]
+    painted = [_painted(channel, tissues, rng, sigma_scale) for channel in image]
     if empty is not None:
         for channel in painted:
             channel[empty] = channel.min()
@@ -55,91 +52,31 @@ def synthesise_contrast(
     return np.stack([_normalised(channel) for channel in painted])
 
 
-def _regions(
-    image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """(X, Y, Z) int: labels, some of them in two parts, walls around some, and clusters of the background by intensity
-    and place; and the first region that is of the background.
-    """
-    smooth = np.stack([_blurred(channel, rng.uniform(*SMOOTH_DISTINCT), sigma_scale) for channel in image])
-    nearest = np.where(np.isnan(distances), 1.0, distances)
-    label = np.where(nearest.min(axis=0) < 0, nearest.argmin(axis=0) + 1, 0)
-    background = label == 0
-    regions, next_region = label.copy(), len(distances) + 1
-    for k in range(1, len(distances) + 1):
-        if rng.random() < SPLIT_LABEL and (inside := label == k).any():
-            channel = smooth[rng.integers(len(smooth))]
-            cut = np.quantile(channel[inside], rng.uniform(0.1, 0.9))
-            regions[inside & (channel > cut)] = next_region
-            next_region += 1
-    first = next_region
-    if rng.random() < WALL:
-        chosen = [k for k in range(1, len(distances) + 1) if rng.random() < WALLED]
-        wall = _around(np.isin(label, chosen), int(rng.integers(1, 3)), sigma_scale) & background
-        regions[wall] = next_region
-        background &= ~wall
-        next_region += 1
-    if background.any():
-        regions[background] = next_region + _clusters(smooth, background, rng)
-    there, numbers = np.unique(regions, return_inverse=True)
-    return numbers.reshape(regions.shape), int(np.searchsorted(there, first))
-
-
-def _around(mask: np.ndarray, voxels: int, sigma_scale: np.ndarray) -> np.ndarray:
-    """``mask`` grown by so many ``voxels``, but not along an axis on which these are over twice as thick as the
-    finest.
-    """
-    structure = np.zeros((3, 3, 3), dtype=bool)
-    structure[1, 1, 1] = True
-    for axis in np.flatnonzero(sigma_scale >= 0.5):
-        structure[tuple(slice(None) if dimension == axis else 1 for dimension in range(3))] = True
-    return ndimage.binary_dilation(mask, structure, iterations=voxels)
-
-
-def _clusters(smooth: np.ndarray, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(n,) the cluster of each background voxel: the nearest of random voxels, by intensity and, more or less, by
-    place.
-    """
-    spread = np.maximum(smooth[:, background].std(axis=1, keepdims=True), 1e-3)
-    weight = np.exp(rng.uniform(*np.log(PLACE_WEIGHT)))
-    place = np.stack(np.nonzero(background)) * (weight / max(background.shape))
-    features = np.concatenate([smooth[:, background] / spread, place]).astype(np.float32)
-    count = int(rng.integers(BACKGROUND_REGIONS[0], BACKGROUND_REGIONS[1] + 1))
-    best = np.full(features.shape[1], np.inf, dtype=np.float32)
-    cluster = np.zeros(features.shape[1], dtype=np.int64)
-    for number, centre in enumerate(rng.integers(features.shape[1], size=count)):
-        far = ((features - features[:, centre, None]) ** 2).sum(axis=0)
-        cluster[far < best] = number
-        np.minimum(best, far, out=best)
-    return cluster
-
-
-def _painted(
-    channel: np.ndarray, regions: np.ndarray, first: int, rng: np.random.Generator, sigma_scale: np.ndarray
-) -> np.ndarray:
-    """A channel with a new mean, share of its detail, and texture in each region; then blur and a bias field.
-
-    Regions from ``first`` on are of the background.
-    """
-    count = int(regions.max()) + 1
-    flat = regions.ravel()
-    means = np.bincount(flat, weights=channel.ravel(), minlength=count) / np.maximum(np.bincount(flat, minlength=count), 1)
-    new = _new_means(means, rng)
-    alike = (rng.random(count) < LOOK_ALIKE) & (np.arange(count) >= first)
-    new[alike] = new[rng.integers(count, size=int(alike.sum()))]
+def _painted(channel: np.ndarray, tissues: Tissues, rng: np.random.Generator, sigma_scale: np.ndarray) -> np.ndarray:
+    """A channel with a new mean, share of its detail, and texture in each tissue; then blur and a bias field."""
+    count, flat = tissues.count, tissues.numbers.ravel()
+    means = np.bincount(flat, weights=channel.ravel(), minlength=count) / np.bincount(flat, minlength=count)
+    new = _new_means(means, tissues, rng)
     detail, texture = rng.uniform(-DETAIL, DETAIL, count), rng.uniform(0, TEXTURE, count)
-    noise = _blurred(rng.standard_normal(channel.shape, dtype=np.float32), rng.uniform(*SMOOTH_TEXTURE), sigma_scale)
+    noise = blurred(rng.standard_normal(channel.shape, dtype=np.float32), rng.uniform(*SMOOTH_TEXTURE), sigma_scale)
     tables = [table.astype(np.float32) for table in (new, detail, means, texture)]
-    new_, detail_, mean_, texture_ = (table[regions] for table in tables)
-    painted = _blurred(new_ + detail_ * (channel - mean_) + texture_ * noise, rng.uniform(*SMOOTH_PAINT), sigma_scale)
+    new_, detail_, mean_, texture_ = (table[tissues.numbers] for table in tables)
+    painted = blurred(new_ + detail_ * (channel - mean_) + texture_ * noise, rng.uniform(*SMOOTH_PAINT), sigma_scale)
     return (painted + 1.2) * np.exp(_bias_field(channel.shape, rng))
 
 
-def _new_means(means: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Any, or those on a curve of the real ones, so that tissues that look alike stay alike."""
-    if rng.random() < INDEPENDENT:
-        return rng.uniform(-1, 1, means.shape)
-    return _curve(means, rng) + rng.normal(0, JITTER, means.shape)
+def _new_means(means: np.ndarray, tissues: Tissues, rng: np.random.Generator) -> np.ndarray:
+    """Any, or those on a curve of the real ones, so that tissues that look alike stay alike. Some of the background
+    comes to look like a label; a wall, which scans show mixed with its surroundings, always has any.
+    """
+    independent = rng.random() < INDEPENDENT
+    new = rng.uniform(-1, 1, means.shape) if independent else _curve(means, rng) + rng.normal(0, JITTER, means.shape)
+    if tissues.inside:
+        alike = (rng.random(len(new)) < LOOK_ALIKE) & (np.arange(len(new)) >= tissues.inside)
+        new[alike] = new[rng.integers(tissues.inside, size=int(alike.sum()))]
+    if tissues.wall is not None:
+        new[tissues.wall] = rng.uniform(-1, 1)
+    return new
 
 
 def _curve(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -183,7 +120,3 @@ def _normalised(channel: np.ndarray) -> np.ndarray:
     """Percentiles onto -1 and 1, as a scan without calibrated intensities is normalised."""
     low, high = np.percentile(channel.ravel()[:: max(1, channel.size // 20000)], PERCENTILES)
     return np.clip((channel - low) / max(high - low, 1e-3) * 2 - 1, -1, 1).astype(np.float32)
-
-
-def _blurred(channel: np.ndarray, sigma: float, sigma_scale: np.ndarray) -> np.ndarray:
-    return ndimage.gaussian_filter(channel.astype(np.float32), sigma * sigma_scale, mode="nearest", truncate=3.0)
