@@ -58,6 +58,9 @@ class DistancePlan:
     scale: float = field(metadata=above(0))
 
 
+OPTIMISERS = ("adamw", "muon")
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """How long and how fast to learn."""
@@ -69,6 +72,7 @@ class TrainingPlan:
     weight_decay: float = field(metadata=at_least(0))
     gradient_clip: float = field(metadata=above(0))
     ema_fraction: float = field(metadata=fraction())  # EMA horizon as a fraction of the iterations done so far
+    optimiser: str = field(default="adamw", metadata=one_of(*OPTIMISERS))  # adamw: plans of earlier releases
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def _plan_training(budget: Budget, batch_size: int, patches: float) -> tuple[Tra
         weight_decay=1e-4,
         gradient_clip=1.0,
         ema_fraction=EMA_FRACTION,
+        optimiser="muon",
     )
     return plan, (
         f"iterations grow with the square root of the data set's size ({patches:.0f} patches; {usual} for "

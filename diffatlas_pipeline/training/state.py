@@ -9,18 +9,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from diffatlas_pipeline.planning.plan import TrainingPlan
+from diffatlas_pipeline.training.muon import MuonWithAdamW
 from diffatlas_pipeline.training.schedule import ema_decay
 
 
 class TrainingState:
-    """Network on ``device``, its EMA, AdamW, and the CPU generator that training noise is drawn from."""
+    """Network on ``device``, its EMA, optimiser, and the CPU generator that training noise is drawn from."""
 
     def __init__(self, network: nn.Module, plan: TrainingPlan, seed: int, device: torch.device) -> None:
         self.network = network.to(device)
         self.ema = AveragedModel(self.network, multi_avg_fn=self._blend)
         self.updates = 0
         self._fraction = plan.ema_fraction
-        self.optimiser = torch.optim.AdamW(
+        kind = MuonWithAdamW if plan.optimiser == "muon" else torch.optim.AdamW
+        self.optimiser = kind(
             self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay, betas=(0.9, 0.99)
         )
         self.generator = torch.Generator().manual_seed(seed)

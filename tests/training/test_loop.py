@@ -25,8 +25,8 @@ PLAN = make_plan(network=NETWORK, patch_size=(8, 8, 8))
 CPU = torch.device("cpu")
 
 
-def method(recipe: str = "default") -> DiffAtlas:
-    return DiffAtlas(PLAN, make_recipe(recipe))
+def method(recipe: str = "default", optimiser: str = "muon") -> DiffAtlas:
+    return DiffAtlas(replace(PLAN, training=replace(PLAN.training, optimiser=optimiser)), make_recipe(recipe))
 
 
 def batch(iteration: int) -> dict[str, torch.Tensor]:
@@ -57,12 +57,13 @@ def run(folder: Path, iterations: int = 12, **changes: object) -> Run:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("recipe", ["default", "paper"])
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, recipe: str) -> None:
-    straight = train(method(recipe), run(tmp_path / "a"), batches, None).weights
+@pytest.mark.parametrize(("recipe", "optimiser"), [("default", "muon"), ("paper", "muon"), ("default", "adamw")])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, recipe: str, optimiser: str) -> None:
+    learnt = method(recipe, optimiser)
+    straight = train(learnt, run(tmp_path / "a"), batches, None).weights
     with pytest.raises(KeyboardInterrupt):
-        train(method(recipe), run(tmp_path / "b"), lambda first: batches(first, stop=5), None)
-    resumed = train(method(recipe), run(tmp_path / "b"), batches, None).weights
+        train(learnt, run(tmp_path / "b"), lambda first: batches(first, stop=5), None)
+    resumed = train(learnt, run(tmp_path / "b"), batches, None).weights
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     logs = [pd.read_csv(tmp_path / side / "log.csv").drop(columns="seconds") for side in "ab"]
     pd.testing.assert_frame_equal(logs[0], logs[1])
