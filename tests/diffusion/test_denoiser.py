@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffatlas_pipeline.diffusion.denoiser import INPUT_SCALINGS, PREDICTIONS, Denoiser, JointObjective, Objective
@@ -50,6 +50,34 @@ def test_scaled_input_hides_pure_noise_and_shows_clean_data(scaling: str) -> Non
         assert torch.allclose(half, noisy / 2)  # cos 60 degrees
     else:
         assert torch.equal(seen, noisy)
+
+
+@settings(deadline=None)
+@given(
+    level=st.floats(0.3, 0.7),
+    prediction=st.sampled_from(PREDICTIONS),
+    measured=st.sampled_from(PREDICTIONS),
+    seed=st.integers(0, 1000),
+)
+def test_an_error_may_be_that_of_what_the_output_tells(level: float, prediction: str, measured: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    clean, eps, output = torch.randn((3, 2, 3, 2, 2, 2), generator=generator, dtype=torch.float64)
+    at = torch.full((2, 3, 1, 1, 1), level, dtype=torch.float64)
+    noisy = add_noise(clean, eps, at)
+    denoiser = Denoiser(Objective(prediction, error=measured))
+    told = denoiser.clean(output, noisy, at)
+    guess = Denoiser(Objective(measured)).target(told, (noisy - signal(at) * told) / noise(at), at)
+    expected = Denoiser(Objective(measured)).error(guess, clean, eps, at)
+    torch.testing.assert_close(denoiser.error(output, clean, eps, at), expected)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("measured", PREDICTIONS)
+def test_weights_of_errors_are_bounded_at_either_end(prediction: str, measured: str) -> None:
+    clean, output = torch.zeros((2, 1, 1, 1, 1)), torch.ones((2, 1, 1, 1, 1))
+    at = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1, 1)
+    error = Denoiser(Objective(prediction, error=measured)).error(output, clean, clean, at)
+    assert torch.isfinite(error).all() and error.min() >= 0 and error.max() <= 5
 
 
 def test_errors_are_means_over_voxels_of_each_sample_and_channel() -> None:
