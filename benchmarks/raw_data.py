@@ -88,9 +88,9 @@ def _place_resized(source: Path, target: Path, factor: float) -> None:
     """Write ``source`` to ``target`` with pixels ``factor`` times as large in the plane; one that is so stays as it
     is.
     """
-    image = nib.load(source)
+    image = nib.Nifti1Image.from_filename(source)
     affine = image.affine @ np.diag([factor, factor, 1, 1])
-    if target.is_file() and np.allclose(nib.load(target).affine, affine, rtol=1e-5):
+    if target.is_file() and np.allclose(nib.Nifti1Image.from_filename(target).affine, affine, rtol=1e-5):
         return
     header = image.header.copy()
     resized = nib.Nifti1Image(np.asanyarray(image.dataobj), affine, header)

@@ -35,7 +35,7 @@ def test_a_case_needs_far_fewer_flops_than_in_the_authors_setting(subjects: list
     assert row["forwards_per_case"] == DEFAULT.sampler.steps > 0
     assert row["flops_ratio"] >= times == speed.CLAIMS[name]
     shown = read_rows(tables.RESULTS / "speed.csv").set_index(["network", "input"])
-    assert row["forward_gflop"] == pytest.approx(shown.loc[(name, "64 x 64 x 64"), "forward_gflop"], rel=1e-3)
+    assert row["forward_gflop"] == pytest.approx(shown.loc[(name, "64 x 64 x 64"), "forward_gflop"], rel=1e-2)
 
 
 class Pointwise(torch.nn.Module):
