@@ -54,7 +54,11 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("normalisation", "; ".join(cases[channel.scheme].format(channel) for channel in plan.channels), why["channels"]),
         ("tau", f"{plan.distance.tau_mm:g} mm, scale {plan.distance.scale:g}", why["distance"]),
         ("diffusion steps T", f"{plan.diffusion.training_steps} ({plan.diffusion.schedule})", why["diffusion"]),
-        ("iterations", f"{training.iterations}, {training.optimiser}, learning rate {training.learning_rate:g}", why["training"]),
+        (
+            "iterations",
+            f"{training.iterations}, {training.optimiser}, learning rate {training.learning_rate:g}",
+            why["training"],
+        ),
         ("rotation", f"{rotations} degrees about X, Y, Z", why["augmentation"]),
         ("mirroring", mirrors, why["mirroring"]),
         ("elastic", f"{augmentation.elastic:.0%} of the patches", "smooth deformation: as if there were more anatomies"),
