@@ -86,6 +86,7 @@ def _settings(files: CaseFiles, plan: Plan) -> str:
 
 
 def _memory(files: CaseFiles, plan: Plan) -> str:
-    # Measured: image, canonical and normalised copy and spline work space per channel; labels; one float32 map per
-    # label.
-    return memory_note(files, 16 * len(plan.channels) + 4 + 5 * len(plan.dataset.labels), plan.spacing_mm)
+    # Measured: image, canonical and normalised copy and spline work space per channel; what of a CT lies beyond the
+    # bounds; labels; one float32 map per label.
+    beyond = 8 * sum(channel.scheme == "ct" for channel in plan.channels)
+    return memory_note(files, 16 * len(plan.channels) + beyond + 4 + 5 * len(plan.dataset.labels), plan.spacing_mm)
