@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from diffatlas_pipeline.planning.fingerprint import CaseShape, LabelStatistics
-from diffatlas_pipeline.planning.rules import planned_shape
+from diffatlas_pipeline.planning.rules import median_shape
 from diffatlas_pipeline.planning.topology import Preset, network_for
-from diffatlas_pipeline.volumes.grids import Triple, TripleMm
+from diffatlas_pipeline.volumes.grids import TripleMm
 
 STEP = 1.05  # factor by which voxels grow until the case fits
 
@@ -57,11 +55,6 @@ def _blocks(preset: Preset, cases: Sequence[CaseShape], spacing_mm: TripleMm, di
     """How many blocks of the network's stem the median case is at ``spacing_mm``: the work of a step is proportional
     to it.
     """
-    shape = _median_shape(cases, spacing_mm)
+    shape = median_shape(cases, spacing_mm)
     stem = network_for(preset, shape, spacing_mm, dimensions).strides[0]
     return math.prod(shape) / math.prod(stem)
-
-
-def _median_shape(cases: Sequence[CaseShape], spacing_mm: TripleMm) -> Triple:
-    x, y, z = (int(n) for n in np.ceil(np.median([planned_shape(case, spacing_mm) for case in cases], axis=0)))
-    return x, y, z

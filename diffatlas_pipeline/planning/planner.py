@@ -20,7 +20,14 @@ from diffatlas_pipeline.planning.diffusion_steps import (
 )
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, Plan, PlanRecipes, TrainingPlan
-from diffatlas_pipeline.planning.rules import in_plane_axes, plan_channels, plan_distance, plan_spacing, planned_shape
+from diffatlas_pipeline.planning.rules import (
+    in_plane_axes,
+    median_shape,
+    plan_channels,
+    plan_distance,
+    plan_spacing,
+    planned_shape,
+)
 from diffatlas_pipeline.planning.symmetry import X_AXIS, names_a_side, twins_by_name
 from diffatlas_pipeline.planning.topology import TrainingBytes, plan_batch_size, plan_topology, preset_named
 from diffatlas_pipeline.volumes.grids import TripleMm
@@ -51,10 +58,10 @@ def make_plan(
     preset = preset_named(budget.preset)
     spacing_mm, coarser = coarser_spacing(preset, fingerprint.cases, fingerprint.labels, finest_mm, dimensions)
     why["spacing_mm"] = reason + coarser
+    median = median_shape(fingerprint.cases, spacing_mm)
     shapes = np.array([planned_shape(case, spacing_mm) for case in fingerprint.cases])
-    x, y, z = (int(n) for n in np.ceil(np.median(shapes, axis=0)))
     joint_channels = len(description.channels) + len(description.labels)
-    network, patch_size, reasons = plan_topology(budget, (x, y, z), spacing_mm, joint_channels, training_bytes, dimensions)
+    network, patch_size, reasons = plan_topology(budget, median, spacing_mm, joint_channels, training_bytes, dimensions)
     why.update(reasons)
     dataset_voxels = int(np.prod(shapes, axis=1).sum())
     channels, why["channels"] = plan_channels(description.channels, fingerprint.intensities)

@@ -77,6 +77,12 @@ def plan_distance(labels: Sequence[LabelStatistics], spacing_mm: TripleMm, dimen
     return DistancePlan(tau, 1.0), f"median inscribed radius of the labels is {radius:.1f} mm; {rule}"
 
 
+def median_shape(cases: Sequence[CaseShape], spacing_mm: TripleMm) -> Triple:
+    """Shape of the median cropped case at ``spacing_mm``, rounded up."""
+    x, y, z = (int(n) for n in np.ceil(np.median([planned_shape(case, spacing_mm) for case in cases], axis=0)))
+    return x, y, z
+
+
 def planned_shape(case: CaseShape, spacing_mm: TripleMm) -> Triple:
     """Shape of a cropped case once resampled to ``spacing_mm``."""
     return resampled_shape(case.cropped_shape, case.spacing_mm, spacing_mm)
