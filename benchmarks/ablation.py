@@ -159,6 +159,10 @@ def _with(value: Any, path: list[str], text: str, option: str) -> Any:
     if rest:
         return dataclasses.replace(value, **{name: _with(old, rest, text, option)})
     kind = type(old)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UserError(f"{option}: '{text}' is not a bool; give true or false.")
+        return dataclasses.replace(value, **{name: text.lower() == "true"})
     try:
         new = tuple(type(old[0])(part) for part in text.split(":")) if kind is tuple else kind(text)
     except ValueError as error:

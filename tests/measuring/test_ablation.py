@@ -23,10 +23,17 @@ def test_the_rows_of_the_documentation_name_options_that_can_be_set() -> None:
     options |= {option for text in rows["sampling"] for option in text.split(",") if option}
     assert len(options) > 15
     for option in options - {"random_contrast=0.5"}:  # which is gone
-        if option.startswith("augmentation."):
+        if option.startswith(("augmentation.", "network.", "training.")):  # of the plan
             ablation.replanned(PLAN, [option])
         else:
             ablation.changed(make_recipe(), [option])
+
+
+def test_a_switch_is_on_or_off_as_it_says() -> None:
+    assert ablation.replanned(PLAN, ["network.smooth_output=true"]).network.smooth_output is True
+    assert ablation.replanned(PLAN, ["network.smooth_output=False"]).network.smooth_output is False
+    with pytest.raises(UserError, match="'no' is not a bool"):
+        ablation.replanned(PLAN, ["network.smooth_output=no"])
 
 
 def test_options_are_set_by_name_and_kind() -> None:
