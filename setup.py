@@ -13,6 +13,7 @@ COMMANDS = {
     "DiffAtlas_train": "train",
     "DiffAtlas_predict": "predict",
     "DiffAtlas_evaluate": "evaluate",
+    "DiffAtlas_generate": "generate",
     "DiffAtlas_benchmark": "benchmark",
     "DiffAtlas_report": "report",
     "DiffAtlas_quickstart": "quickstart",

@@ -191,6 +191,21 @@ def quickstart_table(table: pd.DataFrame) -> str:
     return markdown(["cores", "minutes in all", *(f"Dice {label}" for label in labels)], [cells])
 
 
+def generated_table(table: pd.DataFrame) -> str:
+    """One row per run: Dice of real test cases after training on generated pairs and on the real cases they were learnt
+    from.
+    """
+    header = ["learnt from", "pairs", "steps a pair", "each training", "Dice, trained on pairs", "on real cases", "share"]
+    header += ["nearest Dice of pairs", "of real cases"]
+    rows = []
+    for _, row in table.iterrows():
+        cells = [f"{row['protocol']}, {row['real_cases']} cases", str(row["pairs"]), str(row["steps"]), str(row["max_time"])]
+        cells += [_number(row["dice_generated"], 3), _number(row["dice_real"], 3)]
+        cells += [f"{row['dice_generated'] / row['dice_real']:.0%}" if row["dice_real"] else ""]
+        rows.append([*cells, _number(row["nearest_dice"], 2), _number(row["nearest_dice_of_real"], 2)])
+    return markdown(header, rows)
+
+
 COMPARISONS = ("comparison_hippocampus.csv", "comparison_heart-ct.csv", "comparison_heart-mri.csv")
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "nnunet": (("nnunet.csv",), nnunet_table),
@@ -198,10 +213,11 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "steps": (("ablation.csv",), steps_table),
     "speed": (("speed.csv",), speed_table),
     "quickstart": (("quickstart.csv",), quickstart_table),
+    "generated": (("generated.csv",), generated_table),
     "summary": (COMPARISONS, summary_table),
 }
 """Each other table's results files and how it is made of them."""
-FIRST_PAGE = ("hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart")
+FIRST_PAGE = ("hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated")
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(

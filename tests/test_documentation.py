@@ -161,6 +161,7 @@ MINIMAL: dict[str, list[list[str]]] = {
     "DiffAtlas_train": [["1", "fold0"]],
     "DiffAtlas_predict": [["-i", "in", "-o", "out"]],
     "DiffAtlas_evaluate": [["-p", "a", "-r", "b"]],
+    "DiffAtlas_generate": [["-o", "out"]],
     "DiffAtlas_convert": [
         ["msd", "-i", "Task04_A"],
         ["mmwhs", "-i", "MM-WHS", "-d", "1", "--modality", "CT"],

@@ -13,7 +13,7 @@ from diffatlas_pipeline.api.segmentation import Segmentation
 from tests.test_documentation import ROOT
 
 PAGE = (ROOT / "documentation" / "reference" / "python.md").read_text(encoding="utf-8")
-FOR_COMMANDS = {"prepare_folder", "segmenter"}  # public to the commands, which print between their steps
+FOR_COMMANDS = {"prepare_folder", "prepare_generation", "segmenter"}  # public to the commands, which print between their steps
 
 
 def described(heading: str) -> set[str]:

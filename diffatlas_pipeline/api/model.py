@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from diffatlas_pipeline.atlases.policy import choose_use
 from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.description import MODALITIES
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.methods.base import DiffusionRecipe
@@ -27,6 +28,9 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Volume
 from diffatlas_pipeline.volumes.in_memory import is_image, volume_of_array, volume_of_images
 from diffatlas_pipeline.volumes.io import read_volume
+
+if TYPE_CHECKING:
+    from diffatlas_pipeline.api.generation import FolderGeneration, Generated
 
 
 def load_model(
@@ -166,6 +170,34 @@ class Model:
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         paths = Path(source).expanduser(), Path(output).expanduser()
         return FolderPrediction(self._folder, segmenter, *paths, save_distance_maps, save_uncertainty, overwrite, warnings)
+
+    def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
+        """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""
+        return self.prepare_generation(output, count, **options).run()
+
+    def prepare_generation(
+        self,
+        output: str | Path,
+        count: int,
+        *,
+        steps: int | None = None,
+        solver: str | None = None,
+        shape: Sequence[int] | None = None,
+        overwrite: bool = False,
+        workspace: str | Path | None = None,
+    ) -> FolderGeneration:
+        """Check that ``count`` new pairs of image and segmentation can be generated into ``output``.
+
+        They are sampled with ``steps`` (default: all) of ``solver`` (default: "ddpm"), have ``shape`` voxels (default:
+        the median of the training cases that the model keeps), and are compared with the training cases, if these lie
+        in ``workspace``. Pairs that are there are kept unless ``overwrite``. Raises UserError.
+        """
+        from diffatlas_pipeline.api.generation import FolderGeneration
+
+        shapes = [atlas.image.shape[1:] for atlas in self._atlases]
+        where, place = Path(output).expanduser(), Workspace.resolve(workspace)
+        options = (steps, solver, shape, overwrite, place)
+        return FolderGeneration(self._folder, self._predictor, shapes, where, count, *options)
 
     def segmenter(
         self, modality: str | None = None, adapt_contrast: str = "auto", with_atlases: bool | None = None

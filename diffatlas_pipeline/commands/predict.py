@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.commands import _common
+from diffatlas_pipeline.commands._model_choice import add_model_choice, chosen_model
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,11 +70,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
-    choice = parser.add_argument_group("which model (not needed if there is only one)")
-    choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on")
-    choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere, or a zip file of one")
-    choice.add_argument("--method", help="method it was trained with, such as diffatlas")
-    choice.add_argument("--recipe", help="recipe it was trained with, such as default or paper")
+    choice = add_model_choice(parser)
     choice.add_argument(
         "-f", "--folds", nargs="+", metavar="FOLD", help="fold to use; several are averaged (default: all that are trained)"
     )
@@ -112,15 +109,9 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _load(arguments: argparse.Namespace) -> Model:
     from diffatlas_pipeline.api.model import load_model
-    from diffatlas_pipeline.models.find import find_model
 
-    workspace = _common.workspace_of(arguments)
-    path = arguments.model and arguments.model.expanduser()
-    folder = None
-    if path is None or not path.is_file():  # a file is an archive, which load_model unpacks
-        folder = find_model(workspace, arguments.dataset, arguments.method, arguments.recipe, path)
     return load_model(
-        folder or path,
+        chosen_model(arguments),
         arguments.device,
         folds=arguments.folds,
         steps=arguments.steps,

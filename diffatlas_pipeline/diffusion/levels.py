@@ -76,6 +76,11 @@ class NoiseLevels(MaskLevels):
     equal_level: float = field(default=0.0, metadata=fraction())
     self_conditioning: float = field(default=0.0, metadata=fraction())
 
+    @property
+    def equal_share(self) -> float:
+        """Share of the samples whose image is as noisy as the mask."""
+        return 1.0 if self.image == "equal" else (1 - self.start - self.self_conditioning) * self.equal_level
+
     def problems(self) -> Iterator[str]:
         """What does not go together."""
         for pair in (("clean_image", "equal_level"), ("start", "self_conditioning")):

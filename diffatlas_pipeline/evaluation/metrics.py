@@ -64,6 +64,13 @@ def volume_mm3(mask: np.ndarray, spacing_mm: TripleMm) -> float:
     return float(np.count_nonzero(mask) * np.prod(spacing_mm))
 
 
+def surface_mm2(mask: np.ndarray, spacing_mm: TripleMm) -> float:
+    """Area in mm2 of the surface of a boolean mask (X, Y, Z); of a single slice, the length in mm of its contour."""
+    flat = mask.shape[2] == 1
+    inside, spacing = (mask[..., 0], spacing_mm[:2]) if flat else (mask, spacing_mm)
+    return float(_element_sizes(spacing)[_neighbour_codes(inside[_box(inside)])].sum())
+
+
 @dataclass(frozen=True)
 class SurfaceDistances:
     """Of each surface element: the distance in mm to the other surface, and its own area in mm2 (length in mm if

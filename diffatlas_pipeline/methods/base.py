@@ -17,6 +17,7 @@ from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.fields import fraction
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.volumes.grids import Triple
 
 WindowFunction = Callable[[Tensor], Tensor]
 """Windows (B, c, X, Y, Z) of the patch's size -> (B, k, X, Y, Z)."""
@@ -50,6 +51,16 @@ class PlannedSegmentation:
     distances: Tensor
     spread: Tensor | None
     network_share: float | None = None
+
+
+@dataclass(frozen=True)
+class GeneratedPair:
+    """A new image (C, x, y, z) in [-1, 1] and its signed distances (K, x, y, z) in units of tau, on the planned
+    grid.
+    """
+
+    image: Tensor
+    distances: Tensor
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,13 @@ class Method(ABC):
         return isinstance(self.recipe, DiffusionRecipe) and self.recipe.sampler.draws > 1
 
     @property
+    def share_for_generation(self) -> float:
+        """Share of the training samples that taught to generate: image and mask equally noisy. 0: it cannot
+        :meth:`generate`.
+        """
+        return 0.0
+
+    @property
     def unlabelled_fraction(self) -> float:
         """Share of the training samples drawn from scans without labels, where there are any: their distances are
         NaN.
@@ -116,6 +134,19 @@ class Method(ABC):
         """Segment ``image`` (C, X, Y, Z). The result depends on (recipe, image, seed) alone; ``seed`` belongs to the
         scan.
         """
+
+    def generate(
+        self,
+        network: nn.Module,
+        shape: Triple,
+        stitch: Stitch,
+        sampler: Sampler,
+        generator: torch.Generator,
+        device: torch.device,
+        progress: Progress | None = None,
+    ) -> GeneratedPair:
+        """A new pair of ``shape`` (x, y, z), whose state is kept on ``device``; the noise is that of ``generator``."""
+        raise NotImplementedError(f"{self.name} does not generate: see share_for_generation")
 
 
 class LearnedMethod(Method):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.diffusion.denoiser import Denoiser, JointObjective
-from diffatlas_pipeline.diffusion.guidance import Guidance, guided
+from diffatlas_pipeline.diffusion.guidance import Guidance, JointDenoise, guided
 from diffatlas_pipeline.diffusion.levels import NoiseLevels, add_noise
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.fields import fraction
 from diffatlas_pipeline.methods.base import (
     DiffusionRecipe,
+    GeneratedPair,
     LearnedMethod,
     LossReport,
     PlannedSegmentation,
@@ -25,9 +26,11 @@ from diffatlas_pipeline.methods.base import (
     Stitch,
 )
 from diffatlas_pipeline.methods.draws import averaged
+from diffatlas_pipeline.methods.field_of_view import around, within
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.volumes.grids import Triple
 
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
 
@@ -171,9 +174,7 @@ class DiffAtlas(LearnedMethod):
     ) -> PlannedSegmentation:
         recipe, channels = self.recipe, image.shape[0]
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
-
-        def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
-            return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
+        denoise = self._stitched(network, stitch)
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn(shape, generator=generator).to(image)
@@ -182,6 +183,36 @@ class DiffAtlas(LearnedMethod):
             return clean[channels:] / self.plan.distance.scale
 
         return averaged(draw, recipe.sampler.draws, seed, progress)
+
+    def _stitched(self, network: nn.Module, stitch: Stitch) -> JointDenoise:
+        """The denoiser of joint states of any size."""
+
+        def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
+            return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
+
+        return denoise
+
+    @property
+    def share_for_generation(self) -> float:
+        return self.recipe.levels.equal_share
+
+    def generate(
+        self,
+        network: nn.Module,
+        shape: Triple,
+        stitch: Stitch,
+        sampler: Sampler,
+        generator: torch.Generator,
+        device: torch.device,
+        progress: Progress | None = None,
+    ) -> GeneratedPair:
+        """Both halves start as noise and are denoised together at equal levels; nothing is given (Eq. 6 sampled)."""
+        channels, labels, scale = len(self.plan.channels), len(self.plan.dataset.labels), self.plan.distance.scale
+        denoise = within(self._stitched(network, stitch), shape, self.plan.patch_size, channels, scale)
+        start = torch.randn((channels + labels, *around(shape, self.plan.patch_size)[0]), generator=generator).to(device)
+        clean = sampler.walk(denoise, start, self.plan.diffusion, generator, progress)
+        clean = clean[(slice(None), *around(shape, self.plan.patch_size)[1])].float().cpu()
+        return GeneratedPair(clean[:channels], clean[channels:] / scale)
 
     def denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
         """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""

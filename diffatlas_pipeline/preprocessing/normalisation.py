@@ -33,6 +33,36 @@ def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str 
     return result
 
 
+def denormalise(image: np.ndarray, channels: Sequence[ChannelPlan]) -> np.ndarray:
+    """The inverse of :func:`normalise` as far as the plan tells: ``image`` (C, X, Y, Z) in [-1, 1] -> float32.
+
+    A CT's channel is in Hounsfield units again. Others were put on percentiles of each scan, which are not known:
+    they go from 0 to 1.
+    """
+    lower, upper = _written_bounds(channels)
+    return lower + (image.astype(np.float32) + 1) / 2 * (upper - lower)
+
+
+def renormalise(written: np.ndarray, channels: Sequence[ChannelPlan]) -> np.ndarray:
+    """The inverse of :func:`denormalise`."""
+    lower, upper = _written_bounds(channels)
+    return (written.astype(np.float32) - lower) * 2 / (upper - lower) - 1
+
+
+def _written_bounds(channels: Sequence[ChannelPlan]) -> np.ndarray:
+    """What -1 and 1 are denormalised to: (2, C, 1, 1, 1)."""
+    ct = [channel.scheme == "ct" and channel.upper > channel.lower for channel in channels]
+    bounds = [(one.lower, one.upper) if has else (0.0, 1.0) for one, has in zip(channels, ct, strict=True)]
+    return np.asarray(bounds, dtype=np.float32).T[:, :, None, None, None]
+
+
+def units_after_denormalising(channel: ChannelPlan) -> str:
+    """What the numbers of :func:`denormalise` are."""
+    if channel.scheme == "ct":
+        return f"Hounsfield units, cut off at {channel.lower:g} and {channel.upper:g}"
+    return f"0 stands for percentile {channel.lower:g} of a scan's intensities, 1 for percentile {channel.upper:g}"
+
+
 def beyond_bounds(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str | None = None) -> np.ndarray | None:
     """``array`` (C, X, Y, Z) -> float32: by how much :func:`normalise` cuts off the Hounsfield units of a CT,
     logarithmically; None where it cuts off none by planned bounds.

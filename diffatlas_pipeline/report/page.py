@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-import diffatlas_pipeline
 from diffatlas_pipeline.benchmark.record import FAILED, WAITING, Benchmark
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
@@ -28,11 +24,11 @@ from diffatlas_pipeline.report import panels, pictures, plots, viewer
 from diffatlas_pipeline.report.panels import Panel
 from diffatlas_pipeline.report.pictures import Picture
 from diffatlas_pipeline.report.sources import CaseSource, Source
+from diffatlas_pipeline.report.templating import FOLDER, environment
 from diffatlas_pipeline.report.viewer import EmbeddedCase
 
 PICTURE_SHARE = 0.4  # of the size limit, at most, for pictures
 _LISTED = 20
-_FOLDER = Path(__file__).parent / "templates"
 Scores = dict[str, dict[str, list[float | None]]]  # case -> run -> Dice per label
 
 
@@ -274,23 +270,13 @@ def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], scores: Scores, b
 
 
 def _render(source: Source, content: Content) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
-    environment.filters["strong"] = _strong
-    return environment.get_template("page.html.j2").render(
-        source=source,
-        content=content,
-        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
-        script=Markup((_FOLDER / "viewer.js").read_text(encoding="utf-8")),
-        licence=(_FOLDER / "niivue_licence.txt").read_text(encoding="utf-8"),
-        made=date.today().isoformat(),
-        version=diffatlas_pipeline.__version__,
-        svg=Markup,
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            source=source,
+            content=content,
+            script=Markup((FOLDER / "viewer.js").read_text(encoding="utf-8")),
+            licence=(FOLDER / "niivue_licence.txt").read_text(encoding="utf-8"),
+        )
     )
-
-
-def _strong(text: str) -> Markup:
-    """Escaped text in which ``**x**`` is bold."""
-    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))

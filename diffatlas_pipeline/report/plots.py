@@ -22,9 +22,9 @@ from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.report.sources import ModelRun
 
 COLOURS = ("#3a7fc1", "#d9762b", "#45976a", "#a8559b", "#8f8b2c", "#c4524e", "#4aa3a8", "#8a6d5a")
-_STYLE = Path(__file__).parent / "templates" / "page.mplstyle"
+STYLE = Path(__file__).parent / "templates" / "page.mplstyle"
 _INK = "#010203"  # stands for the page's own colour of text
-_WIDTH = 11.0  # inches; the page scales it to its own width
+WIDTH = 11.0  # inches; the page scales it to its own width
 METRICS = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 [mm]"))
 
 
@@ -33,12 +33,25 @@ def box_plot(values: Mapping[str, Sequence[float]], title: str, name: str) -> st
 
     ``name`` makes the ids inside the SVG differ from those of others in the page.
     """
-    with mpl.rc_context(fname=_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
+    with mpl.rc_context(fname=STYLE):
+        figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
         axis = figure.add_subplot()
         _boxes(axis, {"all": values}, list(values), _colours(["all"]))
         axis.set_ylabel(title)
-        return _svg(figure, name)
+        return svg_of(figure, name)
+
+
+def grouped_boxes(groups: Mapping[str, Mapping[str, Sequence[float]]], title: str, name: str) -> str:
+    """A box per label and group, as ``groups`` has them: group -> label -> one value per case; see :func:`box_plot`."""
+    labels = list(next(iter(groups.values())))
+    colours = _colours(list(groups))
+    with mpl.rc_context(fname=STYLE):
+        figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+        axis = figure.add_subplot()
+        _boxes(axis, groups, labels, colours)
+        axis.set_ylabel(title)
+        _legend(figure, [Patch(facecolor=f"{c}40", edgecolor=c, label=group) for group, c in colours.items()])
+        return svg_of(figure, name)
 
 
 def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str, known: Sequence[str] = ()) -> str:
@@ -52,8 +65,8 @@ def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str
     colours = _colours(methods, known)
     metrics = METRICS if len(methods) == 1 else METRICS[:2]
     wide = len(methods) * len(labels) <= 8
-    with mpl.rc_context(fname=_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.3 if wide else 2.7 * len(metrics)), layout="constrained")
+    with mpl.rc_context(fname=STYLE):
+        figure = Figure(figsize=(WIDTH, 3.3 if wide else 2.7 * len(metrics)), layout="constrained")
         axes = figure.subplots(1, len(metrics)) if wide else figure.subplots(len(metrics), 1)
         for axis, (metric, title) in zip(axes, metrics, strict=True):
             groups = {
@@ -68,7 +81,7 @@ def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str
                 axis.set_ylim(_floor(cases[metric].min()), 1.01)
         if len(methods) > 1:
             _legend(figure, [Patch(facecolor=f"{c}40", edgecolor=c, label=method) for method, c in colours.items()])
-        return _svg(figure, name)
+        return svg_of(figure, name)
 
 
 def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()) -> str | None:
@@ -82,8 +95,8 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
     if not curves:
         return None
     colours = _colours(list(dict.fromkeys(method for method, _ in logs)), known)
-    with mpl.rc_context(fname=_STYLE):
-        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
+    with mpl.rc_context(fname=STYLE):
+        figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
         for axis, (title, what) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
             for method, table in logs:
                 values = _curve(table, what)
@@ -101,7 +114,7 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
                 axis.yaxis.set_minor_formatter(NullFormatter())
         if len(colours) > 1:
             _legend(figure, [Line2D([], [], color=c, linewidth=2, label=method) for method, c in colours.items()])
-        return _svg(figure, name)
+        return svg_of(figure, name)
 
 
 def _boxes(
@@ -168,7 +181,7 @@ def _colours(names: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
     return {name: COLOURS[places.index(name) % len(COLOURS)] for name in names}
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_of(figure: Figure, name: str) -> str:
     """The figure as an <svg> element: no XML head, no metadata, the page's font and colour of text."""
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
