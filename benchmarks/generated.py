@@ -105,8 +105,8 @@ def run(
     row = {**machine(), **about, **nearness(folder / "statistics.json")}
     row |= scores(real, "real") | scores(generated, "generated")
     append_row(results, row)
-    share = row["dice_generated"] / row["dice_real"] if row["dice_real"] else 0.0
-    print(f"Dice {row['dice_generated']:.3f} on {pairs} pairs, {row['dice_real']:.3f} on real cases: {share:.0%} of it")
+    on_pairs_dice, on_real_dice = (found["mean"]["dice"] for found in (generated, real))
+    print(f"Dice {on_pairs_dice:.3f} on {pairs} pairs, {on_real_dice:.3f} on the real cases")
     print(f"Added to {results}")
 
 
