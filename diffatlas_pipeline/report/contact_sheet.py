@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from diffatlas_pipeline.evaluation.populations import LabelledImage
 from diffatlas_pipeline.volumes.grids import TripleMm
 
 _PLANES = (("axial", 2, (0, 1)), ("coronal", 1, (0, 2)), ("sagittal", 0, (1, 2)))  # name, normal, (horizontal, vertical)
-_TILE = 1.35  # inches
+_TILE, _HEAD = 1.35, 0.42  # inches
 _OPACITY = 0.55
 
 
@@ -33,12 +34,14 @@ def contact_sheet(
     flat = all(one.labels.shape[2] == 1 for row in rows for one in row)
     planes = _PLANES[:1] if flat else _PLANES
     tiles = len(planes) + 1
-    figure = Figure(figsize=(_TILE * (2 * tiles + 0.25), _TILE * len(rows) + 0.9), facecolor="black")
-    ratios = [1.0] * tiles + [0.25] + [1.0] * tiles
-    axes = figure.subplots(len(rows), 2 * tiles + 1, squeeze=False, gridspec_kw={"width_ratios": ratios})
     colours = label_colours(len(labels))
     reach_mm = max(n * s for row in rows for one in row for n, s in zip(one.labels.shape, spacing_mm, strict=True))
+    columns = min(8, len(labels))
+    foot = 0.2 + 0.22 * math.ceil(len(labels) / columns)
+    ratios = [1.0] * tiles + [0.25] + [1.0] * tiles
     with mpl.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(_TILE * (2 * tiles + 0.25), _TILE * len(rows) + _HEAD + foot), facecolor="black")
+        axes = figure.subplots(len(rows), 2 * tiles + 1, squeeze=False, gridspec_kw={"width_ratios": ratios})
         for line, pair in zip(axes, rows, strict=True):
             line[tiles].set_axis_off()
             for one, places in zip(pair, (line[:tiles], line[tiles + 1 :]), strict=True):
@@ -46,13 +49,14 @@ def contact_sheet(
                 for place, plane, shown in zip(places, (planes[0], *planes), (False, *(True,) * len(planes)), strict=True):
                     _tile(place, one, plane, centre, spacing_mm, colours if shown else (), reach_mm)
                 places[0].set_title(one.case, color="white", fontsize=6.5, loc="left", pad=2)
-        top = 1 - 0.42 / (figure.get_figheight())
-        figure.subplots_adjust(left=0.005, right=0.995, bottom=0.42 / figure.get_figheight(), top=top, wspace=0.03, hspace=0.13)
+        height = figure.get_figheight()
+        margins = {"bottom": foot / height, "top": 1 - _HEAD / height}
+        figure.subplots_adjust(left=0.005, right=0.995, wspace=0.03, hspace=0.13, **margins)
         for x, text in ((0.01, "generated"), (0.515, "the training case most like it")):
-            figure.text(x, 1 - 0.2 / figure.get_figheight(), text, color="white", fontsize=11, va="center")
+            figure.text(x, 1 - _HEAD / 2 / height, text, color="white", fontsize=11, va="center")
         figure.legend(
             handles=[Patch(color=colour, label=label.name) for label, colour in zip(labels, colours, strict=True)],
-            loc="lower center", ncols=min(8, len(labels)), frameon=False, labelcolor="white", fontsize=9,
+            loc="lower center", ncols=columns, frameon=False, labelcolor="white", fontsize=9,
         )  # fmt: skip
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

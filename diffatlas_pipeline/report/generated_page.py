@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.errors import UserError
@@ -139,10 +140,10 @@ def _box_plot(found: Mapping[str, Any], title: str, name: str) -> str:
 
 
 def _nearest_plot(found: Mapping[str, Any]) -> str:
-    keys = {"Dice of the segmentations": "dice", "highest correlation of images": "highest_correlation"}
+    keys = {"Dice": "dice", "image correlation": "highest_correlation"}
     entries = {"generated": found["nearest"], "training cases": found["nearest_of_training_cases"]}
     groups = {text: {title: [one[key] for one in of] for title, key in keys.items()} for text, of in entries.items()}
-    return grouped_boxes(groups, "with the nearest training case", "nearest")
+    return grouped_boxes(groups, "nearest training case", "nearest")
 
 
 def _histogram_plot(of_channel: Mapping[str, Any], name: str) -> str:
@@ -180,6 +181,8 @@ def _power(axis: Axes, one: Mapping[str, Any]) -> None:
         seen = power > 0
         axis.plot(frequency[seen], power[seen], color=colour, linewidth=1.4)
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("cycles per voxel")
     axis.set_ylabel("power")
     axis.grid(True, axis="both")
