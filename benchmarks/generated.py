@@ -40,8 +40,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--max-time", default="30m", metavar="TIME", help="time of each of the three trainings (default: %(default)s)"
     )
-    made.add_argument("--steps", type=int, metavar="N", help="sampling steps of a pair (default: all training steps)")
-    made.add_argument("--solver", help="of sampling (default: ddpm)")
+    made.add_argument(
+        "--steps", type=int, default=50, metavar="N", help="sampling steps of a pair; 0 = all (default: %(default)s)"
+    )
+    made.add_argument("--solver", default="dpmpp_2m", help="of sampling (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the trainings and of the pairs (default: %(default)s)")
     add_places(made)
     made.add_argument(
@@ -55,8 +57,8 @@ def run(
     setting: str | None,
     pairs: int,
     max_time: str,
-    steps: int | None,
-    solver: str | None,
+    steps: int,
+    solver: str,
     seed: int,
     workspace: Path,
     data: Path | None,
@@ -77,8 +79,7 @@ def run(
 
     out = workspace / "benchmarks" / f"generated_{protocol}_{fold}_{max_time}"
     folder = out / f"Dataset{FIRST_NUMBER + prepared.number:03d}_{protocol.replace('-', '').title()}Generated"
-    sampling = [*(["--steps", str(steps)] if steps else []), *(["--solver", solver] if solver else [])]
-    wanted = ["-n", str(pairs), "-o", str(folder), "--seed", str(seed), *sampling]
+    wanted = ["-n", str(pairs), "-o", str(folder), "--seed", str(seed), "--steps", str(steps), "--solver", solver]
     generating_s = do("generate", ["-m", str(models["paper"]), "-f", fold, *wanted, *shared])
 
     # A folder of its own: the number of pairs may be another one in the next run.
@@ -98,7 +99,7 @@ def run(
         "pairs": pairs,
         "max_time": max_time,
         "steps": steps or ModelFolder(models["paper"]).plan().diffusion.training_steps,
-        "solver": solver or "ddpm",
+        "solver": solver,
         "seed": seed,
         "seconds_per_pair": round(generating_s / pairs, 2),
     }

@@ -124,12 +124,13 @@ class FolderGeneration:
             population.add(pair)
             probes.append(probe_of(pair, len(plan.dataset.labels)))
         real, others = training.measured()
-        found = nearest(probes, others)
+        found = nearest(probes, others, "Comparing with training cases")
+        usual = nearest(others[:OWN_NEIGHBOURS], others, "Comparing training cases")
         statistics = {
             **compared(population, real),
             "training_cases": len(training.cases),
             "nearest": [asdict(one) for one in found],
-            "nearest_of_training_cases": [asdict(one) for one in nearest(others[:OWN_NEIGHBOURS], others)],
+            "nearest_of_training_cases": [asdict(one) for one in usual],
             "made_with": self._made_with(),
         }
         sheet, path, page = (self.output / name for name in (SHEET, STATISTICS, PAGE))

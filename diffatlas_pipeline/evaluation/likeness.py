@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.evaluation.populations import LabelledImage
 from diffatlas_pipeline.volumes.crop import mask_box
 
@@ -70,23 +71,18 @@ def likeness(a: Probe, b: Probe) -> tuple[float, float]:
     return dice, _correlation(first, second)
 
 
-def nearest(probes: Sequence[Probe], others: Sequence[Probe]) -> list[Nearest]:
-    """For each of ``probes`` the most alike of ``others``, never itself; a probe without any other is left out."""
-    by_labels: dict[int, tuple[float, float, str]] = {}
-    by_image: dict[int, tuple[float, str]] = {}
-    for other in others:
-        for index, probe in enumerate(probes):
-            if probe is other:
-                continue
-            dice, correlation = likeness(probe, other)
-            if index not in by_labels or (dice, correlation) > by_labels[index][:2]:
-                by_labels[index] = (dice, correlation, other.case)
-            if index not in by_image or correlation > by_image[index][0]:
-                by_image[index] = (correlation, other.case)
+def nearest(probes: Sequence[Probe], others: Sequence[Probe], title: str = "", quiet: bool = False) -> list[Nearest]:
+    """For each of ``probes`` the most alike of ``others``, never itself; a probe without any other is left out.
+
+    ``title`` says beside the progress what is compared.
+    """
     found = []
-    for index, (dice, correlation, like) in sorted(by_labels.items()):
-        highest, most = by_image[index]
-        found.append(Nearest(probes[index].case, like, round(dice, 4), round(correlation, 4), most, round(highest, 4)))
+    for probe in console.each(probes, title or "Comparing cases", len(probes), "cases", quiet):
+        alike = [(*likeness(probe, other), other.case) for other in others if other is not probe]
+        if alike:
+            dice, correlation, like = max(alike, key=lambda one: one[:2])
+            _, highest, most = max(alike, key=lambda one: one[1])
+            found.append(Nearest(probe.case, like, round(dice, 4), round(correlation, 4), most, round(highest, 4)))
     return found
 
 

@@ -93,6 +93,10 @@ def test_a_pair_does_not_depend_on_how_many_there_are(workspace: Path, pairs: Pa
     alone = arrays(generate(workspace, tmp_path / "one", "-n", "1"))
     first, _, _, labels, _, _ = arrays(pairs)
     assert np.array_equal(alone[0], first) and np.array_equal(alone[1], labels)
+    model = load_model(workspace / "results" / "Dataset007_Balls" / "diffatlas__paper", "cpu", precision="float32")
+    made = model.generate(tmp_path / "python", 1, steps=6, workspace=workspace)
+    assert made.page == tmp_path / "python" / "statistics.html" and (made.pairs, made.made) == (1, 1)
+    assert np.array_equal(arrays(made.folder)[0], first)
     other = arrays(generate(workspace, tmp_path / "other", "-n", "1", "--seed", "5"))
     assert not np.allclose(other[0], first, atol=1)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar, noise, signal
+from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import GeneratedPair, case_generator
@@ -94,3 +95,19 @@ def test_which_methods_generate_and_how_much_they_learnt_of_it() -> None:
 def test_the_share_is_that_of_the_levels_drawn() -> None:
     drawn = DEFAULT.levels.draw(plan().diffusion, 20000, torch.Generator().manual_seed(0))
     assert (drawn.image == drawn.mask).float().mean() == pytest.approx(DEFAULT.levels.equal_share, abs=0.01)
+
+
+@pytest.mark.parametrize("variance", [0.01, 0.1, 1.0, 10.0])
+def test_fifty_steps_of_second_order_keep_as_much_variance_as_all_ancestral_ones(variance: float) -> None:
+    """With a perfect denoiser of Gaussian data, as the guide to generation says."""
+
+    def denoise(state: Tensor, level: float) -> Tensor:
+        a, b = (float(part(torch.tensor(level))) for part in (signal, noise))
+        return a * variance * state / (a**2 * variance + b**2)
+
+    start = torch.randn(20000, generator=torch.Generator().manual_seed(0))
+    kept = []
+    for sampler in (Sampler("dpmpp_2m", steps=50), Sampler("ddpm", steps=0, eta=1.0)):
+        made = sampler.walk(denoise, start, DiffusionPlan("cosine", 270), torch.Generator().manual_seed(1))
+        kept.append(float(made.var() / variance))
+    assert abs(kept[0] - 1) <= abs(kept[1] - 1) + 0.03, kept
