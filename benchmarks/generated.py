@@ -40,10 +40,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--max-time", default="30m", metavar="TIME", help="time of each of the three trainings (default: %(default)s)"
     )
-    made.add_argument(
-        "--steps", type=int, default=50, metavar="N", help="sampling steps of a pair; 0 = all (default: %(default)s)"
-    )
-    made.add_argument("--solver", default="dpmpp_2m", help="of sampling (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the trainings and of the pairs (default: %(default)s)")
     add_places(made)
     made.add_argument(
@@ -57,8 +53,6 @@ def run(
     setting: str | None,
     pairs: int,
     max_time: str,
-    steps: int,
-    solver: str,
     seed: int,
     workspace: Path,
     data: Path | None,
@@ -79,7 +73,7 @@ def run(
 
     out = workspace / "benchmarks" / f"generated_{protocol}_{fold}_{max_time}"
     folder = out / f"Dataset{FIRST_NUMBER + prepared.number:03d}_{protocol.replace('-', '').title()}Generated"
-    wanted = ["-n", str(pairs), "-o", str(folder), "--seed", str(seed), "--steps", str(steps), "--solver", solver]
+    wanted = ["-n", str(pairs), "-o", str(folder), "--seed", str(seed)]
     generating_s = do("generate", ["-m", str(models["paper"]), "-f", fold, *wanted, *shared])
 
     # A folder of its own: the number of pairs may be another one in the next run.
@@ -98,12 +92,10 @@ def run(
         "real_cases": len(ModelFolder(models["default"]).metadata(fold)["training_cases"]),
         "pairs": pairs,
         "max_time": max_time,
-        "steps": steps or ModelFolder(models["paper"]).plan().diffusion.training_steps,
-        "solver": solver,
         "seed": seed,
         "seconds_per_pair": round(generating_s / pairs, 2),
     }
-    row = {**machine(), **about, **nearness(folder / "statistics.json")}
+    row = {**machine(), **about, **of_pairs(folder / "statistics.json")}
     row |= scores(real, "real") | scores(generated, "generated")
     append_row(results, row)
     on_pairs_dice, on_real_dice = (found["mean"]["dice"] for found in (generated, real))
@@ -133,10 +125,12 @@ def scores(summary: dict[str, Any], name: str) -> dict[str, float]:
     return {f"dice_{name}": round(summary["mean"]["dice"], 4), f"test_cases_{name}": summary["case_count"], **of_labels}
 
 
-def nearness(statistics: Path) -> dict[str, float]:
-    """Median Dice of a pair with the nearest training case, and of a training case with the nearest other one."""
+def of_pairs(statistics: Path) -> dict[str, Any]:
+    """How pairs were sampled, the median Dice of one with the nearest training case, and of a training case with the
+    nearest other one.
+    """
     found = json.loads(statistics.read_text(encoding="utf-8"))
-    medians = {}
+    medians = dict(found["made_with"]["sampler"])
     for name, key in (("nearest_dice", "nearest"), ("nearest_dice_of_real", "nearest_of_training_cases")):
         dice = sorted(one["dice"] for one in found[key])
         medians[name] = dice[len(dice) // 2] if dice else float("nan")

@@ -188,9 +188,10 @@ class Model:
     ) -> FolderGeneration:
         """Check that ``count`` new pairs of image and segmentation can be generated into ``output``.
 
-        They are sampled with ``steps`` (default: all) of ``solver`` (default: "ddpm"), have ``shape`` voxels (default:
-        the median of the training cases that the model keeps), and are compared with the training cases, if these lie
-        in ``workspace``. Pairs that are there are kept unless ``overwrite``. Raises UserError.
+        They are sampled with ``steps`` (default: 50, all for another solver) of ``solver`` (default: "dpmpp_2m"), have
+        ``shape`` voxels (default: the median of the training cases that the model keeps), and are compared with the
+        training cases, if these lie in ``workspace``. Pairs that are there are kept unless ``overwrite``. Raises
+        UserError.
         """
         from diffatlas_pipeline.api.generation import FolderGeneration
 

@@ -32,8 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     choice = add_model_choice(parser)
     choice.add_argument("-f", "--fold", dest="folds", metavar="FOLD", help="fold to use (default: the only one)")
     sampling = parser.add_argument_group("how to sample")
-    sampling.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: all training steps)")
-    sampling.add_argument("--solver", help="ddpm, ddim or dpmpp_2m (default: ddpm)")
+    sampling.add_argument("--steps", type=int, metavar="N", help="sampling steps; 0 = all (default: 50, all of ddpm and ddim)")
+    sampling.add_argument("--solver", help="dpmpp_2m, ddpm or ddim (default: dpmpp_2m)")
     sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(

@@ -82,7 +82,7 @@ def test_they_are_compared_with_the_training_cases(pairs: Path) -> None:
     for name, volume_ml in zip(("large", "small"), balls, strict=True):
         assert found["volume_ml"][name]["real"]["mean"] == pytest.approx(volume_ml, rel=0.1)
     assert set(found["intensities"]["CT"]) == {"background", "large", "small"}
-    assert found["made_with"]["sampler"] == {"solver": "ddpm", "steps": 6} and found["made_with"]["seed"] == 0
+    assert found["made_with"]["sampler"] == {"solver": "dpmpp_2m", "steps": 6} and found["made_with"]["seed"] == 0
     page = (pairs.parent / "statistics.html").read_text()
     assert "generated_0002" in page and page.count("<svg") == 5
     assert set(found) == documented("statistics.json")

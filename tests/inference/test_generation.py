@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from diffatlas_pipeline.datasets.raw import read_dataset
+from diffatlas_pipeline.diffusion.plan import DiffusionPlan
+from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.generation import (
     PairFolder,
@@ -82,11 +84,12 @@ def test_the_shape_is_the_median_of_the_training_cases() -> None:
         checked_shape(plan(), (4, 0, 4))
 
 
-def test_all_ancestral_steps_are_taken_whatever_the_recipe_segments_with() -> None:
-    method = DiffAtlas(plan(), DEFAULT)
-    assert generating_sampler(method, None, None).steps_of(plan().diffusion) == plan().diffusion.training_steps
-    assert generating_sampler(method, None, None).solver == "ddpm"
-    assert generating_sampler(method, 5, "ddim").eta == 0
+def test_all_ancestral_steps_are_taken_where_they_are_asked_for() -> None:
+    method = DiffAtlas(replace(plan(), diffusion=DiffusionPlan("cosine", 270)), DEFAULT)
+    assert generating_sampler(method, None, None) == Sampler("dpmpp_2m", steps=50)
+    assert generating_sampler(method, None, "ddpm") == Sampler("ddpm", steps=0)
+    assert generating_sampler(method, 5, "ddim") == Sampler("ddim", steps=5)
+    assert generating_sampler(DiffAtlas(plan(), DEFAULT), None, None).steps == plan().diffusion.training_steps
     with pytest.raises(UserError, match="`solver` euler: unknown"):
         generating_sampler(method, None, "euler")
 

@@ -17,11 +17,11 @@ def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     use_lists(monkeypatch, write_task(tmp_path / TASK) / "protocol.json")
     places = ["--workspace", str(tmp_path / "w"), "--data", str(tmp_path), "--results", str(tmp_path / "generated.csv")]
-    few = ["hippocampus", "--setting", "2-shot", "--pairs", "2", "--max-time", "4s", "--steps", "3"]
+    few = ["hippocampus", "--setting", "2-shot", "--pairs", "2", "--max-time", "2s"]
     generated.main([*few, *places])
     (row,) = read_rows(tmp_path / "generated.csv").to_dict("records")
     asked = [row[name] for name in ("protocol", "setting", "real_cases", "pairs", "steps")]
-    assert asked == ["hippocampus", "2-shot", 2, 2, 3]
+    assert asked == ["hippocampus", "2-shot", 2, 2, 50]
     assert row["test_cases_real"] == row["test_cases_generated"] == TEST
     for name in ("real", "generated"):
         labels = [row[f"dice_{name}_{label}"] for label in ("large", "small")]
@@ -31,4 +31,4 @@ def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys.readouterr()
     with pytest.raises(SystemExit):
         generated.main([*few, *places, "--max-time", "9s"])
-    assert "was trained for 4.0 s, not for 9s" in capsys.readouterr().err
+    assert "was trained for 2.0 s, not for 9s" in capsys.readouterr().err
