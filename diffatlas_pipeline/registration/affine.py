@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from diffatlas_pipeline.registration.grids import factors, shrink
 from diffatlas_pipeline.registration.similarity import mutual_information
 from diffatlas_pipeline.registration.warp import affine_coordinates, voxel_grid, warp_image
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 SAMPLES = 6_000  # voxels that the metric looks at
 BINS = 24
@@ -96,6 +99,8 @@ def _optimise(
     target: sitk.Image, atlas: sitk.Image, start: np.ndarray, spacing_mm: Sequence[float], flat: bool, seed: int
 ) -> np.ndarray:
     """The map that a descent from ``start`` ends at. RegistrationFailed if it is none, or no sensible one."""
+    import SimpleITK as sitk
+
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(BINS)
     voxels = target.GetNumberOfPixels()
@@ -124,6 +129,8 @@ def _optimise(
 
 def _to_itk(image: np.ndarray, shape: Sequence[int], spacing_mm: Sequence[float], flat: bool) -> sitk.Image:
     """A volume as an ITK image whose world is millimetres from the first voxel of the full grid of ``shape``."""
+    import SimpleITK as sitk
+
     dimensions = 2 if flat else 3
     values = image[..., 0] if flat else image
     result = sitk.GetImageFromArray(np.ascontiguousarray(values.T, dtype=np.float32))
@@ -134,6 +141,8 @@ def _to_itk(image: np.ndarray, shape: Sequence[int], spacing_mm: Sequence[float]
 
 
 def _to_transform(matrix: np.ndarray, spacing_mm: Sequence[float], flat: bool) -> sitk.AffineTransform:
+    import SimpleITK as sitk
+
     dimensions = 2 if flat else 3
     spacing = np.asarray(spacing_mm, np.float64)
     world = matrix[:, :3] * spacing[:, None] / spacing[None]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import SimpleITK as sitk
 
 from diffatlas_pipeline.registration.grids import finest_mm
 from diffatlas_pipeline.registration.similarity import local_correlation, window_of
@@ -82,6 +81,8 @@ def staple(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[floa
 
     Voxels that STAPLE leaves undecided go to the majority. All atlases count alike.
     """
+    import SimpleITK as sitk
+
     count = distances.shape[1]
     votes = labels_of(distances)
     images = [sitk.GetImageFromArray(one.astype(np.uint16)) for one in votes]

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import SimpleITK as sitk
-
 
 @contextmanager
 def side_by_side(tasks: int, workers: int | None = None) -> Iterator[ThreadPoolExecutor]:
@@ -23,6 +21,8 @@ def one_itk_thread() -> Iterator[None]:
 
     The number is the process' own; setting it on the registration alone does not reach the metric.
     """
+    import SimpleITK as sitk
+
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:

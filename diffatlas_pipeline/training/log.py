@@ -1,19 +1,25 @@
-"""The training log: ``log.csv`` (one row per epoch), ``progress.png``, and TensorBoard events if it is installed."""
+"""The training log: ``log.csv`` (one row per epoch), ``progress.png`` if matplotlib is installed, and TensorBoard
+events if that is.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from diffatlas_pipeline.files import write_text_atomically
 
 SECONDS_BETWEEN_PICTURES = 20
 _FIRST = ("iteration", "seconds", "learning_rate", "loss")
 _BAND = re.compile(r"_band(\d+)$")
+
+Row = dict[str, float]
+"""A row of log.csv by column; what was not measured is not in it."""
 
 
 class TrainingLog:
@@ -24,13 +30,11 @@ class TrainingLog:
     def __init__(self, folder: Path, iteration: int) -> None:
         self.folder = folder
         self.path = folder / "log.csv"
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[Row] = []
         if iteration and self.path.exists():
-            table = pd.read_csv(self.path)
-            self.rows = [
-                {str(k): float(v) for k, v in row.items()}
-                for row in table[table["iteration"] <= iteration].to_dict(orient="records")
-            ]
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["iteration"] <= iteration]
         self._collected: dict[str, list[float]] = defaultdict(list)
         self._drawn_s = -math.inf
         self._events = _tensorboard(folder)
@@ -56,12 +60,9 @@ class TrainingLog:
         row |= {f"dice_{name}": value for name, value in validation.items()}
         self.rows.append(row)
         self._collected.clear()
-        table = pd.DataFrame(self.rows)
-        table = table[sorted(table.columns, key=_place)]
-        table["iteration"] = table["iteration"].astype(int)
-        write_text_atomically(self.path, table.to_csv(index=False, float_format="%.6g"))
+        write_text_atomically(self.path, _as_csv(self.rows))
         if last or seconds - self._drawn_s > SECONDS_BETWEEN_PICTURES:
-            draw_progress(table, self.folder / "progress.png")
+            draw_progress(self.rows, self.folder / "progress.png")
             self._drawn_s = seconds
         if self._events is not None:
             for name, value in row.items():
@@ -81,23 +82,42 @@ def _place(column: str) -> tuple[int, str, int]:
     return (4, "", 0) if column.startswith("dice_") else (3, "", 0)
 
 
-def draw_progress(table: pd.DataFrame, path: Path) -> None:
-    """Losses, losses per noise band, validation Dice and learning rate over the iterations, as a PNG."""
-    from matplotlib.figure import Figure  # not pyplot: a notebook's own backend and figures stay as they are
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return sorted(dict.fromkeys(name for row in rows for name in row), key=_place)
 
+
+def _as_csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, _columns(rows), lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        shown = {name: f"{value:.6g}" for name, value in row.items() if not math.isnan(value)}
+        table.writerow(shown | {"iteration": int(row["iteration"])})
+    return text.getvalue()
+
+
+def draw_progress(rows: Sequence[Row], path: Path) -> None:
+    """Losses, losses per noise band, validation Dice and learning rate over the iterations, as a PNG; none without
+    matplotlib.
+    """
+    try:
+        from matplotlib.figure import Figure  # not pyplot: a notebook's own backend and figures stay as they are
+    except ImportError:
+        return
+    names = _columns(rows)
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     panels = [
-        ("Training loss", [c for c in table if str(c).startswith("loss_") and "band" not in str(c)], True),
-        ("Training loss per noise band (0: least noise)", [c for c in table if "band" in str(c)], True),
-        ("Validation Dice (sampled, EMA weights)", [c for c in table if str(c).startswith("dice_")], False),
+        ("Training loss", [name for name in names if name.startswith("loss_") and "band" not in name], True),
+        ("Training loss per noise band (0: least noise)", [name for name in names if "band" in name], True),
+        ("Validation Dice (sampled, EMA weights)", [name for name in names if name.startswith("dice_")], False),
         ("Learning rate", ["learning_rate"], False),
     ]
     for axis, (title, columns, logarithmic) in zip(axes.flat, panels, strict=True):
         for column in columns:
-            values = table[["iteration", column]].dropna()
-            label = str(column).removeprefix("loss_").removeprefix("dice_").replace("_", " ")
-            axis.plot(values["iteration"], values[column], label=label, marker="o" if len(values) < 40 else None, markersize=3)
+            points = [(row["iteration"], row[column]) for row in rows if not math.isnan(row.get(column, math.nan))]
+            label = column.removeprefix("loss_").removeprefix("dice_").replace("_", " ")
+            axis.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 40 else None, markersize=3)
         axis.set_title(title)
         axis.grid(alpha=0.3)
         if columns and title != "Learning rate":

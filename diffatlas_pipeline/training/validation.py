@@ -16,7 +16,6 @@ from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.evaluation.metrics import dice
-from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
 from diffatlas_pipeline.evaluation.summary_table import results_table
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases
 from diffatlas_pipeline.inference.export import Destination
@@ -82,6 +81,8 @@ def segment_validation(
     Into the folder "validation" of the fold. A raw data set that is gone is a warning. UserError lists cases that
     failed.
     """
+    from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays  # which draws: training needs none
+
     trained = model.load(fold)
     try:
         raw = read_dataset(workspace.raw_dataset(dataset))

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.itk import LPS_TO_RAS, execute, header_grid, open_header
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
 _UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
@@ -28,6 +31,8 @@ def read(folder: Path) -> tuple[np.ndarray, Grid]:
     The grid comes from the positions of all slices, so that a tilted gantry gives a sheared grid. Raises ImageError for
     several series, and for uneven, missing, doubled, unlike or damaged slices.
     """
+    import SimpleITK as sitk
+
     names, grid = _slices(folder)
     if len(names) == 1:
         return execute(open_header(Path(names[0])), folder).reshape(grid.shape), grid
@@ -44,6 +49,8 @@ def read_grid(folder: Path) -> Grid:
 
 def _slices(folder: Path) -> tuple[list[str], Grid]:
     """The files of the series, sorted by position, and its grid."""
+    import SimpleITK as sitk
+
     series = _series(folder)
     if len(series) != 1:
         found = f"holds {len(series)} DICOM series, but a case is one" if series else "holds no DICOM series"
@@ -84,6 +91,8 @@ def _step(positions: np.ndarray, folder: Path) -> np.ndarray:
 
 
 def _series(folder: Path) -> tuple[str, ...]:
+    import SimpleITK as sitk
+
     with _quiet():
         return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
 
@@ -107,6 +116,8 @@ def _numbers(header: sitk.ImageFileReader, tag: str) -> list[float]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without ITK's own warnings about uneven or absent slices: those are checked here, and are errors."""
+    import SimpleITK as sitk
+
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:

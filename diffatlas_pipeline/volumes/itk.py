@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 ENDINGS = (".nrrd", ".mha", ".mhd")
 
@@ -37,6 +40,8 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     """Write ``array`` (X, Y, Z) on ``grid``, with the exact geometry of ``like`` if that has this grid. Raises
     OSError.
     """
+    import SimpleITK as sitk
+
     template = open_header(like) if like is not None else None
     try:
         if template is not None and like is not None and header_grid(template, like) == grid:
@@ -52,6 +57,8 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
 
 def image_of(array: np.ndarray, grid: Grid) -> sitk.Image:
     """``array`` (X, Y, Z) on ``grid`` as an image; of two dimensions where the grid has two."""
+    import SimpleITK as sitk
+
     dimensions = grid.dimensions
     image = sitk.GetImageFromArray(np.ascontiguousarray(array.reshape((*grid.shape, 1)[:dimensions]).T))
     matrix = LPS_TO_RAS @ grid.matrix
@@ -65,6 +72,8 @@ def values_of(image: sitk.Image) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of an image and their grid. Raises ImageError for what is not scalar, or not of 2 or 3
     axes.
     """
+    import SimpleITK as sitk
+
     grid = _grid_of(image, image.GetNumberOfComponentsPerPixel(), "the image")
     return sitk.GetArrayFromImage(image).T.reshape(grid.shape), grid
 
@@ -77,6 +86,8 @@ def _place(image: sitk.Image, origin: Sequence[float], spacing: Sequence[float],
 
 def open_header(path: Path) -> sitk.ImageFileReader:
     """A reader that has read the header of ``path``. Raises ImageError."""
+    import SimpleITK as sitk
+
     if path.name.endswith((".mha", ".mhd")):
         _check_meta_header(path)
     reader = sitk.ImageFileReader()
@@ -106,6 +117,8 @@ def _check_meta_header(path: Path) -> None:
 
 def execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -> np.ndarray:
     """The image's values with axes (X, Y, ...). Raises ImageError."""
+    import SimpleITK as sitk
+
     try:
         return sitk.GetArrayFromImage(reader.Execute()).T
     except RuntimeError as error:

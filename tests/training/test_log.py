@@ -27,14 +27,28 @@ def test_columns_stand_in_order_whatever_was_collected_first(tmp_path: Path) -> 
     assert table["loss_mask_band2"].tolist()[0] == 0.1 and table["dice_left"].tolist()[0] == 0.25
 
 
+def test_a_resumed_log_goes_on_behind_the_checkpoint(tmp_path: Path) -> None:
+    log = TrainingLog(tmp_path, 0)
+    for iteration, dice in ((10, 0.5), (20, math.nan), (30, 0.75)):
+        log.collect({"loss": 1 / iteration})
+        log.write_row(iteration, 1.0, 1e-3, {"left": dice} if iteration > 10 else {})
+    resumed = TrainingLog(tmp_path, 20)
+    resumed.write_row(40, 2.0, 1e-3, {"left": 1.0})
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines == [
+        "iteration,seconds,learning_rate,loss,dice_left", "10,1,0.001,0.1,", "20,1,0.001,0.05,", "40,2,0.001,,1",
+    ]  # fmt: skip
+
+
 def test_drawing_leaves_a_notebook_its_backend_and_figures(tmp_path: Path) -> None:
     lines = [
         "import matplotlib; matplotlib.use('svg')",
-        "import pandas as pd; from pathlib import Path; from matplotlib import pyplot",
+        "from pathlib import Path; from matplotlib import pyplot",
         "from diffatlas_pipeline.training.log import draw_progress",
-        "table = pd.DataFrame({'iteration': [1, 2], 'learning_rate': [0.1, 0.1], 'loss_mask': [2, 1], 'dice_left': [0, 1]})",
+        "rate = {'learning_rate': 0.1}",
+        "rows = [{'iteration': 1, **rate, 'loss_mask': 2}, {'iteration': 2, **rate, 'loss_mask': 1, 'dice_left': 1}]",
         "own = pyplot.figure()",
-        f"draw_progress(table, Path({str(tmp_path / 'progress.png')!r}))",
+        f"draw_progress(rows, Path({str(tmp_path / 'progress.png')!r}))",
         "print(matplotlib.get_backend(), pyplot.get_fignums() == [own.number])",
     ]
     said = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True).stdout
