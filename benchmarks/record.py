@@ -9,11 +9,13 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "documentation" / "results"
@@ -57,6 +59,8 @@ def _processor() -> str:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """The rows of the CSV file ``path``. A commit stays text: 47e8853 is not a number."""
+    import pandas as pd  # here: a machine that only measures has none
+
     return pd.read_csv(path, dtype={"commit": str})
 
 
@@ -65,6 +69,8 @@ def append_row(path: Path, row: dict[str, object]) -> None:
 
     UserError if the file cannot be read or written.
     """
+    import pandas as pd
+
     try:
         # As text: what earlier rows say is not to be reformatted.
         before = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()

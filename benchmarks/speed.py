@@ -20,14 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, machine
-from benchmarks.tables import speed_table
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.tiling import windows
@@ -74,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(quick: bool, repeats: int, device: str, results: Path) -> None:
     """Count, time, print, write. UserError for a device that is not there; SystemExit(1) if a claim fails."""
+    import pandas as pd  # here: a machine that only measures has none
+
+    from benchmarks.tables import speed_table
+
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed.")
     place = resolve_device(device)
@@ -123,10 +125,13 @@ def subjects() -> list[Subject]:
     voxels = HIPPOCAMPUS_CASES * math.prod(HIPPOCAMPUS)
     batch, _ = plan_batch_size(BUDGETS[CPU], network, patch, HIPPOCAMPUS_CHANNELS, voxels, training_bytes)
     found = [Subject(CPU, network, HIPPOCAMPUS_CHANNELS, HIPPOCAMPUS, patch, batch)]
-    for name, budget in BUDGETS.items():
-        network, patch, _ = plan_topology(budget, CUBE, SPACING_MM, CUBE_CHANNELS, training_bytes)
-        found.append(Subject(name, network, CUBE_CHANNELS, CUBE, patch, 1))
-    return found
+    return [*found, *map(cube, BUDGETS)]
+
+
+def cube(name: str) -> Subject:
+    """The network planned for the budget ``name`` in the authors' setting."""
+    network, patch, _ = plan_topology(BUDGETS[name], CUBE, SPACING_MM, CUBE_CHANNELS, training_bytes)
+    return Subject(name, network, CUBE_CHANNELS, CUBE, patch, 1)
 
 
 def example(subject: Subject, batch: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.comparison import DEFAULT_TIME, KEYS, kept_as
 from benchmarks.contrasts import TEST
+from benchmarks.gpu_tables import gpu_checks_table, gpu_dice_table, gpu_speed_table
+from benchmarks.markdown import markdown
 from benchmarks.record import RESULTS, ROOT, read_rows
 from diffatlas_pipeline.files import write_text_atomically
 
@@ -73,7 +75,7 @@ SUMMARY = (
     ("heart-mri", f"zero-shot:{CT}", "trained on MRI, tested on CT (contrast adapted)"),
 )
 """Rows of the README's table: protocol, setting, title."""
-NOTHING = "Not measured yet."
+NOTHING, NO_GPU = "Not measured yet.", "Not run on a GPU yet."
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -215,14 +217,19 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "quickstart": (("quickstart.csv",), quickstart_table),
     "generated": (("generated.csv",), generated_table),
     "summary": (COMPARISONS, summary_table),
+    "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
+    "gpu-speed": (("gpu_speed.csv",), gpu_speed_table),
+    "gpu-checks": (("gpu_checks.csv",), gpu_checks_table),
 }
 """Each other table's results files and how it is made of them."""
+GPU_PAGE = ("gpu-dice", "gpu-speed", "gpu-checks")
 FIRST_PAGE = ("hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated")
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(
-        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, "summary")
+        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary")
     ),
+    ROOT / "documentation" / "benchmarks-gpu.md": GPU_PAGE,
     ROOT / "README.md": ("summary",),
 }
 
@@ -250,7 +257,7 @@ def table_of(name: str, folder: Path = RESULTS) -> str:
         return comparison_tables(name, folder)
     files, make = TABLES[name]
     paths = [folder / file for file in files]
-    return make(*map(read_rows, paths)) if all(path.exists() for path in paths) else NOTHING
+    return make(*map(read_rows, paths)) if all(path.exists() for path in paths) else NO_GPU if name in GPU_PAGE else NOTHING
 
 
 def with_tables(page: Path) -> str:
@@ -268,12 +275,6 @@ def put(page: str, name: str, text: str) -> str:
     if not pattern.search(page):
         sys.exit(f"Error: the page has no markers '{start}' and '{end}'. Add them where the table belongs.")
     return pattern.sub(lambda _: f"{start}\n{text}\n{end}", page)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column to the left, the others to the right."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rule, *rows))
 
 
 def _score(scores: pd.DataFrame, key: tuple[str, str, str], nsd: bool = True) -> str:

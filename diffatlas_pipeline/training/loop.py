@@ -37,7 +37,9 @@ Validation = Callable[[nn.Module], dict[str, float]]
 
 @dataclass(frozen=True)
 class Run:
-    """One training: where it writes, for how long, on what. ``settings`` are remembered and compared on resuming."""
+    """One training: where it writes, for how long, on what. ``settings`` are remembered and compared on resuming;
+    without ``checkpoints`` it cannot be resumed, and loses no time to writing them.
+    """
 
     folder: Path
     duration: Duration
@@ -47,6 +49,7 @@ class Run:
     precision: str = "auto"
     compile: bool = False
     quiet: bool = False
+    checkpoints: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,12 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
                 _say_if_collapsed(dice, progress)
                 log.write_row(iteration, clock.seconds(), rate, dice, last=progress >= 1)
                 saved_s = clock.seconds()
-                save_checkpoint(
-                    run.folder, state.tensors(), TrainingStatus(iteration, saved_s, run.settings, stepper.precision)
-                )
+                if run.checkpoints:
+                    status = TrainingStatus(iteration, saved_s, run.settings, stepper.precision)
+                    save_checkpoint(run.folder, state.tensors(), status)
             if stop and progress < 1:
-                raise Stopped(f"Stopped at iteration {iteration}, with a checkpoint: the same training goes on from there.")
+                kept = ", with a checkpoint: the same training goes on from there" if run.checkpoints else ""
+                raise Stopped(f"Stopped at iteration {iteration}{kept}.")
     return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision, told())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import contrasts, protocols, raw_data
+from benchmarks import case_lists, contrasts, protocols, raw_data
 from tests.planning.raw_data import ball_case, write_nifti
 
 TEST = 2
@@ -39,5 +39,5 @@ def write_task(folder: Path, training: int = 6) -> Path:
 
 def use_lists(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """Let every protocol have the lists in ``file``."""
-    for module in (contrasts, protocols, raw_data):
+    for module in (case_lists, contrasts, protocols, raw_data):
         monkeypatch.setattr(module, "lists_of", lambda _: file)
