@@ -115,8 +115,8 @@ def bring(name: str, site: Path, python: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(str(found.locate_file(file)), target)
         return
-    words = ["--no-deps", "--upgrade", "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
-    words += [word for platform in PLATFORMS for word in ("--platform", platform)]
+    words = ["--no-deps", "--no-compile", "--upgrade", "--only-binary=:all:", "--implementation", "cp"]
+    words += ["--python-version", python, *(word for platform in PLATFORMS for word in ("--platform", platform))]
     wanted = f"{name}=={found.version}"
     command = [sys.executable, "-m", "pip", "install", "--quiet", *words, "--target", str(site), wanted]
     if subprocess.run(command, check=False).returncode:
