@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from diffatlas_pipeline.api.given_labels import find_drawings
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
@@ -17,7 +18,7 @@ from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
 
 # What a kept segmentation must have been made with, too.
-_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlases")
+_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlases", "given_labels")
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ class FolderPrediction:
         uncertainty: bool = False,
         overwrite: bool = False,
         warnings: tuple[str, ...] = (),
+        given_labels: Path | None = None,
     ) -> None:
         plan = segmenter.plan
         self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
         self.cases = find_cases(source, len(plan.channels))
+        self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
         self.warnings = warnings
         self._distances = distances
         self._uncertainty = uncertainty and self._has_spread()
@@ -63,13 +66,18 @@ class FolderPrediction:
         before = read_record(self.destination.record)
         self._check_kept(before)
         start = time.perf_counter()
-        wanted = Wanted(self.destination, self._overwrite, self._distances, self._uncertainty)
+        wanted = Wanted(self.destination, self._overwrite, self._distances, self._uncertainty, self.drawings)
         outcomes = predict_cases(self.segmenter, self.cases, wanted)
         record = self._record(outcomes, before, time.perf_counter() - start)
         write_record(self.destination.record, record)
         kept = any(outcome.status == "kept" for outcome in outcomes)
         differ = kept and bool(before) and any(before.get(key) != _as_json(record[key]) for key in _SETTINGS)
         return FolderResult(tuple(outcomes), self.destination.record, differ)
+
+    def _find_drawings(self, source: Path) -> dict[str, Path]:
+        """What is drawn of which case. UserError if the model cannot complete drawings, or they belong to no case."""
+        self.segmenter.predictor.check_takes_drawings()
+        return find_drawings(source, self.cases)
 
     def _check_kept(self, before: dict[str, Any]) -> None:
         """UserError if the one file that is asked for is there, and is not of the scan: its name does not tell."""
@@ -115,6 +123,7 @@ class FolderPrediction:
             "cases": {**old, **{case: old.get(case, entry) if case in kept else entry for case, entry in made.items()}},
             "adapt_contrast": use.adapt,
             "with_atlases": use.late_fusion,
+            "given_labels": None if self._given_labels is None else str(self._given_labels.resolve()),
         }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffatlas_pipeline.api.folder_prediction import FolderPrediction, FolderResult
+from diffatlas_pipeline.api.given_labels import drawing_of
 from diffatlas_pipeline.api.segmentation import Segmentation
 from diffatlas_pipeline.atlases.policy import choose_use
 from diffatlas_pipeline.atlases.registered import registrations_folder
@@ -130,6 +131,7 @@ class Model:
         affine: np.ndarray | None = None,
         adapt_contrast: str = "auto",
         with_atlases: bool | None = None,
+        given_labels: Any = None,
     ) -> Segmentation:
         """Segment one scan; the result is that of DiffAtlas_predict, bit for bit.
 
@@ -140,11 +142,13 @@ class Model:
         ``modality`` ("CT" or "MRI") says what the scan is, where that is not what the model was trained on.
         ``adapt_contrast`` is how such a scan is given the contrast of the training scans: by registered "atlases", by a
         "curve" of intensities, "off", or "auto". ``with_atlases`` averages the network with registered training cases.
-        Raises UserError.
+        ``given_labels`` is what a reader has drawn of it, to be kept and completed: a path, an image, or an array on
+        the scan's grid, with the data set's values, 0 for background, and 255 where nobody has looked. Raises
+        UserError.
         """
         volume, like = self._volume(image, spacing_mm, affine)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
-        scan = segmenter.prepare(volume)
+        scan = segmenter.prepare(volume, None if given_labels is None else drawing_of(given_labels, volume.grid))
         return Segmentation(segmenter, segmenter.segment(scan), scan, volume.grid, like, warnings)
 
     def segment_folder(self, source: str | Path, output: str | Path, **options: Any) -> FolderResult:
@@ -162,14 +166,19 @@ class Model:
         save_distance_maps: bool = False,
         save_uncertainty: bool = False,
         overwrite: bool = False,
+        given_labels: str | Path | None = None,
     ) -> FolderPrediction:
         """Find the cases of ``source`` and check that they can be segmented into ``output``; nothing is segmented yet.
 
-        Cases whose segmentation is there already are kept unless ``overwrite``. Raises UserError.
+        Cases whose segmentation is there already are kept unless ``overwrite``. ``given_labels`` is a folder of what a
+        reader has drawn of some of the cases, in files named as these, or such a file of a single case. Raises
+        UserError.
         """
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         paths = Path(source).expanduser(), Path(output).expanduser()
-        return FolderPrediction(self._folder, segmenter, *paths, save_distance_maps, save_uncertainty, overwrite, warnings)
+        drawings = None if given_labels is None else Path(given_labels).expanduser()
+        maps = save_distance_maps, save_uncertainty
+        return FolderPrediction(self._folder, segmenter, *paths, *maps, overwrite, warnings, drawings)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
         """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""

@@ -18,6 +18,7 @@ def train(
     method: str = "diffatlas",
     recipe: str = "default",
     any_contrast: bool = False,
+    given_labels: bool = False,
     max_time: float | str | None = None,
     iterations: int | None = None,
     num_cases: int | None = None,
@@ -40,12 +41,13 @@ def train(
     ``fold``: "fold0" ... "fold4" (or 0 ... 4), "all", or a split of splits.json or of one's own ``splits_file``.
     ``method``: "diffatlas", "icf" (feed-forward), "icmd" (mask diffusion), "rba" (registered atlases) or "mean".
     ``recipe``: "default", "paper" (as published), or another in plans.json; ``any_contrast``: with synthetic contrasts,
-    for scans of other modalities. ``max_time`` (seconds, or "90s", "30m", "2h") and ``iterations`` replace the plan's.
-    ``num_cases``: use so many training cases, drawn with ``seed``. Scans without labels: those of imagesUn, or the
-    training cases of the split ``unlabelled_from``, ``num_unlabelled`` of them; the trained fold ``teacher`` labels
-    them, with registrations kept in the folder ``registrations``. ``validation``: score validation cases.
-    ``precision``: "float32", "bfloat16", or "auto": the faster. ``overwrite``: start again, deleting what is there.
-    A script calls it under ``if __name__ == "__main__":``: it starts processes. UserError for what cannot be trained.
+    for scans of other modalities; ``given_labels``: also to complete what a reader has drawn. ``max_time`` (seconds, or
+    "90s", "30m", "2h") and ``iterations`` replace the plan's. ``num_cases``: use so many training cases, drawn with
+    ``seed``. Scans without labels: those of imagesUn, or the training cases of the split ``unlabelled_from``,
+    ``num_unlabelled`` of them; the trained fold ``teacher`` labels them, with registrations kept in the folder
+    ``registrations``. ``validation``: score validation cases. ``precision``: "float32", "bfloat16", or "auto": the
+    faster. ``overwrite``: start again, deleting what is there. A script calls it under ``if __name__ == "__main__":``:
+    it starts processes. UserError for what cannot be trained.
     """
     check_main_guard()
     options = TrainingOptions(
@@ -54,6 +56,7 @@ def train(
         method=method,
         recipe=recipe,
         any_contrast=any_contrast,
+        given_labels=given_labels,
         max_time_s=None if max_time is None else seconds_of(str(max_time)),
         iterations=iterations,
         num_cases=num_cases,

@@ -20,7 +20,7 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.registration.affine import RegistrationFailed
 from diffatlas_pipeline.registration.atlas import Atlas
-from diffatlas_pipeline.volumes.grids import Volume
+from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 
 CURVE_ATLASES = 4  # training scans that a contrast curve is drawn from; each costs an affine registration
 
@@ -74,9 +74,12 @@ class Segmenter:
         """Whether :meth:`segment` tells how far several answers disagree: those of draws, folds or atlases."""
         return self.use.late_fusion or self.predictor.has_spread
 
-    def prepare(self, volume: Volume) -> PreparedScan:
-        """Orient, crop, resample, normalise, and ask the atlases; CPU only, so it may run in another thread."""
-        return self._with_atlases(self.predictor.prepare(volume, self.modality))
+    def prepare(self, volume: Volume, drawing: LabelVolume | None = None) -> PreparedScan:
+        """Orient, crop, resample, normalise, and ask the atlases; CPU only, so it may run in another thread.
+
+        ``drawing`` is a part of its labels, see :meth:`Predictor.prepare`.
+        """
+        return self._with_atlases(self.predictor.prepare(volume, self.modality, drawing))
 
     def prepare_stored(self, image: np.ndarray, record: SpatialRecord) -> PreparedScan:
         """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""

@@ -34,6 +34,13 @@ def main(argv: list[str] | None = None) -> None:
         "-o", "--output", type=Path, required=True, help="folder for the segmentations; of one scan also a file"
     )
     _add_model_and_sampling(parser)
+    parser.add_argument(
+        "--given-labels",
+        type=Path,
+        metavar="FOLDER",
+        help="what a reader has drawn of some scans, 255 where nobody has looked: it is kept and the rest fitted to it; files "
+        "named as the cases, for a model trained with --given-labels",
+    )
     parser.add_argument("--modality", metavar="CT|MRI", help="what the scans are, if not what the model was trained on")
     parser.add_argument(
         "--adapt-contrast",
@@ -98,6 +105,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         save_distance_maps=arguments.save_distance_maps,
         save_uncertainty=arguments.save_uncertainty,
         overwrite=arguments.overwrite,
+        given_labels=arguments.given_labels,
     )
     _announce(model, prediction)
     result = prediction.run()
@@ -130,6 +138,8 @@ def _announce(model: Model, prediction: FolderPrediction) -> None:
     print(f"{len(prediction.cases)} case(s), model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
     for warning in prediction.warnings:
         console.warn(warning)
+    if prediction.drawings:
+        print(f"{len(prediction.drawings)} of {len(prediction.cases)} case(s) are completed from what is drawn of them.")
     segmenter, use = prediction.segmenter, prediction.segmenter.use
     if segmenter.modality and segmenter.predictor.method.any_contrast and use.adapt == "off":
         print("The model has learnt any contrast: the scans are shown to it as they are, without registration.")

@@ -33,6 +33,11 @@ def main(argv: list[str] | None = None) -> None:
         help="learn from contrasts synthesised from the labels, too, for scans of other modalities or sequences",
     )
     parser.add_argument(
+        "--given-labels",
+        action="store_true",
+        help="learn to complete what a reader has drawn, too: some slices, or some of the structures",
+    )
+    parser.add_argument(
         "--max-time", metavar="TIME", help="train for this long, e.g. 90s, 30m, 2h, instead of the planned iterations"
     )
     parser.add_argument("--iterations", type=int, metavar="N", help="train for N iterations instead of the planned number")
@@ -85,6 +90,7 @@ def _train(arguments: argparse.Namespace) -> None:
         method=arguments.method,
         recipe=arguments.recipe,
         any_contrast=arguments.any_contrast,
+        given_labels=arguments.given_labels,
         max_time_s=seconds_of(arguments.max_time) if arguments.max_time else None,
         iterations=arguments.iterations,
         num_cases=arguments.num_cases,

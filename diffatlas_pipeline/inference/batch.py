@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from diffatlas_pipeline import console
@@ -15,8 +16,8 @@ from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.predictor import Result
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.volumes.grids import Volume
-from diffatlas_pipeline.volumes.io import read_volume
+from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
+from diffatlas_pipeline.volumes.io import read_labels, read_volume
 
 STAGES = ("read", "prepare", "register", "sample", "restore", "write")
 T = TypeVar("T")
@@ -39,12 +40,13 @@ class CaseOutcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write where."""
+    """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept."""
 
     destination: Destination
     overwrite: bool = False
     distances: bool = False
     uncertainty: bool = False
+    drawings: Mapping[str, Path] = field(default_factory=dict)
 
 
 class CaseSegmenter(Protocol):
@@ -57,7 +59,7 @@ class CaseSegmenter(Protocol):
     @property
     def plan(self) -> Plan: ...
 
-    def prepare(self, volume: Volume) -> Any: ...
+    def prepare(self, volume: Volume, drawing: LabelVolume | None = None) -> Any: ...
 
     def segment(self, scan: Any, progress: Progress | None = None) -> PlannedSegmentation: ...
 
@@ -80,7 +82,7 @@ def predict_cases(
 
         def read_next() -> tuple[CaseFiles, Future[_Loaded]] | None:
             files = next(waiting, None)
-            return None if files is None else (files, reader.submit(_load, segmenter, files))
+            return None if files is None else (files, reader.submit(_load, segmenter, files, wanted.drawings.get(files.case)))
 
         following = read_next()
         for index in range(len(todo)):
@@ -133,9 +135,9 @@ class _Loaded:
     seconds: dict[str, float]
 
 
-def _load(segmenter: CaseSegmenter, files: CaseFiles) -> _Loaded:
-    volume, read_s = _timed(lambda: read_volume(files.images))
-    prepared, prepare_s = _timed(lambda: segmenter.prepare(volume))
+def _load(segmenter: CaseSegmenter, files: CaseFiles, drawing: Path | None) -> _Loaded:
+    (volume, drawn), read_s = _timed(lambda: (read_volume(files.images), None if drawing is None else read_labels(drawing)))
+    prepared, prepare_s = _timed(lambda: segmenter.prepare(volume, drawn))
     seconds = {"read": read_s, "prepare": prepare_s}
     if prepared.register_s:
         now_s = 0.0 if prepared.kept else prepared.register_s

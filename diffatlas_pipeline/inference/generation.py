@@ -18,6 +18,7 @@ from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.running_network import with_room
 from diffatlas_pipeline.methods.base import DiffusionRecipe, GeneratedPair, Method, Progress, case_generator
+from diffatlas_pipeline.methods.drawings import showing
 from diffatlas_pipeline.methods.registry import with_sampling
 from diffatlas_pipeline.models.folder import dataset_json
 from diffatlas_pipeline.planning.plan import Plan
@@ -96,10 +97,11 @@ def generate_pair(
     """Pair number ``index``: it depends on the model, the predictor's seed, ``index``, ``shape`` and ``sampler``
     alone.
     """
-    method, network = predictor.method, predictor.networks[0]
+    method = predictor.method
+    network, stitch = showing(predictor.networks[0], predictor.stitch, method.drawn_channels, None)
     return with_room(
         lambda here: method.generate(
-            network, shape, predictor.stitch, sampler, case_generator(predictor.seed, index), here.device, progress
+            network, shape, stitch, sampler, case_generator(predictor.seed, index), here.device, progress
         ),
         torch.zeros(1),
         predictor.device,

@@ -7,17 +7,27 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
 from diffatlas_pipeline.methods.base import Method, PlannedSegmentation, Progress, Stitch
+from diffatlas_pipeline.methods.drawings import showing
 
 
 def segment_padded(
-    method: Method, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
+    method: Method,
+    network: nn.Module,
+    image: Tensor,
+    stitch: Stitch,
+    seed: int,
+    progress: Progress | None = None,
+    drawing: Tensor | None = None,
 ) -> PlannedSegmentation:
     """``method.segment`` of ``image`` (C, X, Y, Z), which is first padded to at least the patch with the image's
     minimum.
 
     Training pads small volumes in the same way, so the noise and the padding that the network sees are those it knows.
+    A network with inputs for it is shown the ``drawing`` (K, X, Y, Z), see :mod:`~diffatlas_pipeline.methods.drawings`.
     """
     padded, inside = pad_nd_image(image, method.plan.patch_size, "constant", {"value": IMAGE_PADDING}, return_slicer=True)
+    drawn = None if drawing is None else pad_nd_image(drawing, method.plan.patch_size, "constant", {"value": 0})
+    network, stitch = showing(network, stitch, method.drawn_channels, drawn)
     found = method.segment(network, padded, stitch, seed, progress)
     inside = (slice(None), *inside[1:])  # as many labels as there are, whatever the number of channels
     return PlannedSegmentation(

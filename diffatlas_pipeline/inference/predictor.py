@@ -22,9 +22,10 @@ from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
+from diffatlas_pipeline.preprocessing.drawing import Drawing, prepare_drawing
 from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
-from diffatlas_pipeline.volumes.grids import Volume
+from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -32,14 +33,15 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], the way back, the seed of its noise, and what
-    is unusual about it.
+    """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], the way back, the seed of its noise, what is
+    unusual about it, and what a reader has drawn of it, if anything.
     """
 
     image: np.ndarray
     record: SpatialRecord
     seed: int
     warnings: tuple[str, ...] = ()
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,30 @@ class Predictor:
             return False
         return is_out_of_domain(modality, self.plan.channels) and str(modality).upper() not in self.learnt_modalities
 
-    def prepare(self, volume: Volume, modality: str | None = None) -> Prepared:
+    def check_takes_drawings(self) -> None:
+        """UserError if the networks have not learnt to complete drawings."""
+        if not self.method.drawn_channels:
+            raise UserError(
+                "`given_labels`: this model has not learnt to complete what is drawn. Train one that has: `train` with "
+                "`given_labels`; then choose its `recipe`, which is called 'given-labels'."
+            )
+
+    def prepare(self, volume: Volume, modality: str | None = None, drawing: LabelVolume | None = None) -> Prepared:
         """Orient, crop, resample, normalise; CPU only, so it may run in another thread.
 
-        ``modality`` says what the scan is where that is not what the model was trained on.
+        ``modality`` says what the scan is where that is not what the model was trained on. ``drawing`` is a part of its
+        labels, 255 where nobody has looked. UserError if it does not fit the scan, or the networks take none.
         """
         image, record = prepare_image(volume, self.plan, modality)
         seed = scan_seed(self.seed, to_canonical(volume.array, volume.grid)[0])
-        return Prepared(image, record, seed, tuple(unusual(image, record, self.plan, modality)))
+        warnings = unusual(image, record, self.plan, modality)
+        if drawing is None:
+            return Prepared(image, record, seed, tuple(warnings))
+        self.check_takes_drawings()
+        prepared = prepare_drawing(drawing, record, self.plan)
+        if prepared.is_complete:
+            warnings = [*warnings, "every voxel of it is given, so nothing was left to segment"]
+        return Prepared(image, record, seed, tuple(warnings), prepared)
 
     def prepare_stored(self, image: np.ndarray, record: SpatialRecord) -> Prepared:
         """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
@@ -134,13 +152,14 @@ class Predictor:
         They depend on the scan, the recipe and the seed alone. ``progress`` is told (steps done, steps in all).
         """
         image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
+        drawing = None if prepared.drawing is None else torch.from_numpy(prepared.drawing.planned)
         parts = []
         for index, network in enumerate(self.networks):
             report = _part_of(progress, index, len(self.networks))
             parts.append(
                 with_room(
                     lambda here, net=network, told=report: segment_padded(  # type: ignore[misc]
-                        self.method, net, here, self.stitch, prepared.seed, told
+                        self.method, net, here, self.stitch, prepared.seed, told, drawing
                     ),
                     image,
                     self.device,
@@ -153,7 +172,7 @@ class Predictor:
     ) -> Result:
         """Back onto the scan's own grid; CPU only, so it may run in another thread.
 
-        ``distances`` and ``uncertainty`` ask for the maps of :class:`Result`.
+        ``distances`` and ``uncertainty`` ask for the maps of :class:`Result`. What was drawn is kept exactly.
         """
         planned = segmentation.distances.numpy()
         labels = restore_labels(planned, prepared.record, self.plan)
@@ -168,6 +187,8 @@ class Predictor:
             largest = segmentation.spread.max(dim=0, keepdim=True).values.numpy()
             # Outside the crop restore_distances puts STORED_LIMIT; there, nothing is uncertain.
             spread = (STORED_LIMIT - restore_distances(STORED_LIMIT - largest, prepared.record)[0]) * np.float32(tau_mm)
+        if prepared.drawing is not None:
+            prepared.drawing.keep_in(labels, maps, spread)
         if not labels.any():
             warnings.append("no structure was found in it")
         return Result(labels, maps, spread, tuple(warnings))

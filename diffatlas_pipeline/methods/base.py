@@ -71,10 +71,13 @@ class Recipe:
 @dataclass(frozen=True)
 class LearnedRecipe(Recipe):
     """The recipe of a method that learns: ``any_contrast`` is the share of the training samples that are shown with a
-    contrast synthesised from their labels, so that scans of other modalities can be segmented as they are.
+    contrast synthesised from their labels, so that scans of other modalities can be segmented as they are;
+    ``given_labels`` the share to which a part of their labels is shown, so that what a reader has drawn can be
+    completed. The network has inputs for it only where that is above 0.
     """
 
     any_contrast: float = field(default=0.0, kw_only=True, metadata=fraction())
+    given_labels: float = field(default=0.0, kw_only=True, metadata=fraction())
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,18 @@ class Method(ABC):
     def any_contrast(self) -> float:
         """Share of the training samples whose contrast is synthesised from their labels."""
         return self.recipe.any_contrast if isinstance(self.recipe, LearnedRecipe) else 0.0
+
+    @property
+    def given_labels(self) -> float:
+        """Share of the training samples to which a part of their labels is shown; 0: the network has no input for
+        that.
+        """
+        return self.recipe.given_labels if isinstance(self.recipe, LearnedRecipe) else 0.0
+
+    @property
+    def drawn_channels(self) -> int:
+        """Inputs that the network has for what is drawn of a scan's labels: one per label, or none."""
+        return len(self.plan.dataset.labels) if self.given_labels else 0
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:

@@ -25,6 +25,7 @@ from diffatlas_pipeline.methods.base import (
     Recipe,
     Stitch,
 )
+from diffatlas_pipeline.methods.drawings import of_samples, shown_parts
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.field_of_view import around, within
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
@@ -121,12 +122,13 @@ class DiffAtlas(LearnedMethod):
 
     def build_network(self) -> nn.Module:
         channels = len(self.plan.channels) + len(self.plan.dataset.labels)
-        return build_network(self.plan.network, channels, channels)
+        return build_network(self.plan.network, channels + self.drawn_channels, channels)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt
         from.
         """
+        network = shown_parts(network, distances, self.given_labels, generator)
         noised = self._noised(network, image, distances, generator)
         output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.mask_level).float()
         terms = self._terms(output, noised, distances)
@@ -145,7 +147,7 @@ class DiffAtlas(LearnedMethod):
         levels = self._per_channel(image_level, mask_level, channels, clean.shape[1])
         noisy = add_noise(clean, eps, levels)
         if (own := drawn.own & labelled).any():
-            noisy[own] = self._answered(network, image[own], eps[own], levels[own])
+            noisy[own] = self._answered(of_samples(network, own), image[own], eps[own], levels[own])
         return _Noised(clean, eps, noisy, levels, image_level, mask_level, labelled)
 
     def _terms(self, output: Tensor, noised: _Noised, distances: Tensor) -> _Terms:

@@ -16,6 +16,7 @@ from diffatlas_pipeline.methods.base import (
     Progress,
     Stitch,
 )
+from diffatlas_pipeline.methods.drawings import shown_parts
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
@@ -33,9 +34,11 @@ class FeedForward(LearnedMethod):
     recipes: ClassVar = {"default": FeedForwardRecipe()}
 
     def build_network(self) -> nn.Module:
-        return build_network(self.plan.network, len(self.plan.channels), 1 + len(self.plan.dataset.labels), levels=False)
+        inputs = len(self.plan.channels) + self.drawn_channels
+        return build_network(self.plan.network, inputs, 1 + len(self.plan.dataset.labels), levels=False)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
+        network = shown_parts(network, distances, self.given_labels, generator)
         logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
         loss = segmentation_loss(logits, distances)
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})

@@ -22,6 +22,7 @@ from diffatlas_pipeline.methods.base import (
     Recipe,
     Stitch,
 )
+from diffatlas_pipeline.methods.drawings import shown_parts
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
@@ -57,10 +58,11 @@ class MaskDiffusion(LearnedMethod):
 
     def build_network(self) -> nn.Module:
         labels = len(self.plan.dataset.labels)
-        return build_network(self.plan.network, len(self.plan.channels) + labels, labels)
+        return build_network(self.plan.network, len(self.plan.channels) + labels + self.drawn_channels, labels)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """Mean squared error over the channels of the mask, and the recipe's share of the error of its labels."""
+        network = shown_parts(network, distances, self.given_labels, generator)
         clean = distances * self.plan.distance.scale
         level = self.recipe.levels.draw_mask(self.plan.diffusion, clean.shape[0], generator).to(clean)
         eps = torch.randn(clean.shape, generator=generator).to(clean)

@@ -24,6 +24,8 @@ METHODS: dict[str, type[Method]] = {
 }
 ANY_CONTRAST = "any-contrast"
 SYNTHETIC_SHARE = 0.5  # of the samples, in such a recipe
+GIVEN_LABELS = "given-labels"
+SHOWN_SHARE = 0.75  # of the samples, in such a recipe; the others keep it able to segment without a drawing
 STEPS_OF_DRAWS = 2  # with a single one from noise that the network does not hear, all draws would be the same
 
 
@@ -157,23 +159,42 @@ def any_contrast_name(recipe: str) -> str:
     return ANY_CONTRAST if recipe == "default" else f"{recipe}-{ANY_CONTRAST}"
 
 
-def _base_of(name: str) -> str:
-    """The recipe that ``name`` is with synthetic contrasts; ``name`` itself if it does not say so."""
-    return "default" if name == ANY_CONTRAST else name.removesuffix(f"-{ANY_CONTRAST}")
+def given_labels_name(recipe: str) -> str:
+    """The name of ``recipe`` where it also learns to complete drawings: "given-labels", "any-contrast-given-labels".
+
+    Every plan has these, too.
+    """
+    return GIVEN_LABELS if recipe == "default" else f"{recipe}-{GIVEN_LABELS}"
+
+
+def _twin_of(name: str) -> tuple[str, dict[str, float]] | None:
+    """The recipe that ``name`` is a twin of, and the options in which they differ; None if it does not say so."""
+    for suffix, options in ((GIVEN_LABELS, {"given_labels": SHOWN_SHARE}), (ANY_CONTRAST, {"any_contrast": SYNTHETIC_SHARE})):
+        if name == suffix:
+            return "default", options
+        if name.endswith(f"-{suffix}"):
+            return name.removesuffix(f"-{suffix}"), options
+    return None
 
 
 def _read(plan: Plan, method: str, name: str) -> Recipe:
     recipes = plan.recipes.get(method, {})
-    if name not in recipes and (base := _base_of(name)) in recipes:
-        recipe = _read(plan, method, base)
+    if name not in recipes and (twin := _twin_of(name)) and _is_known(plan, method, twin[0]):
+        recipe = _read(plan, method, twin[0])
         if isinstance(recipe, LearnedRecipe):
-            return replace(recipe, any_contrast=SYNTHETIC_SHARE)
+            return replace(recipe, **twin[1])
     if gone := gone_from(method, name, recipes.get(name)):
         raise UserError(gone)
     if name not in recipes:
         known = ", ".join(usable_recipes(plan, method)) or "none"
         raise UserError(f"Unknown recipe '{name}' of {method}: this plan has {known}. Choose one of these.")
     return from_plain(known_method(method).recipe_type, recipes[name], f"recipe '{name}' of {method}")
+
+
+def _is_known(plan: Plan, method: str, name: str) -> bool:
+    """Whether ``plan`` has the recipe ``name``, itself or as a twin."""
+    twin = _twin_of(name)
+    return name in plan.recipes.get(method, {}) or (twin is not None and _is_known(plan, method, twin[0]))
 
 
 def _problems_of_recipe(recipe: Recipe, plan: Plan) -> list[str]:

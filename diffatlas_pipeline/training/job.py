@@ -20,6 +20,7 @@ from diffatlas_pipeline.methods.registry import (
     any_contrast_name,
     check_plan,
     create_method,
+    given_labels_name,
     known_method,
     recipe_of,
     training_digest,
@@ -122,8 +123,12 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     plan = read_plan(source)
     if not issubclass(known_method(options.method), LearnedMethod) and options.any_contrast:
         raise UserError(f"`any_contrast`: {options.method} has no network that could learn contrasts. Leave it out.")
+    if not issubclass(known_method(options.method), LearnedMethod) and options.given_labels:
+        raise UserError(f"`given_labels`: {options.method} has no network that could complete drawings. Leave it out.")
     if options.any_contrast:
         options = replace(options, recipe=any_contrast_name(options.recipe), any_contrast=False)
+    if options.given_labels:
+        options = replace(options, recipe=given_labels_name(options.recipe), given_labels=False)
     recipe = recipe_of(plan, options.method, options.recipe)
     plan = with_written_recipe(plan, options.method, options.recipe)
     device = resolve_device(options.device)

@@ -11,7 +11,7 @@ class TrainingOptions:
     """What to train: ``fold`` of ``dataset`` (number, name or path), and how; see :func:`diffatlas_pipeline.train`.
 
     ``max_time_s`` in seconds; None for it and ``iterations``: as planned. ``any_contrast`` asks for the recipe that is
-    ``recipe`` with synthetic contrasts.
+    ``recipe`` with synthetic contrasts, ``given_labels`` for the one that also learns to complete drawings.
     """
 
     dataset: str
@@ -19,6 +19,7 @@ class TrainingOptions:
     method: str = "diffatlas"
     recipe: str = "default"
     any_contrast: bool = False
+    given_labels: bool = False
     max_time_s: float | None = None
     iterations: int | None = None
     num_cases: int | None = None

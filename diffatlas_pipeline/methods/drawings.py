@@ -1,0 +1,126 @@
+"""Drawings: what a reader has drawn of a scan's labels, shown to a network beside what it sees anyway.
+
+A drawing (K, X, Y, Z) has one channel per label: -1 where that label was drawn, +1 where something else was (another
+label, or background), 0 where nobody has looked. These are the signs of the signed distances: a drawn slice tells
+labels, not how far the border in other slices is. A network of a recipe with ``given_labels`` has these channels behind
+its others.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffatlas_pipeline.methods.base import Stitch, WindowFunction
+
+MOST_SLICES = 12  # shown of a training patch
+SLICES, BOXES = 0.7, 0.15  # shares of the drawings that are slices and boxes; the rest are whole structures
+CUT = 0.3  # share of the drawings of slices of which only a part was looked at
+
+
+class Shown(nn.Module):
+    """``network`` whose last inputs are a ``drawing`` (B, K, X, Y, Z): called as one that is shown none."""
+
+    def __init__(self, network: nn.Module, drawing: Tensor) -> None:
+        super().__init__()
+        self.network, self.drawing = network, drawing
+
+    def forward(self, seen: Tensor, *levels: Tensor) -> Tensor:
+        both = torch.cat([seen, self.drawing.to(seen)], dim=1)
+        found: Tensor = self.network(both.contiguous(memory_format=torch.channels_last_3d), *levels)
+        return found
+
+
+def shown_parts(network: nn.Module, distances: Tensor, share: float, generator: torch.Generator) -> nn.Module:
+    """``network`` that is shown :func:`random_drawings` of a training batch; itself where ``share`` is 0."""
+    return Shown(network, random_drawings(distances, share, generator)) if share else network
+
+
+def of_samples(network: nn.Module, samples: Tensor) -> nn.Module:
+    """``network`` for the ``samples`` (B,) bool of a batch alone: of a :class:`Shown` one, with their drawings."""
+    return Shown(network.network, network.drawing[samples]) if isinstance(network, Shown) else network
+
+
+def showing(network: nn.Module, stitch: Stitch, labels: int, drawing: Tensor | None) -> tuple[nn.Module, Stitch]:
+    """What a method is to be given as network and stitch, so that each window is shown its part of ``drawing``.
+
+    ``drawing`` (K, X, Y, Z) lies on the grid of the volumes that are stitched; None: nothing is drawn. ``labels`` is
+    how many inputs the network has for it; without any, both are returned as they are.
+    """
+    if not labels:
+        return network, stitch
+    shown = Shown(network, torch.zeros(()))
+
+    def stitched(run: WindowFunction, volume: Tensor) -> Tensor:
+        drawn = volume.new_zeros((labels, *volume.shape[1:])) if drawing is None else drawing.to(volume)
+
+        def run_windows(windows: Tensor) -> Tensor:
+            shown.drawing = windows[:, -labels:]
+            return run(windows[:, :-labels])
+
+        return stitch(run_windows, torch.cat([volume, drawn]))
+
+    return shown, stitched
+
+
+def random_drawings(distances: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """A part of the true labels of a ``share`` of the samples, nothing of the others: (B, K, X, Y, Z), as drawings.
+
+    ``distances`` (B, K, X, Y, Z) are true; NaN for an unlabelled sample, of which nothing is shown. What is shown are
+    some slices across one axis, through or beside the structures; a box; or some of the structures, and nothing around
+    them.
+    """
+    chosen = torch.rand(len(distances), generator=generator) < share
+    known = torch.stack(
+        [
+            _looked_at(one, generator) if wanted and not bool(one[0, 0, 0, 0].isnan()) else torch.zeros(one.shape[1:])
+            for one, wanted in zip(distances, chosen.tolist(), strict=True)
+        ]
+    )
+    return torch.where(distances < 0, -1.0, 1.0) * known[:, None].to(distances)
+
+
+def _looked_at(distances: Tensor, generator: torch.Generator) -> Tensor:
+    """1 where a reader may have looked, else 0: (X, Y, Z), on the CPU. ``distances`` (K, X, Y, Z)."""
+    inside = (distances < 0).cpu()
+    kind = float(torch.rand((), generator=generator))
+    shape = inside.shape[1:]
+    present = [index for index in range(len(inside)) if inside[index].any()]
+    if kind >= SLICES + BOXES and len(present) > 1:
+        count = int(torch.randint(1, len(present), (), generator=generator))
+        picked = torch.randperm(len(present), generator=generator)[:count].tolist()
+        return inside[[present[index] for index in picked]].any(dim=0).float()
+    if kind >= SLICES:
+        return _box(shape, 0.1, generator)
+    drawn = _slices(inside.any(dim=0), generator)
+    part = drawn * _box(shape, 0.5, generator) if float(torch.rand((), generator=generator)) < CUT else drawn
+    return part if part.any() else drawn
+
+
+def _slices(foreground: Tensor, generator: torch.Generator) -> Tensor:
+    """1 in 1 to MOST_SLICES slices, few more often than many, across a random axis: where ``foreground`` is, and next
+    to it.
+    """
+    axes = [axis for axis in range(3) if foreground.shape[axis] > 1]
+    axis = axes[int(torch.randint(len(axes), (), generator=generator))]
+    others = tuple(other for other in range(3) if other != axis)
+    where = foreground.any(dim=others[1]).any(dim=others[0]).nonzero().flatten()
+    low, high = (int(where.min()) - 1, int(where.max()) + 2) if len(where) else (0, foreground.shape[axis])
+    low, high = max(0, low), min(foreground.shape[axis], high)
+    count = int(MOST_SLICES ** float(torch.rand((), generator=generator)))
+    drawn = torch.zeros(foreground.shape)
+    drawn.index_fill_(axis, low + torch.randperm(high - low, generator=generator)[:count], 1.0)
+    return drawn
+
+
+def _box(shape: torch.Size, smallest: float, generator: torch.Generator) -> Tensor:
+    """1 in a random box whose edges are at least ``smallest`` of those of ``shape``."""
+    box = torch.zeros(shape)
+    slices = []
+    for size in shape:
+        fraction, place = torch.rand(2, generator=generator).tolist()
+        length = max(1, round(size * (smallest + (1 - smallest) * fraction)))
+        start = round((size - length) * place)
+        slices.append(slice(start, start + length))
+    box[tuple(slices)] = 1.0
+    return box
