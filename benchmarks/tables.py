@@ -208,6 +208,20 @@ def generated_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def given_slices_table(table: pd.DataFrame) -> str:
+    """Three rows per run: Dice of the voxels not drawn over the number of given slices; the model alone is scored on
+    the same voxels.
+    """
+    counts = [str(name).removeprefix("dice_completed_") for name in table if str(name).startswith("dice_completed_")]
+    rows = []
+    for _, row in table.iterrows():
+        run = f"{row['protocol']}, {row['training_cases']} cases, `{row['method']}`"
+        ways = {"completed": f"{run}, completed", "alone": "the same without the drawing", "interpolated": "interpolated"}
+        for way, title in ways.items():
+            rows.append([title, *(_number(row.get(f"dice_{way}_{count}", float("nan")), 3) for count in counts)])
+    return markdown(["given slices", *counts], rows)
+
+
 COMPARISONS = ("comparison_hippocampus.csv", "comparison_heart-ct.csv", "comparison_heart-mri.csv")
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "nnunet": (("nnunet.csv",), nnunet_table),
@@ -216,6 +230,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "speed": (("speed.csv",), speed_table),
     "quickstart": (("quickstart.csv",), quickstart_table),
     "generated": (("generated.csv",), generated_table),
+    "given_slices": (("given_slices.csv",), given_slices_table),
     "summary": (COMPARISONS, summary_table),
     "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
     "gpu-speed": (("gpu_speed.csv",), gpu_speed_table),
@@ -223,7 +238,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 }
 """Each other table's results files and how it is made of them."""
 GPU_PAGE = ("gpu-dice", "gpu-speed", "gpu-checks")
-FIRST_PAGE = ("hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated")
+FIRST_PAGE = ("hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated", "given_slices")
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(

@@ -99,7 +99,7 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
     }  # fmt: skip
     for (method, recipe), values in expected.items():
         options = {name: value for _, name, value in options_of(recipe_of(plan(), method, recipe))}
-        assert options.pop("any_contrast") == 0 and options.pop("error") == "output"
+        assert options.pop("any_contrast") == options.pop("given_labels") == 0 and options.pop("error") == "output"
         assert options == {name: value for name, value in zip(names, values, strict=True) if value is not None}
     assert recipe_of(plan(), "rba") == RegistrationRecipe("deformable", "votes", atlases=12, aligned=24)
 
