@@ -19,8 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--recipe",
         default="default",
-        help="default; of diffatlas and icmd also paper (as published); of rba also affine, majority, staple; or one "
-        "of your own in plans.json (default: %(default)s)",
+        help="default; of diffatlas and icmd also paper (the published method) and paper-noise; of rba also affine, majority, "
+        "staple; or one of your own in plans.json (default: %(default)s)",
     )
     parser.add_argument(
         "--method",

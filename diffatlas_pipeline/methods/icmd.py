@@ -28,6 +28,8 @@ from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentat
 from diffatlas_pipeline.networks.unet import build_network
 from diffatlas_pipeline.planning.plan import Plan
 
+_ALL_STEPS = Sampler("ddpm", steps=0, eta=1.0, draws=5)
+
 
 @dataclass(frozen=True)
 class MaskRecipe(DiffusionRecipe):
@@ -47,8 +49,9 @@ class MaskDiffusion(LearnedMethod):
         "default": MaskRecipe(
             MaskLevels(start=0.75), Objective("x0", "signal", segmentation_weight=1.0), Sampler(steps=2, draws=5)
         ),
-        # As published (Eq. 1 and 2); the mean of several draws.
-        "paper": MaskRecipe(MaskLevels("schedule"), Objective("epsilon"), Sampler("ddpm", steps=0, eta=1.0, draws=5)),
+        # The mean of several draws by Eq. 1 and 2; the output is clean data, as in diffatlas, or noise, as published.
+        "paper": MaskRecipe(MaskLevels("schedule"), Objective("x0", error="v"), _ALL_STEPS),
+        "paper-noise": MaskRecipe(MaskLevels("schedule"), Objective("epsilon"), _ALL_STEPS),
     }
     recipe: MaskRecipe
 

@@ -143,6 +143,17 @@ def with_sampling(
     return changed
 
 
+def drawback_of(recipe: Recipe, plan: Plan) -> str:
+    """Why a training with ``recipe`` cannot succeed with the network of ``plan``; "" if nothing speaks against it."""
+    block = plan.network.strides[0]
+    if not isinstance(recipe, DiffusionRecipe) or recipe.objective.prediction != "epsilon" or max(block) == 1:
+        return ""
+    return (
+        f"the planned network sees blocks of {'x'.join(map(str, block))} voxels, and cannot put out the noise of each voxel "
+        "(objective.prediction epsilon). Take a recipe that puts out clean data (x0), such as 'paper', or plan for a GPU"
+    )
+
+
 def training_digest(plan: Plan, method: str, recipe: str = "default") -> str:
     """Twelve hexadecimal digits that tell plans apart by what a training of ``method`` with ``recipe`` depends on.
 

@@ -20,6 +20,7 @@ from diffatlas_pipeline.methods.registry import (
     any_contrast_name,
     check_plan,
     create_method,
+    drawback_of,
     given_labels_name,
     known_method,
     recipe_of,
@@ -161,6 +162,8 @@ def _train(job: Job) -> bool:
         f"Training {options.method} ({options.recipe}) on {len(training)} cases of {job.source.name}, {job.cases.fold}, "
         f"on {job.device}; {len(job.cases.validation)} cases for validation."
     )
+    if drawback := drawback_of(job.method.recipe, job.plan):
+        console.warn(f"recipe {options.recipe}: {drawback}.")
     unlabelled, labelling_s = job.scans.make_ready(job.source, job.folder, job.method, options, job.device)
     if unlabelled:
         console.say(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")

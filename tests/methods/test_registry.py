@@ -22,6 +22,7 @@ from diffatlas_pipeline.methods.registry import (
     any_contrast_name,
     check_plan,
     default_recipes,
+    drawback_of,
     recipe_of,
     training_digest,
     with_sampling,
@@ -88,20 +89,37 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
             "high", 0.75, "mixed", 0.5, 0.25, 0, "x0", "signal", 1.0, 0.5, "ddim", 1, 0, 1, 0, "fixed", 0
         ),
         ("diffatlas", "paper"): (
-            "schedule", 0, "equal", 0, 0, 0, "epsilon", "none", 0, 1.0, "ddpm", 0, 1.0, 1, 1.0, "fresh", 0
+            "schedule", 0, "equal", 0, 0, 0, "x0", "none", 0, 1.0, "ddpm", 0, 1.0, 1, 1.0, "fresh", 0
         ),
         ("icmd", "default"): (
             "high", 0.75, None, None, None, None, "x0", "signal", 1.0, None, "ddim", 2, 0, 5, None, None, None
         ),
         ("icmd", "paper"): (
-            "schedule", 0, None, None, None, None, "epsilon", "none", 0, None, "ddpm", 0, 1.0, 5, None, None, None
+            "schedule", 0, None, None, None, None, "x0", "none", 0, None, "ddpm", 0, 1.0, 5, None, None, None
         ),
     }  # fmt: skip
     for (method, recipe), values in expected.items():
         options = {name: value for _, name, value in options_of(recipe_of(plan(), method, recipe))}
-        assert options.pop("any_contrast") == options.pop("given_labels") == 0 and options.pop("error") == "output"
+        assert options.pop("any_contrast") == options.pop("given_labels") == 0
+        assert options.pop("error") == ("v" if recipe == "paper" else "output")
         assert options == {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    for method in ("diffatlas", "icmd"):
+        paper, noise = (recipe_of(plan(), method, name) for name in ("paper", "paper-noise"))
+        assert isinstance(paper, DiffusionRecipe)
+        assert replace(paper, objective=replace(paper.objective, prediction="epsilon", error="output")) == noise
     assert recipe_of(plan(), "rba") == RegistrationRecipe("deformable", "votes", atlases=12, aligned=24)
+
+
+def test_noise_cannot_be_put_out_where_the_network_sees_blocks() -> None:
+    single, blocks = (
+        replace(plan(), network=replace(plan().network, strides=(stem, *plan().network.strides[1:])))
+        for stem in ((1, 1, 1), (2, 2, 1))
+    )
+    for method in ("diffatlas", "icmd"):
+        noise = recipe_of(plan(), method, "paper-noise")
+        assert "blocks of 2x2x1 voxels" in drawback_of(noise, blocks) and drawback_of(noise, single) == ""
+        assert drawback_of(recipe_of(plan(), method, "paper"), blocks) == ""
+    assert drawback_of(recipe_of(plan(), "icf"), blocks) == ""
 
 
 @pytest.mark.parametrize(("method", "inputs", "outputs"), [("diffatlas", 5, 5), ("icmd", 5, 3), ("icf", 2, 4)])
