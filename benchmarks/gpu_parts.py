@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 
-from benchmarks.ablation import changed
 from benchmarks.gpu import PARTS
 from benchmarks.gpu_folder import SETTINGS, Packed
 from benchmarks.record import machine
@@ -54,16 +53,13 @@ TRAINER_LIMIT = 0.01  # errors of rounding grow while training goes on
 
 @dataclass(frozen=True)
 class Cell:
-    """A training: the setting's cases, and the recipe; ``prediction`` None is the recipe's own output."""
+    """A training: the setting's cases, and the recipe."""
 
     setting: str
     recipe: str
-    prediction: str | None = None
 
 
-CELLS = tuple(
-    Cell(setting, *recipe) for setting in SETTINGS for recipe in (("default",), ("paper", "x0"), ("paper", "epsilon"))
-)
+CELLS = tuple(Cell(setting, recipe) for setting in SETTINGS for recipe in ("default", "paper", "paper-noise"))
 
 
 @dataclass(frozen=True)
@@ -221,8 +217,7 @@ class Bench:
     workers: int
 
     def recipe(self, cell: Cell) -> JointRecipe:
-        options = [f"objective.prediction={cell.prediction}"] if cell.prediction else []
-        recipe = changed(recipe_of(self.packed.plan, METHOD, cell.recipe), options)
+        recipe = recipe_of(self.packed.plan, METHOD, cell.recipe)
         assert isinstance(recipe, JointRecipe)
         return recipe
 

@@ -84,8 +84,8 @@ def test_it_runs_with_what_the_folder_brings_and_keeps_no_toy(
     told = json.loads((tmp_path / "gpu.json").read_text())
     assert not told["failures"], done.stdout + done.stderr
     assert [(row["setting"], row["recipe"], row["prediction"]) for row in told["dice"]] == [
-        ("full", "default", "x0"), ("full", "paper", "x0"), ("full", "paper", "epsilon"),
-        ("4-shot", "default", "x0"), ("4-shot", "paper", "x0"), ("4-shot", "paper", "epsilon"),
+        ("full", "default", "x0"), ("full", "paper", "x0"), ("full", "paper-noise", "epsilon"),
+        ("4-shot", "default", "x0"), ("4-shot", "paper", "x0"), ("4-shot", "paper-noise", "epsilon"),
     ]  # fmt: skip
     assert all(0 <= row["dice_mean"] <= 1 and row["cases"] >= 1 and row["iterations"] >= 1 for row in told["dice"])
     assert [row["steps"] for row in told["dice"][:3]] == [1, 4, 4] and told["speed"][0]["training_share"] > 0
