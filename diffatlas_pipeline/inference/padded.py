@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
 from diffatlas_pipeline.methods.base import Method, PlannedSegmentation, Progress, Stitch
-from diffatlas_pipeline.methods.drawings import showing
+from diffatlas_pipeline.methods.drawings import showing, spread
 
 
 def segment_padded(
@@ -26,8 +26,10 @@ def segment_padded(
     A network with inputs for it is shown the ``drawing`` (K, X, Y, Z), see :mod:`~diffatlas_pipeline.methods.drawings`.
     """
     padded, inside = pad_nd_image(image, method.plan.patch_size, "constant", {"value": IMAGE_PADDING}, return_slicer=True)
-    drawn = None if drawing is None else pad_nd_image(drawing, method.plan.patch_size, "constant", {"value": 0})
-    network, stitch = showing(network, stitch, method.drawn_channels, drawn)
+    if drawing is not None:  # the rim of what is padded is as far from what was drawn as it would be in training
+        drawing = pad_nd_image(drawing, method.plan.patch_size, "constant", {"value": 0})
+        drawing = spread(drawing, method.plan.spacing_mm)
+    network, stitch = showing(network, stitch, method.drawn_channels, drawing)
     found = method.segment(network, padded, stitch, seed, progress)
     inside = (slice(None), *inside[1:])  # as many labels as there are, whatever the number of channels
     return PlannedSegmentation(

@@ -130,7 +130,7 @@ class DiffAtlas(LearnedMethod):
         """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt
         from.
         """
-        network = shown_parts(network, distances, self.given_labels, generator)
+        network = shown_parts(network, distances, self.given_labels, self.plan.spacing_mm, generator)
         noised = self._noised(network, image, distances, generator)
         output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.mask_level).float()
         terms = self._terms(output, noised, distances)

@@ -3,18 +3,22 @@
 A drawing (K, X, Y, Z) has one channel per label: -1 where that label was drawn, +1 where something else was (another
 label, or background), 0 where nobody has looked. These are the signs of the signed distances: a drawn slice tells
 labels, not how far the border in other slices is. A network of a recipe with ``given_labels`` has these channels behind
-its others.
+its others, :func:`spread` from what was drawn to what was not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from diffatlas_pipeline.methods.base import Stitch, WindowFunction
 
 MOST_SLICES = 12  # shown of a training patch
 SLICES, BOXES = 0.7, 0.15  # shares of the drawings that are slices and boxes; the rest are whole structures
+REACH = 8.0  # shortest voxel edges at which what is spread from a drawing has fallen to 1/e
 CUT = 0.3  # share of the drawings of slices of which only a part was looked at
 
 
@@ -31,9 +35,28 @@ class Shown(nn.Module):
         return found
 
 
-def shown_parts(network: nn.Module, distances: Tensor, share: float, generator: torch.Generator) -> nn.Module:
-    """``network`` that is shown :func:`random_drawings` of a training batch; itself where ``share`` is 0."""
-    return Shown(network, random_drawings(distances, share, generator)) if share else network
+def spread(drawing: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    """``drawing`` (K, X, Y, Z) with what was drawn nearest in each voxel, times exp(-distance / REACH): 1 and -1 in
+    drawn voxels alone.
+
+    A single slice is a sparse thing: a network finds what lies between slices faster where it need not look far.
+    """
+    unknown = (drawing[0] == 0).cpu().numpy()
+    if unknown.all():
+        return drawing
+    edges = [size / min(spacing_mm) for size in spacing_mm]
+    distance, (x, y, z) = distance_transform_edt(unknown, edges, return_indices=True)
+    weight = torch.exp(torch.from_numpy(distance).to(drawing) / -REACH)
+    return drawing[:, x, y, z] * weight
+
+
+def shown_parts(
+    network: nn.Module, distances: Tensor, share: float, spacing_mm: Sequence[float], generator: torch.Generator
+) -> nn.Module:
+    """``network`` that is shown :func:`random_drawings` of a training batch, spread; itself where ``share`` is 0."""
+    if not share:
+        return network
+    return Shown(network, torch.stack([spread(one, spacing_mm) for one in random_drawings(distances, share, generator)]))
 
 
 def of_samples(network: nn.Module, samples: Tensor) -> nn.Module:

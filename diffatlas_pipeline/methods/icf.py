@@ -38,7 +38,7 @@ class FeedForward(LearnedMethod):
         return build_network(self.plan.network, inputs, 1 + len(self.plan.dataset.labels), levels=False)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        network = shown_parts(network, distances, self.given_labels, generator)
+        network = shown_parts(network, distances, self.given_labels, self.plan.spacing_mm, generator)
         logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
         loss = segmentation_loss(logits, distances)
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})

@@ -65,7 +65,7 @@ class MaskDiffusion(LearnedMethod):
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """Mean squared error over the channels of the mask, and the recipe's share of the error of its labels."""
-        network = shown_parts(network, distances, self.given_labels, generator)
+        network = shown_parts(network, distances, self.given_labels, self.plan.spacing_mm, generator)
         clean = distances * self.plan.distance.scale
         level = self.recipe.levels.draw_mask(self.plan.diffusion, clean.shape[0], generator).to(clean)
         eps = torch.randn(clean.shape, generator=generator).to(clean)

@@ -12,7 +12,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import LearnedMethod
-from diffatlas_pipeline.methods.drawings import MOST_SLICES, Shown, of_samples, random_drawings, showing
+from diffatlas_pipeline.methods.drawings import MOST_SLICES, Shown, of_samples, random_drawings, showing, spread
 from diffatlas_pipeline.methods.registry import create_method, default_recipes, recipe_of, training_digest
 from tests.model_files import plan
 
@@ -72,6 +72,17 @@ def test_nothing_is_shown_of_some_samples_and_of_unlabelled_ones() -> None:
 def test_two_dimensional_patches_are_drawn_by_lines() -> None:
     known = random_drawings(two_boxes(50)[..., 8:9], 1.0, generator())[:, 0] != 0
     assert all(0 < float(share) < 1 for share in known.flatten(1).float().mean(dim=1))
+
+
+def test_what_was_drawn_is_spread_and_fades() -> None:
+    drawing = torch.zeros(1, 9, 6, 5)
+    drawing[0, 2], drawing[0, 8] = -1, 1
+    expected = torch.exp(-torch.tensor([2.0, 1, 0, 1, 2, 3, 2, 1, 0]) / 8)
+    found = spread(drawing, (1.0, 1.0, 1.0))
+    assert torch.allclose(found.abs(), expected[None, :, None, None].expand_as(found))
+    assert (found[0, :5] < 0).all() and (found[0, 6:] > 0).all()
+    assert torch.allclose(spread(drawing, (2.5, 0.5, 0.5))[0, 0], -torch.exp(torch.tensor(-2 * 5 / 8)))
+    assert torch.equal(spread(torch.zeros(2, 4, 4, 4), (1, 1, 1)), torch.zeros(2, 4, 4, 4))
 
 
 def test_every_window_is_shown_its_part_of_the_drawing() -> None:
