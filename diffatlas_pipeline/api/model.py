@@ -15,9 +15,11 @@ from diffatlas_pipeline.api.segmentation import Segmentation
 from diffatlas_pipeline.atlases.policy import choose_use
 from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
-from diffatlas_pipeline.datasets.description import MODALITIES
+from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles
+from diffatlas_pipeline.datasets.header_modality import believed_modality
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.inference.export import find_cases
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.methods.base import DiffusionRecipe
 from diffatlas_pipeline.methods.registry import recipe_of, with_sampling
@@ -147,8 +149,11 @@ class Model:
         UserError.
         """
         volume, like = self._volume(image, spacing_mm, affine)
+        named = [CaseFiles("the scan", (like,), None)] if like is not None else []
+        modality, said = self._believed(named, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         scan = segmenter.prepare(volume, None if given_labels is None else drawing_of(given_labels, volume.grid))
+        warnings = (*said, *warnings)
         return Segmentation(segmenter, segmenter.segment(scan), scan, volume.grid, like, warnings)
 
     def segment_folder(self, source: str | Path, output: str | Path, **options: Any) -> FolderResult:
@@ -174,10 +179,11 @@ class Model:
         reader has drawn of some of the cases, in files named as these, or such a file of a single case. Raises
         UserError.
         """
-        segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         paths = Path(source).expanduser(), Path(output).expanduser()
         drawings = None if given_labels is None else Path(given_labels).expanduser()
-        maps = save_distance_maps, save_uncertainty
+        modality, said = self._believed(find_cases(paths[0], len(self.channels)), modality)
+        segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
+        maps, warnings = (save_distance_maps, save_uncertainty), (*said, *warnings)
         return FolderPrediction(self._folder, segmenter, *paths, *maps, overwrite, warnings, drawings)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
@@ -217,6 +223,10 @@ class Model:
             raise UserError(f"`modality` {modality}: unknown; choose one of {', '.join(MODALITIES)}, or leave it out.")
         use, warnings = choose_use(self._predictor, len(self._atlases), modality, adapt_contrast, with_atlases)
         return Segmenter(self._predictor, self._atlases, use, modality, self._registrations), warnings
+
+    def _believed(self, cases: Sequence[CaseFiles], modality: str | None) -> tuple[str | None, tuple[str, ...]]:
+        """What the scans are taken for, by ``modality`` or by their headers, and warnings."""
+        return believed_modality(cases, any(channel.scheme == "ct" for channel in self.plan.channels), modality)
 
     def _volume(self, image: Any, spacing_mm: Sequence[float] | None, affine: np.ndarray | None) -> tuple[Volume, Path | None]:
         """``image`` as a volume, and the file that its segmentation is to resemble."""

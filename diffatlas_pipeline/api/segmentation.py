@@ -13,6 +13,7 @@ from diffatlas_pipeline.volumes.io import write_labels
 
 if TYPE_CHECKING:
     from diffatlas_pipeline.atlases.segmenter import PreparedScan, Segmenter
+    from diffatlas_pipeline.inference.familiarity import Familiarity
     from diffatlas_pipeline.methods.base import PlannedSegmentation
 
 
@@ -21,7 +22,8 @@ class Segmentation:
 
     ``labels`` are integers in the data set's own values, 0 for background, with the axes of the scan that was given:
     (X, Y, Z), or (X, Y) for an image of two dimensions. ``label_names`` tells what each value means. ``warnings`` says
-    what is unusual about the scan. Maps are computed when they are first asked for.
+    what is unusual about the scan, and ``familiarity`` how far it lies from what the model has learnt (None for a model
+    that keeps no known cases). Maps are computed when they are first asked for.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class Segmentation:
         warnings: tuple[str, ...],
     ) -> None:
         result = segmenter.restore(planned, scan)
+        self.familiarity: Familiarity | None = segmenter.familiarity(planned, scan)
+        foreign = self.familiarity and self.familiarity.warning
         self._segmenter, self._planned, self._scan, self._grid, self._like = segmenter, planned, scan, grid, like
         self._labels = result.labels
         self.label_names: dict[int, str] = {label.value: label.name for label in segmenter.plan.dataset.labels}
-        self.warnings: tuple[str, ...] = (*warnings, *result.warnings)
+        self.warnings: tuple[str, ...] = (*warnings, *result.warnings, *([foreign] if foreign else []))
 
     def __repr__(self) -> str:
         volumes = ", ".join(f"{name} {volume:.3g} ml" for name, volume in self.volumes_ml.items())

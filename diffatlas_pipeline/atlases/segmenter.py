@@ -14,6 +14,7 @@ from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, fitting_share,
 from diffatlas_pipeline.atlases.policy import AtlasUse
 from diffatlas_pipeline.atlases.registered import ask_atlases
 from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.inference.familiarity import Familiarity
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared, Result
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
@@ -89,6 +90,13 @@ class Segmenter:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases, and their spread."""
         found = self.predictor.segment(scan.shown, progress)
         return found if scan.atlases is None else fused(found, scan.atlases, self._network_share(scan, found))
+
+    def familiarity(self, segmentation: PlannedSegmentation, scan: PreparedScan) -> Familiarity | None:
+        """How far ``scan`` lies from what the model has learnt, None if that is not known; see
+        :class:`~diffatlas_pipeline.inference.familiarity.Familiarity`.
+        """
+        other = scan.is_adapted or self.predictor.is_out_of_domain(self.modality)
+        return self.predictor.familiarity(scan.shown, segmentation, other)
 
     def restore(
         self, segmentation: PlannedSegmentation, scan: PreparedScan, distances: bool = False, uncertainty: bool = False

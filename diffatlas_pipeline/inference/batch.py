@@ -13,13 +13,14 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import Destination, write_result
+from diffatlas_pipeline.inference.familiarity import Familiarity
 from diffatlas_pipeline.inference.predictor import Result
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 
-STAGES = ("read", "prepare", "register", "sample", "restore", "write")
+STAGES = ("read", "prepare", "register", "sample", "compare", "restore", "write")
 T = TypeVar("T")
 
 
@@ -27,7 +28,8 @@ T = TypeVar("T")
 class CaseOutcome:
     """What became of one case: "segmented", "kept" (its output was there) or "failed", and the seconds of each stage.
 
-    ``network_share`` is how much the network counted beside atlases, None without any.
+    ``network_share`` is how much the network counted beside atlases, None without any. ``familiarity`` tells how far
+    the scan lies from what the model has learnt, None if that is not known.
     """
 
     case: str
@@ -36,6 +38,7 @@ class CaseOutcome:
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     network_share: float | None = None
+    familiarity: Familiarity | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class CaseSegmenter(Protocol):
     def prepare(self, volume: Volume, drawing: LabelVolume | None = None) -> Any: ...
 
     def segment(self, scan: Any, progress: Progress | None = None) -> PlannedSegmentation: ...
+
+    def familiarity(self, segmentation: PlannedSegmentation, scan: Any) -> Familiarity | None: ...
 
     def restore(self, segmentation: PlannedSegmentation, scan: Any, distances: bool, uncertainty: bool) -> Result: ...
 
@@ -99,13 +104,18 @@ def predict_cases(
             start = time.perf_counter()
             try:
                 segmentation = segmenter.segment(loaded.prepared, _moving(bar, index))
+                sampled = time.perf_counter()
+                familiarity = segmenter.familiarity(segmentation, loaded.prepared)
             except UserError as error:  # no training case can be aligned to it
                 outcomes[files.case] = CaseOutcome(files.case, "failed", str(error))
                 continue
-            seconds = {**loaded.seconds, "sample": time.perf_counter() - start}
+            seconds = {**loaded.seconds, "sample": sampled - start}
+            if familiarity is not None:
+                seconds["compare"] = time.perf_counter() - sampled
+            made = _Made(segmentation, familiarity, seconds)
             if exporting is not None:  # one result in memory at a time
                 _note(outcomes, exporting)
-            exporting = writer.submit(_finish, segmenter, files, loaded, segmentation, wanted, seconds)
+            exporting = writer.submit(_finish, segmenter, files, loaded, made, wanted)
         if exporting is not None:
             _note(outcomes, exporting)
         bar.to(bar.total)
@@ -120,8 +130,8 @@ def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
     lines = [f"{'stage':<10}{'s/case':>8}{'longest':>9}"]
     for stage in STAGES:
         times = [seconds.get(stage, 0.0) for seconds in done]
-        if stage == "register" and not any(times):
-            continue  # nothing was registered
+        if stage in ("register", "compare") and not any(times):
+            continue  # nothing was registered, or there is nothing to compare with
         lines.append(f"{stage:<10}{sum(times) / len(times):>8.2f}{max(times):>9.2f}")
     total = [sum(seconds.values()) for seconds in done]
     lines.append(f"{'total':<10}{sum(total) / len(total):>8.2f}{max(total):>9.2f}")
@@ -132,6 +142,15 @@ def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
 class _Loaded:
     volume: Volume
     prepared: Any
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A segmentation on the planned grid, how familiar its scan is, and the seconds of each stage so far."""
+
+    segmentation: PlannedSegmentation
+    familiarity: Familiarity | None
     seconds: dict[str, float]
 
 
@@ -150,20 +169,22 @@ def _finish(
     segmenter: CaseSegmenter,
     files: CaseFiles,
     loaded: _Loaded,
-    segmentation: PlannedSegmentation,
+    made: _Made,
     wanted: Wanted,
-    seconds: dict[str, float],
 ) -> CaseOutcome:
     labels = segmenter.plan.dataset.labels
     try:
         result, restore_s = _timed(
-            lambda: segmenter.restore(segmentation, loaded.prepared, wanted.distances, wanted.uncertainty)
+            lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.distances, wanted.uncertainty)
         )
         _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
     except UserError as error:
         return CaseOutcome(files.case, "failed", str(error))
-    seconds = {**seconds, "restore": restore_s, "write": write_s}
-    return CaseOutcome(files.case, "segmented", "", result.warnings, seconds, segmentation.network_share)
+    seconds = {**made.seconds, "restore": restore_s, "write": write_s}
+    foreign = made.familiarity and made.familiarity.warning
+    warnings = (*result.warnings, foreign) if foreign else result.warnings
+    share = made.segmentation.network_share
+    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity)
 
 
 def _note(outcomes: dict[str, CaseOutcome], exporting: Future[CaseOutcome]) -> None:

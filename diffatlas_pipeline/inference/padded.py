@@ -35,3 +35,13 @@ def segment_padded(
     return PlannedSegmentation(
         found.distances[inside].float().cpu(), None if found.spread is None else found.spread[inside].float().cpu()
     )
+
+
+def unexplained_padded(
+    method: Method, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
+) -> dict[str, tuple[float, ...]]:
+    """``method.unexplained`` of ``image`` (C, X, Y, Z) and ``distances`` (K, X, Y, Z), both padded as in training."""
+    shape = method.plan.patch_size
+    padded = pad_nd_image(image, shape, "constant", {"value": IMAGE_PADDING})
+    around = pad_nd_image(distances, shape, "constant", {"value": 1.0})  # nothing lies there
+    return method.unexplained(network, padded, around.to(padded), stitch, seed)

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from diffatlas_pipeline.errors import ModelError, UserError
-from diffatlas_pipeline.inference.padded import segment_padded
+from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
+from diffatlas_pipeline.inference.padded import segment_padded, unexplained_padded
 from diffatlas_pipeline.inference.running_network import restored, with_room
 from diffatlas_pipeline.inference.scan_warnings import unusual
 from diffatlas_pipeline.inference.seed import scan_seed
@@ -88,6 +90,8 @@ class Predictor:
         self.plan: Plan = first.plan
         self.folds = tuple(fold.fold for fold in folds)
         self.learnt_modalities = frozenset.intersection(*(frozenset(f.metadata.get("learnt_modalities", ())) for f in folds))
+        text = first.known_cases
+        self.known = None if text is None else from_json(KnownCases, text, f"known cases of {first.fold}")
         self.device, self.seed = device, seed
         self.recipe = recipe
         self.method = create_method(first.method, self.plan, recipe)
@@ -166,6 +170,28 @@ class Predictor:
                 )
             )
         return _ensemble(parts)
+
+    def describe(self, prepared: Prepared, found: PlannedSegmentation) -> Description:
+        """What is compared to tell foreign scans: numbers of the image and of the segmentation that was ``found`` in
+        it.
+        """
+        description = described(prepared.image, found.distances.numpy(), self.plan.spacing_mm)
+        image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
+        numbers = with_room(
+            lambda here: unexplained_padded(self.method, self.networks[0], here, found.distances, self.stitch, prepared.seed),
+            image,
+            self.device,
+        )
+        return {**description, **numbers}
+
+    def familiarity(self, prepared: Prepared, found: PlannedSegmentation, other_contrast: bool = False) -> Familiarity | None:
+        """How far the scan lies from what the model has learnt; None if it keeps no known cases.
+
+        A scan of an ``other_contrast`` is judged by its shapes alone, as is every scan of a model of any contrast.
+        """
+        if self.known is None:
+            return None
+        return self.known.compare(self.describe(prepared, found), other_contrast or self.method.any_contrast > 0)
 
     def restore(
         self, segmentation: PlannedSegmentation, prepared: Prepared, distances: bool = False, uncertainty: bool = False

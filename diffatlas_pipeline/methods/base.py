@@ -150,6 +150,14 @@ class Method(ABC):
         scan.
         """
 
+    def unexplained(
+        self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
+    ) -> dict[str, tuple[float, ...]]:
+        """How badly ``network`` explains ``image`` (C, X, Y, Z) and the ``distances`` (K, X, Y, Z) that it found in it,
+        as "image_error" and "mask_error"; without them for a method that does not model both.
+        """
+        return {}
+
     def generate(
         self,
         network: nn.Module,

@@ -24,6 +24,7 @@ from diffatlas_pipeline.methods.base import (
     Progress,
     Recipe,
     Stitch,
+    case_generator,
 )
 from diffatlas_pipeline.methods.drawings import of_samples, shown_parts
 from diffatlas_pipeline.methods.draws import averaged
@@ -33,6 +34,8 @@ from diffatlas_pipeline.networks.unet import build_network
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Triple
 
+EXPLAINED_AT = 0.5  # the level of noise at which it is asked how well a pair is explained
+SMALLEST_ERROR = 1e-6  # below it, errors are alike
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
 
 
@@ -195,6 +198,19 @@ class DiffAtlas(LearnedMethod):
             return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
 
         return denoise
+
+    def unexplained(
+        self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
+    ) -> dict[str, tuple[float, ...]]:
+        """Logarithms of the mean squared errors of image and mask when both are made equally noisy and denoised
+        together: a term of the variational bound of how likely the pair is (Ho et al. 2020, Eq. 5).
+        """
+        channels, level = image.shape[0], EXPLAINED_AT
+        clean = torch.cat([image, distances.to(image) * self.plan.distance.scale])
+        eps = torch.randn(clean.shape, generator=case_generator(seed, 0)).to(image)
+        off = self._stitched(network, stitch)(add_noise(clean, eps, clean.new_tensor(level)), level, level) - clean
+        error = [math.log(float(half.float().square().mean()) + SMALLEST_ERROR) for half in (off[:channels], off[channels:])]
+        return {"image_error": (error[0],), "mask_error": (error[1],)}
 
     @property
     def share_for_generation(self) -> float:

@@ -7,6 +7,7 @@ Layout::
         <fold>/checkpoint_final.safetensors   (EMA weights)
         <fold>/checkpoint_final.json          (what it was trained on, how and how long)
         <fold>/atlases.safetensors            (a few training cases, to register scans to)
+        <fold>/known_cases.json               (numbers of cases that it should know, to tell foreign scans by)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
 
 PLANS, DATASET, VERSIONS = "plans.json", "dataset.json", "versions.json"
-WEIGHTS, METADATA = "checkpoint_final.safetensors", "checkpoint_final.json"
+WEIGHTS, METADATA, KNOWN_CASES = "checkpoint_final.safetensors", "checkpoint_final.json", "known_cases.json"
 _FOLD = re.compile(r"fold\d+")
 
 
@@ -40,7 +41,8 @@ _FOLD = re.compile(r"fold\d+")
 class TrainedFold:
     """One trained model: the plan it was built from, the method and recipe it was trained with, and its checkpoint.
 
-    ``atlases`` are a few of its training cases on the planned grid.
+    ``atlases`` are a few of its training cases on the planned grid. ``known_cases`` is the text of the file of that
+    name, None for a model without it.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class TrainedFold:
     state: dict[str, Tensor]
     metadata: dict[str, Any]
     atlases: tuple[Atlas, ...] = ()
+    known_cases: str | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,13 @@ class ModelFolder:
             atlases = read_atlases(self.path / name)
         except ValueError as error:
             raise ModelError(f"{error}. Delete it to do without its atlases.") from error
-        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, atlases)
+        known = self.path / name / KNOWN_CASES
+        text = known.read_text(encoding="utf-8") if known.is_file() else None
+        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, atlases, text)
+
+    def write_known_cases(self, fold: str, text: str) -> None:
+        """Keep what foreign scans are told by: a file of its own, which is made after the training."""
+        write_text_atomically(self.path / fold / KNOWN_CASES, text)
 
     def is_trained(self, fold: str) -> bool:
         """Whether the training of ``fold`` was finished."""

@@ -37,7 +37,7 @@ from diffatlas_pipeline.training.loop import Run, Trained
 from diffatlas_pipeline.training.options import TrainingOptions
 from diffatlas_pipeline.training.pseudo_labels import UnlabelledScans, choose_scans, remove_pseudo_labels
 from diffatlas_pipeline.training.schedule import Duration
-from diffatlas_pipeline.training.validation import sampled_dice, segment_validation
+from diffatlas_pipeline.training.validation import keep_known_cases, sampled_dice, segment_validation
 
 FEW_CASES = 12  # trained on so few, a network has been measured to be better with atlases beside it
 UNLIMITED = 10**9  # iterations of a training that a time limit ends
@@ -109,6 +109,7 @@ def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutc
     if stopped:
         left = ", but its validation cases were not segmented" if validated else ""
         raise Stopped(f"Stopped. {fold} is trained and written{left}.")
+    keep_known_cases(model, fold, job.cases, job.source, options.seed, job.device)
     if validated:
         segment_validation(model, fold, job.cases.validation, workspace, options.dataset, options.seed, job.device)
     few = len(job.cases.training) <= FEW_CASES and isinstance(job.method, LearnedMethod)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffatlas_pipeline import console
+from diffatlas_pipeline.atlases.bank import spread_evenly
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -17,20 +18,24 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.evaluation.summary_table import results_table
+from diffatlas_pipeline.files import to_json
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases
 from diffatlas_pipeline.inference.export import Destination
+from diffatlas_pipeline.inference.familiarity import FEWEST, KnownCases
 from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
-from diffatlas_pipeline.methods.base import DiffusionRecipe, Method, Recipe
-from diffatlas_pipeline.methods.registry import create_method, recipe_of, with_sampling
+from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedMethod, Method, Recipe
+from diffatlas_pipeline.methods.registry import create_method, known_method, recipe_of, with_sampling
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import open_case
+from diffatlas_pipeline.training.cases import FoldCases
 from diffatlas_pipeline.training.loop import Validation
 
+KNOWN_CASES = 24  # described at the end, at most
 VALIDATED_CASES = 4  # sampled for the log; the whole fold is segmented at the end
 MOST_STEPS = 20  # of the sampler, for the log: a curve does not need hours
 FOLDER = "validation"  # in the folder of the fold
@@ -65,6 +70,29 @@ def sampled_dice(method: Method, source: Path, cases: Sequence[str], seed: int, 
         return {label.name: _mean(scores[:, index]) for index, label in enumerate(plan.dataset.labels)}
 
     return validate
+
+
+def keep_known_cases(
+    model: ModelFolder, fold: str, cases: FoldCases, source: Path, seed: int, device: torch.device, few: int = KNOWN_CASES
+) -> None:
+    """Describe cases that the trained ``fold`` should know, and keep that in its folder: foreign scans are told by it.
+
+    They are at most ``few`` of its validation cases in the preprocessed data set ``source``, or of its training cases
+    where it has none. Nothing is kept for a method without a network, or of fewer cases than can tell anything.
+    """
+    trained = model.load(fold)
+    recipe = recipe_of(trained.plan, trained.method, trained.recipe)
+    held_out = len(cases.validation) >= FEWEST
+    names = spread_evenly(cases.validation if held_out else cases.training)[:few]
+    if not issubclass(known_method(trained.method), LearnedMethod) or len(names) < FEWEST:
+        return
+    predictor = Predictor([trained], device, _with_few_steps(recipe, trained.plan), seed)
+    found = []
+    for case in console.each(names, "Describing", len(names), "cases"):
+        stored = open_case(source, case)
+        prepared = predictor.prepare_stored(stored.read_image(), stored.record)
+        found.append(predictor.describe(prepared, predictor.segment(prepared)))
+    model.write_known_cases(fold, to_json(KnownCases(tuple(names), held_out, tuple(found))))
 
 
 def _with_few_steps(recipe: Recipe, plan: Plan) -> Recipe:

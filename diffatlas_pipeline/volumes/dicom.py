@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
+_MODALITY = "0008|0060"
 _UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
 
 
@@ -47,8 +48,17 @@ def read_grid(folder: Path) -> Grid:
     return _slices(folder)[1]
 
 
-def _slices(folder: Path) -> tuple[list[str], Grid]:
-    """The files of the series, sorted by position, and its grid."""
+def modality(folder: Path) -> str:
+    """The modality that the headers of the DICOM series in ``folder`` name, such as "CT" or "MR"; "" if they name none.
+
+    Raises ImageError as :func:`read`.
+    """
+    header = open_header(Path(_one_series(folder)[0]))
+    return header.GetMetaData(_MODALITY).strip().upper() if header.HasMetaDataKey(_MODALITY) else ""
+
+
+def _one_series(folder: Path) -> list[str]:
+    """The files of the series in ``folder``."""
     import SimpleITK as sitk
 
     series = _series(folder)
@@ -56,7 +66,12 @@ def _slices(folder: Path) -> tuple[list[str], Grid]:
         found = f"holds {len(series)} DICOM series, but a case is one" if series else "holds no DICOM series"
         raise ImageError(f"{folder}: {found}. Put the slices of one series into a folder of their own.")
     with _quiet():
-        names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+        return list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+
+
+def _slices(folder: Path) -> tuple[list[str], Grid]:
+    """The files of the series, sorted by position, and its grid."""
+    names = _one_series(folder)
     headers = [open_header(Path(name)) for name in names]
     first = header_grid(headers[0], folder)
     if len(names) == 1:

@@ -78,6 +78,19 @@ def read_grid(path: Path) -> Grid:
     return _usable(_format_of(path, "read").read_grid(path), path)
 
 
+def modality_in_header(path: Path) -> str | None:
+    """What a DICOM series folder says that it is: "CT", "MRI", "PT" ...; None where nothing is said, as in other
+    formats, or the series cannot be read.
+    """
+    if not path.is_dir():
+        return None
+    try:
+        named = dicom.modality(path)
+    except ImageError:
+        return None  # reading it will say what is wrong
+    return "MRI" if named == "MR" else named or None
+
+
 def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
     """Write a segmentation ``array`` (X, Y, Z) of integers on ``grid``, in the smallest type that holds its values.
 

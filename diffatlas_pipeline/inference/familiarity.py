@@ -1,0 +1,166 @@
+"""Does a scan belong to what a model has learnt? A few numbers of the scan and of the segmentation that was found in it
+are compared with those of cases that the model should know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Description = dict[str, tuple[float | None, ...]]
+"""Numbers by aspect; None is a number that the scan does not have, such as the brightness of a label that is absent."""
+
+# What one case of a few differs from the others by chance, at least: added to the standard deviation of a number.
+SMALLEST = {
+    "brightness": 0.03,
+    "texture": 0.05,
+    "sizes": 0.08,
+    "places": 1.0,
+    "image_error": 0.05,
+    "mask_error": 0.05,
+}
+OF_CONTRAST = frozenset(("brightness", "texture", "image_error"))  # of no meaning where a scan's contrast is another
+WORDS = {
+    "brightness": "how bright the structures are",
+    "texture": "the texture of the image",
+    "sizes": "the sizes of the structures",
+    "places": "where the structures lie to each other",
+    "image_error": "how badly the model restores the image from noise",
+    "mask_error": "how badly the model restores the segmentation from noise",
+}
+FEWEST = 4  # cases, below which nothing can be said
+NEAR = 0.7  # of tau: what surrounds the structures
+MARGIN = 1.15  # the limit lies so far above the most unusual known case
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """How far a scan lies from the known ones: ``score`` in standard deviations, about 1 for a usual one, ``limit``
+    what none of the known ones reaches, and the distance in each of its ``aspects``.
+    """
+
+    score: float
+    limit: float
+    aspects: dict[str, float]
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the scan is further from the known cases than any of these from the others."""
+        return self.score > self.limit
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell the user; None for a scan that is not foreign."""
+        if not self.is_foreign:
+            return None
+        most = sorted(self.aspects, key=lambda aspect: -self.aspects[aspect])[:2]
+        return (
+            f"it may not belong to what the model has learnt: it is {self.score:.1f} standard deviations from the cases that "
+            f"the model knows, {self.limit:.1f} are the limit. Most unusual: {' and '.join(WORDS[one] for one in most)}. "
+            "Look at its segmentation"
+        )
+
+
+@dataclass(frozen=True)
+class KnownCases:
+    """What a model keeps of cases that it should know: their names, whether they were ``held_out`` of its training, and
+    their descriptions.
+    """
+
+    cases: tuple[str, ...]
+    held_out: bool
+    described: tuple[dict[str, tuple[float | None, ...]], ...]
+    version: int = 1
+
+    def compare(self, found: Description, other_contrast: bool = False) -> Familiarity | None:
+        """How far a scan lies from the known cases; by its shapes alone if it is of an ``other_contrast``.
+
+        None where too few cases are known. The score is the root mean square over aspects of :func:`distance`. The
+        limit comes from the known cases, each compared with the others.
+        """
+        left_out = OF_CONTRAST if other_contrast else frozenset[str]()
+        aspects = [aspect for aspect in SMALLEST if aspect in found and aspect not in left_out]
+        if len(self.described) < FEWEST or not aspects:
+            return None
+        among = [
+            _root_mean_square(_distances(one, [other for other in self.described if other is not one], aspects).values())
+            for one in self.described
+        ]
+        distances = _distances(found, self.described, aspects)
+        return Familiarity(_root_mean_square(distances.values()), MARGIN * max(among), distances)
+
+
+def described(image: np.ndarray, distances: np.ndarray, spacing_mm: Sequence[float]) -> Description:
+    """Brightness, texture, sizes and places of ``image`` (C, x, y, z) in [-1, 1] and the segmentation found in it.
+
+    ``distances`` (K, x, y, z) are in units of tau, negative inside.
+    """
+    labels = np.where(distances.min(axis=0) < 0, distances.argmin(axis=0) + 1, 0)
+    near = (labels == 0) & (distances.min(axis=0) < NEAR)
+    regions = [*(labels == value for value in range(1, len(distances) + 1)), near]
+    return {
+        "brightness": tuple(number for channel in image for region in regions for number in _brightness(channel[region])),
+        "texture": tuple(number for channel in image for number in _texture(channel)),
+        "sizes": tuple(float(np.log1p(np.count_nonzero(region))) for region in regions[:-1]),
+        "places": tuple(_places(labels, len(distances), spacing_mm)),
+    }
+
+
+def distance(found: Sequence[float | None], known: Sequence[Sequence[float | None]], smallest: float) -> float | None:
+    """Root mean square over numbers of how many standard deviations of the ``known`` cases ``found`` lies from their
+    mean.
+
+    Numbers that ``found`` or all known cases lack do not count; None if there are no others.
+    """
+    values = np.array([[np.nan if number is None else number for number in row] for row in [found, *known]], dtype=float)
+    usable = ~np.isnan(values[0]) & (np.count_nonzero(~np.isnan(values[1:]), axis=0) > 1)
+    if not usable.any():
+        return None
+    values = values[:, usable]
+    deviation = np.sqrt(np.nanvar(values[1:], axis=0, ddof=1) + smallest**2)
+    return float(np.sqrt(np.mean(((values[0] - np.nanmean(values[1:], axis=0)) / deviation) ** 2)))
+
+
+def _distances(
+    found: Description, known: Sequence[Mapping[str, tuple[float | None, ...]]], aspects: Sequence[str]
+) -> dict[str, float]:
+    """:func:`distance` by aspect, of those that have one."""
+    each = {aspect: distance(found[aspect], [one[aspect] for one in known], SMALLEST[aspect]) for aspect in aspects}
+    return {aspect: value for aspect, value in each.items() if value is not None}
+
+
+def _brightness(values: np.ndarray) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of the image in a region; None where there is none."""
+    return (float(values.mean()), float(values.std())) if len(values) else (None, None)
+
+
+def _texture(channel: np.ndarray) -> list[float | None]:
+    """How much neighbouring voxels differ along each axis (x, y, z), compared with the whole image, as logarithm."""
+    whole = float(channel.std()) + 1e-3
+    steps = [np.abs(np.diff(channel, axis=axis)) for axis in range(3)]
+    return [float(np.log(step.mean() / whole + 1e-3)) if step.size else None for step in steps]
+
+
+def _places(labels: np.ndarray, count: int, spacing_mm: Sequence[float]) -> list[float | None]:
+    """Where the middle of each label lies from that of all, along each axis, in mean voxels.
+
+    Of a single label it is how lopsided that is: the cube root of its third moment.
+    """
+    units = np.asarray(spacing_mm) / np.mean(spacing_mm)
+    everything = np.argwhere(labels > 0) * units
+    if not len(everything):
+        return [None] * (3 * count)
+    middle = everything.mean(axis=0)
+    if count == 1:
+        return [float(number) for number in np.cbrt(((everything - middle) ** 3).mean(axis=0))]
+    places: list[float | None] = []
+    for value in range(1, count + 1):
+        own = np.argwhere(labels == value) * units
+        places += [float(number) for number in own.mean(axis=0) - middle] if len(own) else [None] * 3
+    return places
+
+
+def _root_mean_square(values: Iterable[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(list(values))))) if values else 0.0
