@@ -32,7 +32,7 @@ WORDS = {
 }
 FEWEST = 4  # cases, below which nothing can be said
 NEAR = 0.7  # of tau: what surrounds the structures
-MARGIN = 1.15  # the limit lies so far above the most unusual known case
+MARGIN = 1.15  # the limit lies so far above the most unusual known case: few are known, and others are more unusual
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class KnownCases:
         limit comes from the known cases, each compared with the others.
         """
         left_out = OF_CONTRAST if other_contrast else frozenset[str]()
-        aspects = [aspect for aspect in SMALLEST if aspect in found and aspect not in left_out]
+        in_all = set(found).intersection(*self.described) - left_out
+        aspects = [aspect for aspect in SMALLEST if aspect in in_all]
         if len(self.described) < FEWEST or not aspects:
             return None
         among = [
