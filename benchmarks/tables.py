@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmarks.comparison import DEFAULT_TIME, KEYS, kept_as
 from benchmarks.contrasts import TEST
+from benchmarks.foreign_scans import KINDS
 from benchmarks.gpu_tables import gpu_checks_table, gpu_dice_table, gpu_speed_table
 from benchmarks.markdown import markdown
 from benchmarks.record import RESULTS, ROOT, read_rows
@@ -222,6 +223,20 @@ def given_slices_table(table: pd.DataFrame) -> str:
     return markdown(["given slices", *counts], rows)
 
 
+def foreign_table(table: pd.DataFrame) -> str:
+    """Per model and kind of scans: how many were warned of, of how many, and their median score."""
+    rows = []
+    for kind, title in KINDS.items():
+        cells = []
+        for _, row in table.iterrows():
+            asked = pd.notna(row.get(f"{kind}_scans"))
+            numbers = [row[f"{kind}_{name}"] for name in ("flagged", "scans", "score")] if asked else []
+            cells.append("{:.0f} of {:.0f} ({:.1f})".format(*numbers) if asked else "")
+        rows.append([title, *cells])
+    names = [f"`{row['method']}`, {row['recipe']}" for _, row in table.iterrows()]
+    return markdown(["scans warned of (median score)", *names], rows)
+
+
 COMPARISONS = ("comparison_hippocampus.csv", "comparison_heart-ct.csv", "comparison_heart-mri.csv")
 TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "nnunet": (("nnunet.csv",), nnunet_table),
@@ -229,6 +244,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "steps": (("ablation.csv",), steps_table),
     "speed": (("speed.csv",), speed_table),
     "quickstart": (("quickstart.csv",), quickstart_table),
+    "foreign": (("foreign_scans.csv",), foreign_table),
     "generated": (("generated.csv",), generated_table),
     "given_slices": (("given_slices.csv",), given_slices_table),
     "summary": (COMPARISONS, summary_table),
@@ -242,9 +258,10 @@ FIRST_PAGE = ("hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(
-        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary")
+        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary", "foreign")
     ),
     ROOT / "documentation" / "benchmarks-gpu.md": GPU_PAGE,
+    ROOT / "documentation" / "how-to" / "foreign-scans.md": ("foreign",),
     ROOT / "README.md": ("summary",),
 }
 
