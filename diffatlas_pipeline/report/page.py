@@ -79,6 +79,8 @@ def _described(source: Source, workers: int) -> Content:
         volumes = _volumes(source, content, workers)
         content.notes.append("No references were given, so nothing is scored. Unusual volumes are where failures show first.")
         chosen = pictures.remarkable_by_volume(volumes)
+    if source.familiarity:
+        content.details.append(("Does each scan belong to the model?", panels.familiarity_panel(source.familiarity)))
     content.pictures, problems = pictures.case_pictures(cases, chosen, source.labels)
     content.notes += problems
     curve = plots.training_plot([run], "training")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,24 @@ def volume_panels(volumes: Mapping[str, Mapping[str, float]], labels: Sequence[L
     ordered = found.loc[found.sum(axis=1).sort_values(kind="stable").index]
     each = [[str(case), *(_number(value, 2) for value in row)] for case, row in ordered.iterrows()]
     return summary, Panel(["case", *(f"{label.name} [ml]" for label in labels)], each, "All cases, smallest first.")
+
+
+def familiarity_panel(familiarity: Mapping[str, Mapping[str, Any]]) -> Panel:
+    """How far each scan lies from what the model has learnt, the most unusual first."""
+    aspects = list(dict.fromkeys(aspect for found in familiarity.values() for aspect in found["aspects"]))
+    ordered = sorted(familiarity.items(), key=lambda item: (-item[1]["score"], item[0]))
+    rows, marks = [], {}
+    for index, (case, found) in enumerate(ordered):
+        numbers = [found["score"], found["limit"], *(found["aspects"].get(aspect) for aspect in aspects)]
+        rows.append([case, *(_number(number, 2) for number in numbers)])
+        if found["score"] > found["limit"]:
+            marks[index] = "failed"
+    caption = (
+        "How far each scan lies from cases that the model should know, in their standard deviations: about 1 is usual, and "
+        "beyond the limit the scan may not belong to what the model has learnt. The most unusual first."
+    )
+    header = ["case", "score", "limit", *(aspect.replace("_", " ") for aspect in aspects)]
+    return Panel(header, rows, caption, marks=marks)
 
 
 def paper_panel(source: Source) -> Panel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,8 @@ class Source:
     """Everything that :func:`~diffatlas_pipeline.report.page.write_page` shows. ``facts`` are (name, value) for the
     head.
 
-    ``folder`` is what was read; ``benchmark`` is what it holds, if it is one, with a run for each of its cells.
+    ``folder`` is what was read; ``familiarity`` is by case what ``prediction.json`` says of how far the scan lies from
+    what the model has learnt; ``benchmark`` is what it holds, if it is one, with a run for each of its cells.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class Source:
     cases: tuple[CaseSource, ...]
     notes: tuple[str, ...] = ()
     benchmark: Benchmark | None = None
+    familiarity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def prediction_source(
@@ -86,7 +88,9 @@ def prediction_source(
         notes.append(f"{len(evaluation.missing)} references without prediction were {meaning}: {', '.join(evaluation.missing)}")
     title = f"Segmentations of {dataset}" if dataset else f"Segmentations in {name}"
     facts = tuple(_record_facts(predictions, record, found))
-    return Source(predictions, title, facts, tuple(labels), (run,), tuple(cases), tuple(notes))
+    return Source(
+        predictions, title, facts, tuple(labels), (run,), tuple(cases), tuple(notes), familiarity=_familiarity(record)
+    )
 
 
 def benchmark_source(folder: Path) -> Source:
@@ -162,6 +166,12 @@ def _logs_of(record: Mapping[str, Any]) -> tuple[Path, ...]:
     """The training logs of the folds that made the predictions, as far as they are still there."""
     logs = [Path(str(record.get("model"))) / str(fold) / "log.csv" for fold in record.get("folds") or ()]
     return tuple(log for log in logs if log.is_file())
+
+
+def _familiarity(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """By case, of those whose scan was compared with what the model has learnt."""
+    cases = (record.get("cases") or {}).items()
+    return {case: entry["familiarity"] for case, entry in cases if entry.get("familiarity")}
 
 
 def _record_facts(predictions: Path, record: Mapping[str, Any], cases: Mapping[str, Path]) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,13 @@ ORIENTATION = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])  # 
 
 
 def write_series(
-    folder: Path, values: np.ndarray, step=(0.0, 0.0, 2.5), origin=(-20.0, 30.0, 5.0), uid: str = "1.2.3.4", skip=()
+    folder: Path,
+    values: np.ndarray,
+    step=(0.0, 0.0, 2.5),
+    origin=(-20.0, 30.0, 5.0),
+    uid: str = "1.2.3.4",
+    skip=(),
+    modality: str = "CT",
 ) -> Path:
     """One file per slice of ``values`` (X, Y, Z) int16; slice k lies at ``origin + k * step`` in DICOM's world axes."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +36,7 @@ def write_series(
         image.SetDirection(ORIENTATION.ravel().tolist())
         position = np.asarray(origin) + k * np.asarray(step)
         tags = {
-            "0008|0060": "CT",
+            "0008|0060": modality,
             "0020|000e": uid,
             "0020|000d": "1.2.3",
             "0020|0013": str(k + 1),
@@ -39,6 +45,8 @@ def write_series(
             "0028|1052": "-1000",
             "0028|1053": "2",
         }
+        if modality == "MR":  # it has no rescaling in DICOM
+            tags = {tag: value for tag, value in tags.items() if not tag.startswith("0028")}
         for tag, value in tags.items():
             image.SetMetaData(tag, value)
         # names in no useful order: slices are sorted by position

@@ -1,0 +1,83 @@
+"""Scans are told apart by closed forms, and by numbers that are drawn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.files import from_json, to_json
+from diffatlas_pipeline.inference.familiarity import FEWEST, MARGIN, Description, KnownCases, described, distance
+from diffatlas_pipeline.preprocessing.distance_maps import encode_labels
+
+SPACING_MM = (1.0, 1.0, 2.0)
+
+
+def scan(seed: int, brightness: float = 0.5, shift: int = 0, noise: float = 0.05) -> Description:
+    """A bright box and a darker one to the right of it, in mm of 1 x 1 x 2."""
+    generator = np.random.default_rng(seed)
+    labels = np.zeros((32, 24, 16), dtype=np.int32)
+    width = int(generator.integers(5, 8))
+    labels[6 : 6 + width, 8:16, 4:10] = 1
+    labels[14 + shift : 14 + shift + width, 8 - shift // 2 : 16 - shift // 2, 4 - shift // 3 : 10 - shift // 3] = 2
+    image = np.choose(labels, (-0.8, brightness, 0.0)) + noise * generator.normal(size=labels.shape)
+    distances = encode_labels(labels, [LabelClass("left", 1), LabelClass("right", 2)], SPACING_MM, 4.0)
+    return described(image[None].astype(np.float32), distances, SPACING_MM)
+
+
+def known(count: int = 12) -> KnownCases:
+    return KnownCases(tuple(f"case{seed}" for seed in range(count)), True, tuple(scan(seed) for seed in range(count)))
+
+
+def test_the_distance_is_in_standard_deviations() -> None:
+    rows = [(1.0, 10.0), (3.0, 10.0)]  # mean 2 and 10, standard deviation sqrt(2) and 0
+    assert distance((4.0, 10.0), rows, 0.0 + 1e-9) == pytest.approx(math.sqrt((2 / math.sqrt(2)) ** 2 / 2))
+    assert distance((2.0, 10.3), rows, 0.1) == pytest.approx(3 / math.sqrt(2)), "no deviation is below the smallest"
+    assert distance((4.0, None), rows, 0.0) == pytest.approx(math.sqrt(2)), "what is missing does not count"
+    assert distance((None, None), rows, 0.1) is None
+
+
+def test_scans_of_the_same_kind_are_familiar_and_others_are_not() -> None:
+    cases = known()
+    own = [cases.compare(scan(seed)) for seed in range(100, 140)]
+    assert np.mean([one is not None and one.is_foreign for one in own]) <= 0.05
+    for changed, aspect in (({"brightness": 0.0}, "brightness"), ({"shift": -14}, "places"), ({"noise": 0.5}, "texture")):
+        found = cases.compare(scan(100, **changed))  # type: ignore[arg-type]
+        assert found is not None and found.is_foreign and max(found.aspects, key=lambda a: found.aspects[a]) == aspect
+        assert found.warning is not None and f"{found.score:.1f}" in found.warning
+
+
+def test_the_limit_is_that_of_the_known_cases_among_themselves() -> None:
+    cases = known(6)
+    others = [KnownCases(cases.cases[1:], True, tuple(d for d in cases.described if d is not one)) for one in cases.described]
+    scores = [left.compare(one) for left, one in zip(others, cases.described, strict=True)]
+    found = cases.compare(scan(100))
+    assert found is not None and found.limit == pytest.approx(MARGIN * max(one.score for one in scores if one is not None))
+
+
+def test_another_contrast_is_judged_by_shapes_alone() -> None:
+    cases = known()
+    dark, moved = scan(100, brightness=0.0, noise=0.3), scan(100, brightness=0.0, shift=-14)
+    plain, shapes = cases.compare(dark), cases.compare(dark, other_contrast=True)
+    assert plain is not None and plain.is_foreign
+    assert shapes is not None and not shapes.is_foreign and set(shapes.aspects) == {"sizes", "places"}
+    foreign = cases.compare(moved, other_contrast=True)
+    assert foreign is not None and foreign.is_foreign
+
+
+def test_a_scan_without_any_structure_is_foreign() -> None:
+    empty = described(np.full((1, 32, 24, 16), -0.8, np.float32), np.ones((2, 32, 24, 16), np.float32), SPACING_MM)
+    assert set(empty["places"]) == {None} and empty["sizes"] == (0.0, 0.0)
+    found = known().compare(empty)
+    assert found is not None and found.is_foreign
+
+
+def test_too_few_cases_tell_nothing() -> None:
+    assert known(FEWEST - 1).compare(scan(100)) is None and known(FEWEST).compare(scan(100)) is not None
+
+
+def test_known_cases_come_back_from_their_file() -> None:
+    cases = known(4)
+    assert from_json(KnownCases, to_json(cases)) == cases
