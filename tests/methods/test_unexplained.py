@@ -1,0 +1,39 @@
+"""How badly a joint model explains a pair has a closed form for a network that predicts nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from diffatlas_pipeline.inference.padded import unexplained_padded
+from diffatlas_pipeline.inference.stitched import Stitcher
+from diffatlas_pipeline.methods.icf import FeedForward, FeedForwardRecipe
+from diffatlas_pipeline.methods.registry import create_method
+from tests.model_files import plan, recipe
+
+
+class Nothing(nn.Module):
+    """Every clean state is 0."""
+
+    def forward(self, windows: Tensor, *levels: Tensor, **told: Tensor) -> Tensor:
+        return torch.zeros_like(windows)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (20, 24, 18)])
+def test_errors_of_a_network_that_predicts_nothing(shape: tuple[int, int, int]) -> None:
+    """They are the mean squares of the image and of the scaled distances; small volumes would be padded."""
+    image, distances = torch.full((1, *shape), 0.5), torch.full((2, *shape), -0.4)
+    method, stitch = create_method("diffatlas", plan(), recipe()), Stitcher(plan().patch_size)
+    found = unexplained_padded(method, Nothing(), image, distances, stitch, seed=0)
+    scale = plan().distance.scale
+    assert found["image_error"] == pytest.approx((math.log(0.25),), abs=1e-4)
+    assert found["mask_error"] == pytest.approx((math.log((0.4 * scale) ** 2),), abs=1e-4)
+
+
+def test_a_method_without_a_joint_model_has_none() -> None:
+    method = FeedForward(plan(), FeedForwardRecipe())
+    empty = torch.zeros(1, 16, 16, 16)
+    assert unexplained_padded(method, Nothing(), empty, empty, Stitcher(plan().patch_size), 0) == {}
