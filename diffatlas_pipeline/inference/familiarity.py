@@ -19,7 +19,7 @@ SMALLEST = {
     "sizes": 0.08,
     "places": 1.0,
     "image_error": 0.05,
-    "mask_error": 0.05,
+    "mask_error": 0.15,
 }
 OF_CONTRAST = frozenset(("brightness", "texture", "image_error"))  # of no meaning where a scan's contrast is another
 WORDS = {
@@ -32,7 +32,9 @@ WORDS = {
 }
 FEWEST = 4  # cases, below which nothing can be said
 NEAR = 0.7  # of tau: what surrounds the structures
-MARGIN = 1.15  # the limit lies so far above the most unusual known case: few are known, and others are more unusual
+# The limit lies so far above the most unusual known case: few are known, and others are more unusual. A mean over fewer
+# aspects varies more, so it is higher for shapes alone.
+MARGIN, MARGIN_OF_SHAPES = 1.15, 1.4
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class KnownCases:
             for one in self.described
         ]
         distances = _distances(found, self.described, aspects)
-        return Familiarity(_root_mean_square(distances.values()), MARGIN * max(among), distances)
+        margin = MARGIN_OF_SHAPES if other_contrast else MARGIN
+        return Familiarity(_root_mean_square(distances.values()), margin * max(among), distances)
 
 
 def described(image: np.ndarray, distances: np.ndarray, spacing_mm: Sequence[float]) -> Description:
