@@ -40,8 +40,11 @@ def segment_padded(
 def unexplained_padded(
     method: Method, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
 ) -> dict[str, tuple[float, ...]]:
-    """``method.unexplained`` of ``image`` (C, X, Y, Z) and ``distances`` (K, X, Y, Z), both padded as in training."""
+    """``method.unexplained`` of ``image`` (C, X, Y, Z) and ``distances`` (K, X, Y, Z), both padded as in training;
+    nothing is drawn.
+    """
     shape = method.plan.patch_size
     padded = pad_nd_image(image, shape, "constant", {"value": IMAGE_PADDING})
     around = pad_nd_image(distances, shape, "constant", {"value": 1.0})  # nothing lies there
+    network, stitch = showing(network, stitch, method.drawn_channels, None)
     return method.unexplained(network, padded, around.to(padded), stitch, seed)

@@ -33,6 +33,13 @@ def test_errors_of_a_network_that_predicts_nothing(shape: tuple[int, int, int]) 
     assert found["mask_error"] == pytest.approx((math.log((0.4 * scale) ** 2),), abs=1e-4)
 
 
+def test_a_network_that_is_shown_drawings_sees_none() -> None:
+    method = create_method("diffatlas", plan(), recipe(given_labels=0.5))
+    network, image = method.build_network(), torch.full((1, 16, 16, 16), 0.5)  # type: ignore[attr-defined]
+    found = unexplained_padded(method, network, image, torch.ones(2, 16, 16, 16), Stitcher(plan().patch_size), seed=0)
+    assert method.drawn_channels and set(found) == {"image_error", "mask_error"}
+
+
 def test_a_method_without_a_joint_model_has_none() -> None:
     method = FeedForward(plan(), FeedForwardRecipe())
     empty = torch.zeros(1, 16, 16, 16)
