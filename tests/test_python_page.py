@@ -34,7 +34,9 @@ def test_the_parameters_of_segment_are_listed() -> None:
 
 def test_what_a_segmentation_has_is_listed() -> None:
     listed = described("Segmentation")
-    assert listed - {"familiarity", "label_names", "warnings"} == {name for name in vars(Segmentation) if not name.startswith("_")}
+    assert listed - {"familiarity", "label_names", "warnings"} == {
+        name for name in vars(Segmentation) if not name.startswith("_")
+    }
 
 
 def test_what_a_model_has_is_named() -> None:
