@@ -75,7 +75,7 @@ def test_pairs_are_a_raw_data_set_that_can_be_planned(workspace: Path, pairs: Pa
 
 
 def test_they_are_compared_with_the_training_cases(pairs: Path) -> None:
-    found = json.loads((pairs.parent / "statistics.json").read_text())
+    found = json.loads((pairs.parent / "statistics.json").read_text(encoding="utf-8"))
     assert (found["generated_cases"], found["real_cases"], found["training_cases"]) == (3, 3, 3)
     assert len(found["nearest"]) == 3 and len(found["nearest_of_training_cases"]) == 3
     balls = [4 / 3 * np.pi * radius**3 / 1000 for radius in (6, 3)]
@@ -83,7 +83,7 @@ def test_they_are_compared_with_the_training_cases(pairs: Path) -> None:
         assert found["volume_ml"][name]["real"]["mean"] == pytest.approx(volume_ml, rel=0.1)
     assert set(found["intensities"]["CT"]) == {"background", "large", "small"}
     assert found["made_with"]["sampler"] == {"solver": "dpmpp_2m", "steps": 6} and found["made_with"]["seed"] == 0
-    page = (pairs.parent / "statistics.html").read_text()
+    page = (pairs.parent / "statistics.html").read_text(encoding="utf-8")
     assert "generated_0002" in page and page.count("<svg") == 5
     assert set(found) == documented("statistics.json")
     assert (pairs.parent / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")

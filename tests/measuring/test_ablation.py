@@ -41,7 +41,7 @@ def test_options_are_set_by_name_and_kind() -> None:
     recipe = ablation.changed(make_recipe(), options)
     assert recipe == with_options(make_recipe(), start=0.5, steps=3, solver="ddpm", unlabelled_fraction=0.25)
     for wrong, said in [
-        ("speed=1", "no option of a JointRecipe; there are any_contrast, levels"),
+        ("speed=1", "no option of a JointRecipe; there are any_contrast, given_labels, levels"),
         ("levels=1", "no option of a JointRecipe"),
         ("sampler.speed=1", "no option of a Sampler; there are solver, steps"),
         ("sampler.steps=few", "'few' is not a int"),

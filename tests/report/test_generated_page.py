@@ -75,7 +75,7 @@ def test_the_page_shows_both_populations_and_loads_nothing(tmp_path: Path) -> No
     contact_sheet([(generated[0], real[0])], LABELS, SPACING, tmp_path / "sheet.png")
     dataset = DatasetDescription("Dataset001_A&B", ("CT", "MRI"), LABELS, ".nii.gz")
     write_generated_page(found, dataset, tmp_path / "sheet.png", tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Pairs generated from Dataset001_A&amp;B" in page and "left &amp; right" in page
     assert ">3 of these<" in page  # one training case more than was measured
     outside = re.findall(r'(?:src|href)="(?!data:|#)([^"]+)"', re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL))
