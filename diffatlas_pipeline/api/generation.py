@@ -18,9 +18,9 @@ from diffatlas_pipeline.evaluation.populations import Population, compared
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.generation import (
     PairFolder,
-    check_generates,
     checked_shape,
     generate_pair,
+    generating,
     generating_sampler,
     poorly_taught,
     usual_shape,
@@ -71,7 +71,7 @@ class FolderGeneration:
         overwrite: bool = False,
         workspace: Workspace | None = None,
     ) -> None:
-        check_generates(predictor.method)
+        method = generating(predictor.method)
         if count < 1:
             raise UserError(f"`count` {count}: must be at least 1.")
         if len(predictor.networks) > 1:
@@ -79,11 +79,11 @@ class FolderGeneration:
             raise UserError(f"One network generates pairs, but there are several folds ({names}). Choose one with `folds`.")
         plan = predictor.plan
         self._model, self._predictor, self.count = model, predictor, count
-        self.sampler = generating_sampler(predictor.method, steps, solver)
+        self.sampler = generating_sampler(method, steps, solver)
         self.shape = usual_shape(plan, atlas_shapes) if shape is None else checked_shape(plan, shape)
         self.output, self._overwrite = output, overwrite
         self.pairs = PairFolder(dataset_folder(output, plan.dataset.name), plan)
-        self.warnings = tuple(filter(None, [poorly_taught(predictor.method), _larger(self.shape, plan)]))
+        self.warnings = tuple(filter(None, [poorly_taught(method), _larger(self.shape, plan)]))
         self._workspace = workspace or Workspace.resolve()
         self._check_present()
 

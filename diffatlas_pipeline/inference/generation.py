@@ -17,7 +17,14 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.running_network import with_room
-from diffatlas_pipeline.methods.base import DiffusionRecipe, GeneratedPair, Method, Progress, case_generator
+from diffatlas_pipeline.methods.base import (
+    DiffusionRecipe,
+    GeneratedPair,
+    GeneratingMethod,
+    Method,
+    Progress,
+    case_generator,
+)
 from diffatlas_pipeline.methods.drawings import showing
 from diffatlas_pipeline.methods.registry import with_sampling
 from diffatlas_pipeline.models.folder import dataset_json
@@ -36,17 +43,18 @@ ENOUGH = 0.25  # share of equally noisy samples in training below which generate
 USUAL = Sampler("dpmpp_2m", steps=50)
 
 
-def check_generates(method: Method) -> None:
-    """UserError if ``method`` cannot generate."""
-    if method.share_for_generation == 0:
-        learned = method.name == "diffatlas"
-        why = "this recipe never learnt to begin from noise in both" if learned else f"{method.name} learns no joint model"
-        raise UserError(
-            f"Pairs of image and segmentation cannot be generated: {why}. Train `method` diffatlas with `recipe` paper."
-        )
+def generating(method: Method) -> GeneratingMethod:
+    """``method``, if it can generate; else UserError."""
+    if isinstance(method, GeneratingMethod) and method.share_for_generation > 0:
+        return method
+    joint = isinstance(method, GeneratingMethod)
+    why = "this recipe never learnt to begin from noise in both" if joint else f"{method.name} learns no joint model"
+    raise UserError(
+        f"Pairs of image and segmentation cannot be generated: {why}. Train `method` diffatlas with `recipe` paper."
+    )
 
 
-def poorly_taught(method: Method) -> str | None:
+def poorly_taught(method: GeneratingMethod) -> str | None:
     """A sentence if ``method`` has hardly learnt what generating takes."""
     if method.share_for_generation >= ENOUGH:
         return None
@@ -98,6 +106,7 @@ def generate_pair(
     alone.
     """
     method = predictor.method
+    assert isinstance(method, GeneratingMethod)  # see generating
     network, stitch = showing(predictor.networks[0], predictor.stitch, method.drawn_channels, None)
     return with_room(
         lambda here: method.generate(

@@ -108,13 +108,6 @@ class Method(ABC):
         return isinstance(self.recipe, DiffusionRecipe) and self.recipe.sampler.draws > 1
 
     @property
-    def share_for_generation(self) -> float:
-        """Share of the training samples that taught to generate: image and mask equally noisy. 0: it cannot
-        :meth:`generate`.
-        """
-        return 0.0
-
-    @property
     def unlabelled_fraction(self) -> float:
         """Share of the training samples drawn from scans without labels, where there are any: their distances are
         NaN.
@@ -158,19 +151,6 @@ class Method(ABC):
         """
         return {}
 
-    def generate(
-        self,
-        network: nn.Module,
-        shape: Triple,
-        stitch: Stitch,
-        sampler: Sampler,
-        generator: torch.Generator,
-        device: torch.device,
-        progress: Progress | None = None,
-    ) -> GeneratedPair:
-        """A new pair of ``shape`` (x, y, z), whose state is kept on ``device``; the noise is that of ``generator``."""
-        raise NotImplementedError(f"{self.name} does not generate: see share_for_generation")
-
 
 class LearnedMethod(Method):
     """A method whose network is trained by gradient descent."""
@@ -187,6 +167,28 @@ class LearnedMethod(Method):
         network = self.build_network()
         network.load_state_dict(dict(state))
         return network
+
+
+class GeneratingMethod(LearnedMethod):
+    """A method that learns images and masks together, so that it can make new pairs."""
+
+    @property
+    @abstractmethod
+    def share_for_generation(self) -> float:
+        """Share of the training samples that taught to generate: image and mask equally noisy."""
+
+    @abstractmethod
+    def generate(
+        self,
+        network: nn.Module,
+        shape: Triple,
+        stitch: Stitch,
+        sampler: Sampler,
+        generator: torch.Generator,
+        device: torch.device,
+        progress: Progress | None = None,
+    ) -> GeneratedPair:
+        """A new pair of ``shape`` (x, y, z), whose state is kept on ``device``; the noise is that of ``generator``."""
 
 
 class MemorisedMethod(Method):

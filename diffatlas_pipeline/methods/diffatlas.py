@@ -18,7 +18,7 @@ from diffatlas_pipeline.fields import fraction
 from diffatlas_pipeline.methods.base import (
     DiffusionRecipe,
     GeneratedPair,
-    LearnedMethod,
+    GeneratingMethod,
     LossReport,
     PlannedSegmentation,
     Progress,
@@ -109,7 +109,7 @@ class _Terms:
     segmentation: Tensor | None
 
 
-class DiffAtlas(LearnedMethod):
+class DiffAtlas(GeneratingMethod):
     """The joint state is z0 = [image, s * S]; one network predicts both halves from their noisy versions."""
 
     name = "diffatlas"
