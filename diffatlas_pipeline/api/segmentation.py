@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.inference.volume_intervals import volumes_ml
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels
 
@@ -81,8 +83,23 @@ class Segmentation:
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each label by its name."""
-        voxel_ml = abs(float(np.linalg.det(self._grid.matrix[:3, :3]))) / 1000
-        return {name: float(np.count_nonzero(self._labels == value) * voxel_ml) for value, name in self.label_names.items()}
+        return volumes_ml(self._labels, self._segmenter.plan.dataset.labels, self._grid)
+
+    def volume_intervals_ml(self, coverage: float = 0.9) -> dict[str, tuple[float, float]]:
+        """By label, the millilitres between which the true volume lies with probability ``coverage``, by the errors in
+        cases held out of the training.
+
+        Without a label that was not found. Empty where held-out cases tell nothing: the model has fewer than four, the
+        scan is foreign or of another modality, or it was segmented in another way, as with atlases or a drawing.
+        """
+        if not 0 < coverage < 1:
+            raise UserError(f"`coverage` {coverage}: must lie between 0 and 1, such as 0.9.")
+        foreign = self.familiarity is not None and self.familiarity.is_foreign
+        errors = None if foreign else self._segmenter.volume_errors(self._planned, self._scan)
+        if errors is None:
+            return {}
+        found = {name: errors.interval(k, volume, coverage) for k, (name, volume) in enumerate(self.volumes_ml.items())}
+        return {name: bounds for name, bounds in found.items() if bounds is not None}
 
     def to_sitk(self) -> Any:
         """``labels`` as a SimpleITK image."""

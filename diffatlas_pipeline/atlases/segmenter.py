@@ -16,8 +16,10 @@ from diffatlas_pipeline.atlases.registered import ask_atlases
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.familiarity import Familiarity
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared, Result
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.registration.affine import RegistrationFailed
 from diffatlas_pipeline.registration.atlas import Atlas
@@ -97,6 +99,15 @@ class Segmenter:
         """
         other = scan.is_adapted or self.predictor.is_out_of_domain(self.modality)
         return self.predictor.familiarity(scan.shown, segmentation, other)
+
+    def volume_errors(self, segmentation: PlannedSegmentation, scan: PreparedScan) -> VolumeErrors | None:
+        """How far volumes were off in cases like ``scan``; None if no held-out case was segmented as it was: by the
+        network alone, without a drawing, in the contrast that it has learnt.
+        """
+        other = self.modality is not None and is_out_of_domain(self.modality, self.plan.channels)
+        if other or scan.is_adapted or segmentation.network_share is not None or scan.shown.drawing is not None:
+            return None
+        return self.predictor.volume_errors
 
     def restore(
         self, segmentation: PlannedSegmentation, scan: PreparedScan, distances: bool = False, uncertainty: bool = False

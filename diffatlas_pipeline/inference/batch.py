@@ -15,6 +15,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.familiarity import Familiarity
 from diffatlas_pipeline.inference.predictor import Result
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors, VolumeEstimate, estimates, volumes_ml
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
@@ -29,7 +30,8 @@ class CaseOutcome:
     """What became of one case: "segmented", "kept" (its output was there) or "failed", and the seconds of each stage.
 
     ``network_share`` is how much the network counted beside atlases, None without any. ``familiarity`` tells how far
-    the scan lies from what the model has learnt, None if that is not known.
+    the scan lies from what the model has learnt, None if that is not known. ``volumes`` are those of the segmentation
+    by label, with intervals where held-out cases tell how far they may be off, and the scan is no foreign one.
     """
 
     case: str
@@ -39,6 +41,7 @@ class CaseOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
     network_share: float | None = None
     familiarity: Familiarity | None = None
+    volumes: dict[str, VolumeEstimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class CaseSegmenter(Protocol):
     def segment(self, scan: Any, progress: Progress | None = None) -> PlannedSegmentation: ...
 
     def familiarity(self, segmentation: PlannedSegmentation, scan: Any) -> Familiarity | None: ...
+
+    def volume_errors(self, segmentation: PlannedSegmentation, scan: Any) -> VolumeErrors | None: ...
 
     def restore(self, segmentation: PlannedSegmentation, scan: Any, distances: bool, uncertainty: bool) -> Result: ...
 
@@ -183,8 +188,10 @@ def _finish(
     seconds = {**made.seconds, "restore": restore_s, "write": write_s}
     foreign = made.familiarity and made.familiarity.warning
     warnings = (*result.warnings, foreign) if foreign else result.warnings
+    errors = None if foreign else segmenter.volume_errors(made.segmentation, loaded.prepared)
+    volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors)
     share = made.segmentation.network_share
-    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity)
+    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes)
 
 
 def _note(outcomes: dict[str, CaseOutcome], exporting: Future[CaseOutcome]) -> None:

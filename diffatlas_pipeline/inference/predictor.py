@@ -19,8 +19,9 @@ from diffatlas_pipeline.inference.running_network import restored, with_room
 from diffatlas_pipeline.inference.scan_warnings import unusual
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.base import DiffusionRecipe, PlannedSegmentation, Progress, Recipe
-from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
 from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
@@ -92,6 +93,12 @@ class Predictor:
         self.learnt_modalities = frozenset.intersection(*(frozenset(f.metadata.get("learnt_modalities", ())) for f in folds))
         text = first.known_cases
         self.known = None if text is None else from_json(KnownCases, text, f"known cases of {first.fold}")
+        # They tell of scans that are sampled as the held-out cases were.
+        as_trained = recipe == recipe_of(self.plan, first.method, first.recipe)
+        errors = [fold.volume_errors for fold in folds if as_trained and fold.volume_errors is not None]
+        self.volume_errors = VolumeErrors.joined(
+            from_json(VolumeErrors, text, f"volume errors of {first.fold}") for text in errors
+        )
         self.device, self.seed = device, seed
         self.recipe = recipe
         self.method = create_method(first.method, self.plan, recipe)

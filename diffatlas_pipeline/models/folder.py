@@ -8,6 +8,7 @@ Layout::
         <fold>/checkpoint_final.json          (what it was trained on, how and how long)
         <fold>/atlases.safetensors            (a few training cases, to register scans to)
         <fold>/known_cases.json               (numbers of cases that it should know, to tell foreign scans by)
+        <fold>/volume_errors.json             (errors of volumes in held-out cases, for intervals)
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
 
 PLANS, DATASET, VERSIONS = "plans.json", "dataset.json", "versions.json"
-WEIGHTS, METADATA, KNOWN_CASES = "checkpoint_final.safetensors", "checkpoint_final.json", "known_cases.json"
+WEIGHTS, METADATA = "checkpoint_final.safetensors", "checkpoint_final.json"
+KNOWN_CASES, VOLUME_ERRORS = "known_cases.json", "volume_errors.json"
 _FOLD = re.compile(r"fold\d+")
 
 
@@ -41,8 +43,8 @@ _FOLD = re.compile(r"fold\d+")
 class TrainedFold:
     """One trained model: the plan it was built from, the method and recipe it was trained with, and its checkpoint.
 
-    ``atlases`` are a few of its training cases on the planned grid. ``known_cases`` is the text of the file of that
-    name, None for a model without it.
+    ``atlases`` are a few of its training cases on the planned grid. ``known_cases`` and ``volume_errors`` are the texts
+    of the files of that name, None for a model without them.
     """
 
     plan: Plan
@@ -53,6 +55,7 @@ class TrainedFold:
     metadata: dict[str, Any]
     atlases: tuple[Atlas, ...] = ()
     known_cases: str | None = None
+    volume_errors: str | None = None
 
 
 @dataclass(frozen=True)
@@ -157,13 +160,17 @@ class ModelFolder:
             atlases = read_atlases(self.path / name)
         except ValueError as error:
             raise ModelError(f"{error}. Delete it to do without its atlases.") from error
-        known = self.path / name / KNOWN_CASES
-        text = known.read_text(encoding="utf-8") if known.is_file() else None
-        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, atlases, text)
+        kept = [self.path / name / file for file in (KNOWN_CASES, VOLUME_ERRORS)]
+        texts = [file.read_text(encoding="utf-8") if file.is_file() else None for file in kept]
+        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, atlases, *texts)
 
     def write_known_cases(self, fold: str, text: str) -> None:
         """Keep what foreign scans are told by: a file of its own, which is made after the training."""
         write_text_atomically(self.path / fold / KNOWN_CASES, text)
+
+    def write_volume_errors(self, fold: str, text: str) -> None:
+        """Keep how far volumes were off in held-out cases: a file of its own, which is made after the training."""
+        write_text_atomically(self.path / fold / VOLUME_ERRORS, text)
 
     def is_trained(self, fold: str) -> bool:
         """Whether the training of ``fold`` was finished."""

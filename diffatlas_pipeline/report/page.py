@@ -95,7 +95,7 @@ def _volumes(source: Source, content: Content, workers: int) -> dict[str, dict[s
     content.notes += [found for found in measured.values() if isinstance(found, str)]
     volumes = {case: found for case, found in measured.items() if not isinstance(found, str)}
     if volumes:
-        summary, each = panels.volume_panels(volumes, source.labels)
+        summary, each = panels.volume_panels(volumes, source.labels, source.intervals_ml)
         content.results.append(summary)
         content.details.append(("All cases", each))
         values = {label.name: [found[label.name] for found in volumes.values()] for label in source.labels}

@@ -56,8 +56,14 @@ def case_panel(evaluation: Evaluation) -> Panel:
     return Panel(header, rows, "All cases, worst first.")
 
 
-def volume_panels(volumes: Mapping[str, Mapping[str, float]], labels: Sequence[LabelClass]) -> tuple[Panel, Panel]:
-    """Without references: volumes in millilitres, as statistics per label and for each case, smallest first."""
+def volume_panels(
+    volumes: Mapping[str, Mapping[str, float]],
+    labels: Sequence[LabelClass],
+    intervals_ml: Mapping[str, Mapping[str, tuple[float, float]]],
+) -> tuple[Panel, Panel]:
+    """Without references: volumes in millilitres, as statistics per label and for each case, smallest first; with the
+    intervals in which the true volumes lie, of the cases that have them.
+    """
     found = pd.DataFrame.from_dict(volumes, orient="index", columns=[label.name for label in labels], dtype=float)
     rows = []
     for name, column in found.items():
@@ -67,8 +73,18 @@ def volume_panels(volumes: Mapping[str, Mapping[str, float]], labels: Sequence[L
     header = ["label", "mean [ml]", "std [ml]", "smallest [ml]", "largest [ml]", "found in", "absent in"]
     summary = Panel(header, rows, "Volumes over the cases in which the label was found.")
     ordered = found.loc[found.sum(axis=1).sort_values(kind="stable").index]
-    each = [[str(case), *(_number(value, 2) for value in row)] for case, row in ordered.iterrows()]
-    return summary, Panel(["case", *(f"{label.name} [ml]" for label in labels)], each, "All cases, smallest first.")
+    each = []
+    for case, row in ordered.iterrows():
+        bounds = intervals_ml.get(str(case), {})
+        each.append([str(case), *(_number(value, 2) + _within(bounds.get(name)) for name, value in row.items())])
+    caption = "All cases, smallest first."
+    if any(intervals_ml.get(str(case)) for case in ordered.index):
+        caption += " In brackets: the true volume lies in between in nine of ten cases, by the errors of held-out cases."
+    return summary, Panel(["case", *(f"{label.name} [ml]" for label in labels)], each, caption)
+
+
+def _within(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f" ({bounds[0]:.2f} to {bounds[1]:.2f})"
 
 
 def familiarity_panel(familiarity: Mapping[str, Mapping[str, Any]]) -> Panel:

@@ -51,8 +51,9 @@ class Source:
     """Everything that :func:`~diffatlas_pipeline.report.page.write_page` shows. ``facts`` are (name, value) for the
     head.
 
-    ``folder`` is what was read; ``familiarity`` is by case what ``prediction.json`` says of how far the scan lies from
-    what the model has learnt; ``benchmark`` is what it holds, if it is one, with a run for each of its cells.
+    ``folder`` is what was read; ``familiarity`` and ``intervals_ml`` are by case what ``prediction.json`` says of how
+    far the scan lies from what the model has learnt, and of how far the volumes may be off; ``benchmark`` is what it
+    holds, if it is one, with a run for each of its cells.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Source:
     notes: tuple[str, ...] = ()
     benchmark: Benchmark | None = None
     familiarity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    intervals_ml: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 def prediction_source(
@@ -89,7 +91,15 @@ def prediction_source(
     title = f"Segmentations of {dataset}" if dataset else f"Segmentations in {name}"
     facts = tuple(_record_facts(predictions, record, found))
     return Source(
-        predictions, title, facts, tuple(labels), (run,), tuple(cases), tuple(notes), familiarity=_familiarity(record)
+        predictions,
+        title,
+        facts,
+        tuple(labels),
+        (run,),
+        tuple(cases),
+        tuple(notes),
+        familiarity=_familiarity(record),
+        intervals_ml=_intervals_ml(record),
     )
 
 
@@ -172,6 +182,16 @@ def _familiarity(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """By case, of those whose scan was compared with what the model has learnt."""
     cases = (record.get("cases") or {}).items()
     return {case: entry["familiarity"] for case, entry in cases if entry.get("familiarity")}
+
+
+def _intervals_ml(record: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+    """By case and label, between what the true volume lies in nine of ten cases, where that is known."""
+    cases = (record.get("cases") or {}).items()
+    known = {case: (entry.get("volumes") or {}).items() for case, entry in cases}
+    return {
+        case: {label: bounds for label, found in volumes if (bounds := found["intervals_ml"].get("90%"))}
+        for case, volumes in known.items()
+    }
 
 
 def _record_facts(predictions: Path, record: Mapping[str, Any], cases: Mapping[str, Path]) -> Iterator[tuple[str, str]]:

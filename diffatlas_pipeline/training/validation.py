@@ -15,7 +15,7 @@ from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
+from diffatlas_pipeline.evaluation.evaluate import Evaluation, evaluate_folders
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.evaluation.summary_table import results_table
 from diffatlas_pipeline.files import to_json
@@ -26,6 +26,7 @@ from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedMethod, Method, Recipe
 from diffatlas_pipeline.methods.registry import create_method, known_method, recipe_of, with_sampling
 from diffatlas_pipeline.models.folder import ModelFolder
@@ -106,8 +107,8 @@ def segment_validation(
 ) -> None:
     """Segment the validation ``cases`` from their raw images, as a user would, and write and say their scores.
 
-    Into the folder "validation" of the fold. A raw data set that is gone is a warning. UserError lists cases that
-    failed.
+    Into the folder "validation" of the fold. How far volumes are off is kept with the model. A raw data set that is
+    gone is a warning. UserError lists cases that failed.
     """
     from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays  # which draws: training needs none
 
@@ -129,9 +130,20 @@ def segment_validation(
     references = raw.folder / "labelsTr"
     evaluation = evaluate_folders(folder, references, trained.plan.dataset.labels, workers=1, missing="skip")
     evaluation.write(folder)
+    model.write_volume_errors(fold, to_json(_volume_errors(evaluation)))
     write_overlays(evaluation, folder, find_images(references))
     console.say(results_table(evaluation))
     console.say(f"Validation written to {folder}")
+
+
+def _volume_errors(evaluation: Evaluation) -> VolumeErrors:
+    """Of all labels in all cases that were compared with a reference."""
+    columns = ["volume_reference_ml", "volume_prediction_ml"]
+    names = [label.name for label in evaluation.labels]
+    by_case = evaluation.cases.groupby("case", sort=True)
+    return VolumeErrors.of(
+        {str(case): [tuple(pair) for pair in rows.set_index("label").loc[names, columns].to_numpy()] for case, rows in by_case}
+    )
 
 
 def _mean(values: np.ndarray) -> float:
