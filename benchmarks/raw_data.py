@@ -27,6 +27,7 @@ HIPPOCAMPUS = "hippocampus"
 HIPPOCAMPUS_ID, HIPPOCAMPUS_NAME, TASK = 4, "Hippocampus", "Task04_Hippocampus"
 HEARTS = {"heart-ct": ("CT", 11), "heart-mri": ("MRI", 12)}
 HEART_CASES, HEART_TEST_CASES, HEART_SIZE = 40, 12, 48
+TWO_CHANNELS_NAME, TWO_CHANNELS_ID = "HeartPhantomBoth", 13
 CARDIAC = {"cardiac-bssfp": ("CardiacBSSFP", 31), "cardiac-lge": ("CardiacLGE", 32)}
 # The published headers of bSSFP say 1.19 to 1.25 mm in the plane. But the left ventricle of patients 1 to 25 has as
 # many pixels across as in LGE (ratio 0.99 ± 0.03), where headers say 0.73 to 0.76 mm; by those of bSSFP it would be 123
@@ -49,6 +50,28 @@ def place_hearts(workspace: Path) -> None:
     for modality, number in HEARTS.values():
         size = ["--cases", str(HEART_CASES), "--test-cases", str(HEART_TEST_CASES), "--size", str(HEART_SIZE)]
         do("convert", ["phantom", "-d", str(number), "--modality", modality, *size, "--workspace", str(workspace)])
+
+
+def place_two_channels(workspace: Path) -> Path:
+    """The generated hearts of both modalities as one data set of two channels, CT and MRI of the same person; returns
+    its folder.
+    """
+    raw = Workspace.resolve(workspace).raw
+    folders = [raw / f"Dataset{number:03d}_HeartPhantom{modality}" for modality, number in HEARTS.values()]
+    folder = dataset_folder(raw, TWO_CHANNELS_ID, TWO_CHANNELS_NAME)
+    described = json.loads((folders[0] / "dataset.json").read_text(encoding="utf-8"))
+    ending, labels = described["file_ending"], {name: value for name, value in described["labels"].items() if value}
+    make_folders(folder, ["imagesTr", "labelsTr", "imagesTs", "labelsTs"])
+    for part in ("Tr", "Ts"):
+        for label in sorted((folders[0] / f"labels{part}").glob(f"*{ending}")):
+            place_file(label, folder / f"labels{part}" / label.name)
+            case = label.name.removesuffix(ending)
+            for channel, source in enumerate(folders):
+                image = source / f"images{part}" / image_name(case, 0, ending)
+                place_file(image, folder / f"images{part}" / image_name(case, channel, ending))
+    channels = tuple(modality for modality, _ in HEARTS.values())
+    write_description(folder, TWO_CHANNELS_NAME, described["numTraining"], LayoutDescription(channels, labels, ending, {}))
+    return folder
 
 
 def place_cardiac(protocol: str, data: Path | None, workspace: Path) -> Path:

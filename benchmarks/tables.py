@@ -223,6 +223,22 @@ def given_slices_table(table: pd.DataFrame) -> str:
     return markdown(["given slices", *counts], rows)
 
 
+def missing_channel_table(table: pd.DataFrame) -> str:
+    """Per run a row with all channels and one without each: Dice, and how far the generated channel is from the
+    true.
+    """
+    rows = []
+    for _, row in table.iterrows():
+        run = f"{row['training_cases']} cases, {row['max_time']}, seed {row['seed']}"
+        rows.append([f"{run}: all channels", _number(row["dice_all"], 3), "", ""])
+        for column in row.index:
+            name = str(column).removeprefix("dice_without_")
+            if name != column:
+                errors = [_number(row[f"{error}_{name}"], 2) for error in ("error", "error_of_mean")]
+                rows.append([f"without {name}", _number(row[column], 3), *errors])
+    return markdown(["scans", "Dice", "error of the generated channel", "of the mean image"], rows)
+
+
 def foreign_table(table: pd.DataFrame) -> str:
     """Per model and kind of scans: how many were warned of, of how many, and their median score."""
     rows = []
@@ -247,6 +263,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "foreign": (("foreign_scans.csv",), foreign_table),
     "generated": (("generated.csv",), generated_table),
     "given_slices": (("given_slices.csv",), given_slices_table),
+    "missing_channel": (("missing_channel.csv",), missing_channel_table),
     "summary": (COMPARISONS, summary_table),
     "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
     "gpu-speed": (("gpu_speed.csv",), gpu_speed_table),
@@ -254,7 +271,10 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 }
 """Each other table's results files and how it is made of them."""
 GPU_PAGE = ("gpu-dice", "gpu-speed", "gpu-checks")
-FIRST_PAGE = ("hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated", "given_slices")
+FIRST_PAGE = (
+    "hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated", "given_slices",
+    "missing_channel",
+)  # fmt: skip
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,17 @@ class FolderPrediction:
         output: Path,
         distances: bool = False,
         uncertainty: bool = False,
+        generated_channels: bool = False,
         overwrite: bool = False,
         warnings: tuple[str, ...] = (),
         given_labels: Path | None = None,
     ) -> None:
         plan = segmenter.plan
         self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
-        self.cases = find_cases(source, len(plan.channels))
+        self.cases = find_cases(source, len(plan.channels), segmenter.predictor.method.needs_all_channels)
         self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
         self.warnings = warnings
-        self._distances = distances
+        self._distances, self._generated_channels = distances, generated_channels
         self._uncertainty = uncertainty and self._has_spread()
         self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
         check_output(self.destination, self.cases)
@@ -66,8 +67,9 @@ class FolderPrediction:
         before = read_record(self.destination.record)
         self._check_kept(before)
         start = time.perf_counter()
-        wanted = Wanted(self.destination, self._overwrite, self._distances, self._uncertainty, self.drawings)
-        outcomes = predict_cases(self.segmenter, self.cases, wanted)
+        maps = (self._distances, self._uncertainty, self._generated_channels)
+        wanted = Wanted(self.destination, self._overwrite, *maps, self.drawings)
+        outcomes = self._compared(predict_cases(self.segmenter, self.cases, wanted), before)
         record = self._record(outcomes, before, time.perf_counter() - start)
         write_record(self.destination.record, record)
         kept = any(outcome.status == "kept" for outcome in outcomes)
@@ -78,6 +80,22 @@ class FolderPrediction:
         """What is drawn of which case. UserError if the model cannot complete drawings, or they belong to no case."""
         self.segmenter.predictor.check_takes_drawings()
         return find_drawings(source, self.cases)
+
+    def _compared(self, outcomes: list[CaseOutcome], before: dict[str, Any]) -> list[CaseOutcome]:
+        """``outcomes`` with a warning of each kept segmentation that was made from other channels than are there
+        now.
+        """
+        old, plan = before.get("cases", {}), self.segmenter.plan
+        compared = []
+        for outcome, files in zip(outcomes, self.cases, strict=True):
+            then = old.get(outcome.case, {}).get("generated_channels", [])  # earlier releases refused what lacks channels
+            now = [plan.channels[c].name for c in files.missing]
+            if outcome.status == "kept" and outcome.case in old and then != now:
+                said = " and ".join(f"{', '.join(names) or 'none'} {word}" for names, word in ((then, "then"), (now, "now")))
+                warning = f"its segmentation was kept, but other channels were missing: {said}. `overwrite` segments it again"
+                outcome = replace(outcome, warnings=(*outcome.warnings, warning))
+            compared.append(outcome)
+        return compared
 
     def _check_kept(self, before: dict[str, Any]) -> None:
         """UserError if the one file that is asked for is there, and is not of the scan: its name does not tell."""

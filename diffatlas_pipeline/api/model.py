@@ -28,6 +28,7 @@ from diffatlas_pipeline.models.find import model_at
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.volumes.channels import lacking
 from diffatlas_pipeline.volumes.grids import Volume
 from diffatlas_pipeline.volumes.in_memory import is_image, volume_of_array, volume_of_images
 from diffatlas_pipeline.volumes.io import read_volume
@@ -139,7 +140,8 @@ class Model:
 
         ``image`` is a path (a file, or a folder with a DICOM series), an image of SimpleITK or nibabel, a list of these
         with one entry per channel, or an array (X, Y, Z), with several channels (C, X, Y, Z). An array needs
-        ``spacing_mm`` (X, Y, Z), or ``affine``, its 4x4 voxel-to-world matrix in mm (RAS+).
+        ``spacing_mm`` (X, Y, Z), or ``affine``, its 4x4 voxel-to-world matrix in mm (RAS+). A channel that is missing
+        is None in a list, and NaN throughout in an array: it is generated, if the model has learnt to.
 
         ``modality`` ("CT" or "MRI") says what the scan is, where that is not what the model was trained on.
         ``adapt_contrast`` is how such a scan is given the contrast of the training scans: by registered "atlases", by a
@@ -170,20 +172,23 @@ class Model:
         with_atlases: bool | None = None,
         save_distance_maps: bool = False,
         save_uncertainty: bool = False,
+        save_generated_channels: bool = False,
         overwrite: bool = False,
         given_labels: str | Path | None = None,
     ) -> FolderPrediction:
         """Find the cases of ``source`` and check that they can be segmented into ``output``; nothing is segmented yet.
 
-        Cases whose segmentation is there already are kept unless ``overwrite``. ``given_labels`` is a folder of what a
-        reader has drawn of some of the cases, in files named as these, or such a file of a single case. Raises
-        UserError.
+        Cases whose segmentation is there already are kept unless ``overwrite``. Channels that a case lacks are
+        generated, if the model has learnt to, and with ``save_generated_channels`` written. ``given_labels`` is a
+        folder of what a reader has drawn of some of the cases, in files named as these, or such a file of a single
+        case. Raises UserError.
         """
         paths = Path(source).expanduser(), Path(output).expanduser()
         drawings = None if given_labels is None else Path(given_labels).expanduser()
-        modality, said = self._believed(find_cases(paths[0], len(self.channels)), modality)
+        cases = find_cases(paths[0], len(self.channels), self._predictor.method.needs_all_channels)
+        modality, said = self._believed(cases, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
-        maps, warnings = (save_distance_maps, save_uncertainty), (*said, *warnings)
+        maps, warnings = (save_distance_maps, save_uncertainty, save_generated_channels), (*said, *warnings)
         return FolderPrediction(self._folder, segmenter, *paths, *maps, overwrite, warnings, drawings)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
@@ -226,23 +231,25 @@ class Model:
 
     def _believed(self, cases: Sequence[CaseFiles], modality: str | None) -> tuple[str | None, tuple[str, ...]]:
         """What the scans are taken for, by ``modality`` or by their headers, and warnings."""
-        return believed_modality(cases, any(channel.scheme == "ct" for channel in self.plan.channels), modality)
+        return believed_modality(cases, [channel.scheme == "ct" for channel in self.plan.channels], modality)
 
     def _volume(self, image: Any, spacing_mm: Sequence[float] | None, affine: np.ndarray | None) -> tuple[Volume, Path | None]:
         """``image`` as a volume, and the file that its segmentation is to resemble."""
         if isinstance(image, np.ndarray):
             return volume_of_array(image, spacing_mm, affine, self.plan.dimensions, len(self.channels)), None
-        parts = list(image) if isinstance(image, (list, tuple)) else [image]
+        whole = list(image) if isinstance(image, (list, tuple)) else [image]
+        parts = [part for part in whole if part is not None]
+        lacks = [index for index, part in enumerate(whole) if part is None]
         if any(isinstance(part, np.ndarray) for part in parts):
             raise ImageError("image: a list of arrays. Stack its channels along a new first axis: (C, X, Y, Z).")
         if spacing_mm is not None or affine is not None:
             raise ImageError("spacing_mm and affine go with an array: files and images tell their own geometry.")
         if parts and all(isinstance(part, (str, os.PathLike)) for part in parts):
             paths = [Path(part).expanduser() for part in parts]
-            return read_volume(paths), paths[0]
+            return lacking(read_volume(paths), lacks), paths[0]
         if parts and all(is_image(part) for part in parts):
-            return volume_of_images(parts), None
-        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts)) or "an empty list"
+            return lacking(volume_of_images(parts), lacks), None
+        kinds = ", ".join(dict.fromkeys(type(part).__name__ for part in parts)) or ("no channel" if whole else "an empty list")
         raise ImageError(
             f"image: found {kinds}. Give a path, an array, an image of SimpleITK or nibabel, or a list of one kind."
         )

@@ -96,7 +96,7 @@ def prepare_dataset(raw: Path, workspace: Workspace, budget: Budget, workers: in
     console.say(f"Data set {raw.name}, {raw}")
     dataset = read_dataset(raw)
     fingerprint, record = _measured(dataset, folder, workers, overwrite, clock)
-    plan = make_plan(fingerprint, budget, default_recipes())
+    plan = make_plan(fingerprint, budget, default_recipes(len(dataset.description.channels)))
     clock.done("planned")
     console.say(f"\n{plan_table(plan)}\n")
     others = {"measured": record, "fingerprint": fingerprint, "dataset": dataset.description}

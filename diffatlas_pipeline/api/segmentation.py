@@ -80,6 +80,14 @@ class Segmentation:
         assert found is not None
         return self._shown(found)
 
+    @cached_property
+    def generated_channels(self) -> dict[str, np.ndarray]:
+        """The channels that the scan lacked, by name, as they were generated: Hounsfield units where the plan has them
+        for that channel, else 0 to 1.
+        """
+        found = self._segmenter.restore(self._planned, self._scan, generated=True).generated or {}
+        return {self._segmenter.plan.channels[c].name: self._shown(channel) for c, channel in found.items()}
+
     @property
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each label by its name."""

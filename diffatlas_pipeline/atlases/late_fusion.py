@@ -25,7 +25,7 @@ def fused(network: PlannedSegmentation, atlases: PlannedSegmentation, share: flo
     for part, weight in ((network, share), (atlases, 1 - share)):
         within = torch.zeros_like(mean) if part.spread is None else part.spread.square()
         variance += weight * (within + (part.distances - mean).square())
-    return PlannedSegmentation(mean, variance.sqrt(), share)
+    return PlannedSegmentation(mean, variance.sqrt(), share, network.generated)
 
 
 def fitting_share(

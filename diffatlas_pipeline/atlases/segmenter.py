@@ -23,6 +23,7 @@ from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.registration.affine import RegistrationFailed
 from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.volumes.channels import missing_channels, with_missing, without_missing
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 
 CURVE_ATLASES = 4  # training scans that a contrast curve is drawn from; each costs an affine registration
@@ -102,33 +103,41 @@ class Segmenter:
 
     def volume_errors(self, segmentation: PlannedSegmentation, scan: PreparedScan) -> VolumeErrors | None:
         """How far volumes were off in cases like ``scan``; None if no held-out case was segmented as it was: by the
-        network alone, without a drawing, in the contrast that it has learnt.
+        network alone, without a drawing, by all channels, in the contrast that it has learnt.
         """
         other = self.modality is not None and is_out_of_domain(self.modality, self.plan.channels)
-        if other or scan.is_adapted or segmentation.network_share is not None or scan.shown.drawing is not None:
+        helped = segmentation.network_share is not None or scan.shown.drawing is not None
+        if other or helped or scan.is_adapted or segmentation.generated is not None:
             return None
         return self.predictor.volume_errors
 
     def restore(
-        self, segmentation: PlannedSegmentation, scan: PreparedScan, distances: bool = False, uncertainty: bool = False
+        self,
+        segmentation: PlannedSegmentation,
+        scan: PreparedScan,
+        distances: bool = False,
+        uncertainty: bool = False,
+        generated: bool = False,
     ) -> Result:
         """Back onto the scan's own grid; see :meth:`Predictor.restore`."""
-        return self.predictor.restore(segmentation, scan.shown, distances, uncertainty)
+        return self.predictor.restore(segmentation, scan.shown, distances, uncertainty, generated)
 
     def _with_atlases(self, prepared: Prepared) -> PreparedScan:
         scan = PreparedScan(prepared, prepared.image)
         if not self.use.asks_for_atlases:
             return scan
+        lacks = missing_channels(prepared.image)  # atlases are compared with what is there
+        known, atlases = without_missing(prepared.image), [_without(atlas, lacks) for atlas in self.atlases]
         try:
             if self.use.adapt == "curve":
-                images = [atlas.image for atlas in self.atlases[:CURVE_ATLASES]]
-                image, _ = adapt_contrast(prepared.image, images, self.plan.spacing_mm, self.predictor.seed)
-                scan = replace(scan, shown=replace(prepared, image=image))
+                images = [atlas.image for atlas in atlases[:CURVE_ATLASES]]
+                image, _ = adapt_contrast(known, images, self.plan.spacing_mm, self.predictor.seed)
+                scan = replace(scan, shown=replace(prepared, image=with_missing(image, lacks)))
             if self.use.registers:
-                answer = ask_atlases(prepared.image, self.atlases, self.plan, self.registrations)
+                answer = ask_atlases(known, atlases, self.plan, self.registrations)
                 scan = replace(scan, register_s=answer.register_s, kept=answer.kept)
                 if self.use.adapt == "atlases":
-                    scan = replace(scan, shown=replace(prepared, image=answer.appearance))
+                    scan = replace(scan, shown=replace(prepared, image=with_missing(answer.appearance, lacks)))
                 if self.use.late_fusion:
                     said = PlannedSegmentation(torch.from_numpy(answer.distances), torch.from_numpy(answer.spread))
                     scan = replace(scan, atlases=said)
@@ -143,4 +152,10 @@ class Segmenter:
         """
         if scan.atlases is None or not scan.is_adapted:
             return NETWORK_SHARE
-        return fitting_share(scan.image, network, scan.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)
+        known = without_missing(scan.image)
+        return fitting_share(known, network, scan.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)
+
+
+def _without(atlas: Atlas, channels: Sequence[int]) -> Atlas:
+    """``atlas`` without the ``channels`` of these numbers."""
+    return replace(atlas, image=np.delete(atlas.image, channels, axis=0)) if channels else atlas

@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> None:
         "--input",
         type=Path,
         required=True,
-        help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), or one file",
+        help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), or one file; a "
+        "model of several channels generates those that a scan lacks",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder for the segmentations; of one scan also a file"
@@ -67,6 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--save-uncertainty", action="store_true", help="also write the spread over draws, folds and atlases in mm"
     )
+    parser.add_argument(
+        "--save-generated-channels", action="store_true", help="also write the channels that were missing, as generated"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
         "--precision", default="auto", help="float32, bfloat16, or auto: the faster one, as measured (default: %(default)s)"
@@ -104,6 +108,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         with_atlases=arguments.with_atlases,
         save_distance_maps=arguments.save_distance_maps,
         save_uncertainty=arguments.save_uncertainty,
+        save_generated_channels=arguments.save_generated_channels,
         overwrite=arguments.overwrite,
         given_labels=arguments.given_labels,
     )
@@ -140,6 +145,8 @@ def _announce(model: Model, prediction: FolderPrediction) -> None:
         console.warn(warning)
     if prediction.drawings:
         print(f"{len(prediction.drawings)} of {len(prediction.cases)} case(s) are completed from what is drawn of them.")
+    if lacking := sum(bool(files.missing) for files in prediction.cases):
+        print(f"{lacking} of {len(prediction.cases)} case(s) lack a channel: it is generated, with the segmentation.")
     segmenter, use = prediction.segmenter, prediction.segmenter.use
     if segmenter.modality and segmenter.predictor.method.any_contrast and use.adapt == "off":
         print("The model has learnt any contrast: the scans are shown to it as they are, without registration.")

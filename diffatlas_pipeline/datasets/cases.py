@@ -14,13 +14,18 @@ from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
-def list_cases(folder: Path, file_ending: str | None, channels: int) -> list[CaseFiles]:
+def list_cases(
+    folder: Path, file_ending: str | None, channels: int, may_lack: bool = False, advice: str = ""
+) -> list[CaseFiles]:
     """The cases in ``folder``, sorted by name, without labels.
 
     A case is ``case_0000.ext``, ``case_0001.ext``, ... (one file per channel), or just ``case.ext`` when ``channels``
     is 1; a sub-folder with a DICOM series counts as a file ``case`` or ``case_0000``. A ``folder`` that itself is one
-    series, or is one file, is one case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS` and DICOM. Raises
-    ImageError if there is no case, or lists all cases whose channels are missing, too many or doubled.
+    series, or is one file, is one case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS` and DICOM.
+
+    Cases that ``may_lack`` channels tell by the number in the name which of them is there. Raises ImageError if there
+    is no case, or lists all cases whose channels are missing, too many or doubled; ``advice`` says what helps where
+    some are missing.
     """
     if not folder.exists():
         raise ImageError(f"{folder}: no such folder. Give a folder of images.")
@@ -37,10 +42,21 @@ def list_cases(folder: Path, file_ending: str | None, channels: int) -> list[Cas
         raise ImageError(
             f"{folder}: holds no images. Allowed are files ending in {', '.join(endings)} and sub-folders with a DICOM series."
         )
-    problems = [problem for name, paths in found.items() for problem in _problems(name, paths, channels)]
+    lacks = {name: tuple(c for c in range(channels) if c not in paths) for name, paths in found.items()}
+    unnumbered = {stem for stem in stems.values() if not _CHANNEL.fullmatch(stem)}  # what is which channel, they do not tell
+    refused = [
+        _missing(name, found[name], lacks[name], channels, may_lack)
+        for name in found
+        if lacks[name] and (not may_lack or name in unnumbered)
+    ]
+    problems = [*refused, *(problem for name, paths in found.items() for problem in _problems(name, paths, channels))]
     if problems:
-        raise ImageError(f"{folder}: {len(problems)} problem(s) with its files:\n  " + "\n  ".join(problems))
-    return [CaseFiles(name, tuple(found[name][c][0] for c in range(channels)), None) for name in sorted(found)]
+        lines = [f"{folder}: {len(problems)} problem(s) with its files:", *(f"  {problem}" for problem in problems)]
+        raise ImageError("\n".join([*lines, *([advice] if refused and advice else [])]))
+    return [
+        CaseFiles(name, tuple(found[name][c][0] for c in sorted(found[name])), None, missing=lacks[name])
+        for name in sorted(found)
+    ]
 
 
 def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:
@@ -64,12 +80,16 @@ def _split(stem: str, channels: int, stems: set[str]) -> tuple[str, int]:
     return stem, 0
 
 
+def _missing(name: str, paths: dict[int, list[Path]], missing: tuple[int, ...], channels: int, may_lack: bool) -> str:
+    numbers = ", ".join(f"_{channel:04d}" for channel in missing)
+    present = ", ".join(path.name for files in paths.values() for path in files)
+    needed = "their names must end in the number of their channel" if may_lack else f"{channels} channel(s) needed"
+    return f"{name}: channel {numbers} missing (found {present}; {needed})"
+
+
 def _problems(name: str, paths: dict[int, list[Path]], channels: int) -> list[str]:
+    """What is too much or doubled of a case."""
     problems = []
-    missing = [f"_{channel:04d}" for channel in range(channels) if channel not in paths]
-    if missing:
-        present = ", ".join(path.name for files in paths.values() for path in files)
-        problems.append(f"{name}: channel {', '.join(missing)} missing (found {present}; {channels} channel(s) needed)")
     for channel, files in paths.items():
         names = " and ".join(path.name for path in files)
         if channel >= channels:

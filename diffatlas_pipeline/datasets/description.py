@@ -31,13 +31,15 @@ class DatasetDescription:
 class CaseFiles:
     """The files of one case: one image per channel, and its label file if it has one.
 
-    ``modality`` is one of ``MODALITIES`` for an unlabelled scan that is said to be of another modality than the others.
+    ``missing`` are the numbers of channels that it lacks: ``images`` are those of the others. ``modality`` is one of
+    ``MODALITIES`` for an unlabelled scan that is said to be of another modality than the others.
     """
 
     case: str
     images: tuple[Path, ...]
     label: Path | None
     modality: str | None = None
+    missing: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

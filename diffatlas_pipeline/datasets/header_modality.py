@@ -12,21 +12,24 @@ _LISTED = 5
 
 
 def believed_modality(
-    cases: Sequence[CaseFiles], learnt_ct: bool, modality: str | None = None
+    cases: Sequence[CaseFiles], channels_of_ct: Sequence[bool], modality: str | None = None
 ) -> tuple[str | None, tuple[str, ...]]:
-    """What ``cases`` are to be taken for by a model of CT (``learnt_ct``) or of something else, and warnings.
+    """What ``cases`` are to be taken for by a model whose channels are of CT or of something else, and warnings.
 
-    A given ``modality`` counts. Without it the headers are believed where they name one (DICOM): None if they do not
-    differ from what the model has learnt. UserError if they differ for some of the cases only.
+    A given ``modality`` counts. Without it the headers are believed where they name one (DICOM), those of the first
+    channel that a case has: None if they do not differ from what the model has learnt. UserError if they differ for
+    some of the cases only.
     """
     named = {files.case: said for files in cases if (said := modality_in_header(files.images[0]))}
+    first = {files.case: next(c for c in range(len(channels_of_ct)) if c not in files.missing) for files in cases}
     if modality is not None:
         other = [case for case, said in named.items() if (said == "CT") != (modality.upper() == "CT")]
         said = f"`modality` is {modality}, but the headers say {_kinds(named, other)}: {_listed(other)}. `modality` counts."
         return modality, (said,) if other else ()
-    other = [case for case, said in named.items() if (said == "CT") != learnt_ct]
+    other = [case for case, said in named.items() if (said == "CT") != channels_of_ct[first[case]]]
     if not other:
         return None, ()
+    learnt_ct = channels_of_ct[first[other[0]]]
     learnt = "CT" if learnt_ct else "no CT"
     if len(other) < len(cases):
         raise UserError(

@@ -1,4 +1,7 @@
-"""Replacement guidance (Eq. 5): at every step the image half of the joint state is the noised input image."""
+"""Replacement guidance (Eq. 5): at every step the image half of the joint state is the noised input image.
+
+A channel that the scan lacks is not replaced: it is generated, as the mask is.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,12 @@ class Guidance:
 
 
 def guided(denoise: JointDenoise, image: Tensor, guidance: Guidance, generator: torch.Generator) -> Denoise:
-    """A denoiser of the joint state (C + K, X, Y, Z) that is told the ``image`` (C, X, Y, Z) as ``guidance`` says."""
+    """A denoiser of the joint state (C + K, X, Y, Z) that is told the ``image`` (C, X, Y, Z) as ``guidance`` says.
+
+    Its channels that are :func:`missing` are those of the state, at the mask's level.
+    """
     channels = image.shape[0]
+    known = ~missing(image)[:, None, None, None]
 
     def draw() -> Tensor:
         return torch.randn(image.shape, generator=generator).to(image)
@@ -45,7 +52,13 @@ def guided(denoise: JointDenoise, image: Tensor, guidance: Guidance, generator: 
         if image_level > 0:
             eps = draw() if fixed is None else fixed
             given = math.cos(image_level * math.pi / 2) * image + math.sin(image_level * math.pi / 2) * eps
-        clean = denoise(torch.cat([given, state[channels:]]), image_level, level)
-        return torch.cat([image, clean[channels:]])
+        half = torch.where(known, given, state[:channels])
+        clean = denoise(torch.cat([half, state[channels:]]), image_level, level)
+        return torch.cat([torch.where(known, image, clean[:channels]), clean[channels:]])
 
     return denoise_guided
+
+
+def missing(image: Tensor) -> Tensor:
+    """Which channels of ``image`` (C, X, Y, Z) the scan lacks, bool (C,): they are NaN, but for what pads them."""
+    return image.isnan().flatten(1).any(dim=1)

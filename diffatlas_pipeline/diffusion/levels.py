@@ -68,13 +68,15 @@ class NoiseLevels(MaskLevels):
     share ``equal_level``, and uniformly below the mask for the rest. Before these, a share ``start`` is set at the
     first step of sampling (clean image, mask of pure noise), and a share ``self_conditioning`` at a later one: clean
     image, and the network's own first answer made noisy in place of the true mask, at any level. Both are used with
-    "mixed" only.
+    "mixed" only. Of a share ``missing_channel`` of all samples of several channels some are hidden: as noisy as the
+    mask, as in the segmentation of a scan that lacks them.
     """
 
     image: str = field(default="equal", metadata=one_of(*IMAGE_LEVELS))
     clean_image: float = field(default=0.0, metadata=fraction())
     equal_level: float = field(default=0.0, metadata=fraction())
     self_conditioning: float = field(default=0.0, metadata=fraction())
+    missing_channel: float = field(default=0.0, metadata=fraction())
 
     @property
     def equal_share(self) -> float:
@@ -103,6 +105,18 @@ class NoiseLevels(MaskLevels):
             kind = torch.where(at_start | own, torch.zeros(()) - 1, kind)
         image = torch.where(kind < self.clean_image + self.equal_level, mask, mask * below)
         return DrawnLevels(mask, torch.where(kind < self.clean_image, torch.zeros(()), image), own)
+
+    def draw_hidden(self, count: int, channels: int, generator: torch.Generator) -> Tensor:
+        """Which ``channels`` of which of ``count`` samples are hidden, bool (count, channels): never all of a sample,
+        and as often one as any other number. Nothing is drawn where nothing can be hidden.
+        """
+        hidden = torch.zeros((count, channels), dtype=torch.bool)
+        if channels == 1 or not self.missing_channel:
+            return hidden
+        chosen = torch.rand(count, generator=generator) < self.missing_channel
+        number = torch.randint(1, channels, (count, 1), generator=generator)
+        rank = torch.rand((count, channels), generator=generator).argsort(dim=1).argsort(dim=1)
+        return (rank < number) & chosen[:, None]
 
 
 def signal(level: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from diffatlas_pipeline.inference.predictor import Result
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors, VolumeEstimate, estimates, volumes_ml
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.volumes.channels import lacking
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 
@@ -32,6 +33,7 @@ class CaseOutcome:
     ``network_share`` is how much the network counted beside atlases, None without any. ``familiarity`` tells how far
     the scan lies from what the model has learnt, None if that is not known. ``volumes`` are those of the segmentation
     by label, with intervals where held-out cases tell how far they may be off, and the scan is no foreign one.
+    ``generated_channels`` are the names of those that the scan lacked.
     """
 
     case: str
@@ -42,16 +44,20 @@ class CaseOutcome:
     network_share: float | None = None
     familiarity: Familiarity | None = None
     volumes: dict[str, VolumeEstimate] = field(default_factory=dict)
+    generated_channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept."""
+    """What to write where. ``generated`` asks for channels that were missing. ``drawings`` are files with a part of the
+    labels of some cases, which are to be kept.
+    """
 
     destination: Destination
     overwrite: bool = False
     distances: bool = False
     uncertainty: bool = False
+    generated: bool = False
     drawings: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -73,7 +79,9 @@ class CaseSegmenter(Protocol):
 
     def volume_errors(self, segmentation: PlannedSegmentation, scan: Any) -> VolumeErrors | None: ...
 
-    def restore(self, segmentation: PlannedSegmentation, scan: Any, distances: bool, uncertainty: bool) -> Result: ...
+    def restore(
+        self, segmentation: PlannedSegmentation, scan: Any, distances: bool, uncertainty: bool, generated: bool
+    ) -> Result: ...
 
 
 def predict_cases(
@@ -160,7 +168,7 @@ class _Made:
 
 
 def _load(segmenter: CaseSegmenter, files: CaseFiles, drawing: Path | None) -> _Loaded:
-    (volume, drawn), read_s = _timed(lambda: (read_volume(files.images), None if drawing is None else read_labels(drawing)))
+    (volume, drawn), read_s = _timed(lambda: (_read(files), None if drawing is None else read_labels(drawing)))
     prepared, prepare_s = _timed(lambda: segmenter.prepare(volume, drawn))
     seconds = {"read": read_s, "prepare": prepare_s}
     if prepared.register_s:
@@ -168,6 +176,10 @@ def _load(segmenter: CaseSegmenter, files: CaseFiles, drawing: Path | None) -> _
         seconds |= {"prepare": max(0.0, prepare_s - now_s), "register": prepared.register_s}
     # The way back needs the grid only: do not keep the voxels.
     return _Loaded(replace(volume, array=volume.array[:0]), prepared, seconds)
+
+
+def _read(files: CaseFiles) -> Volume:
+    return lacking(read_volume(files.images), files.missing)
 
 
 def _finish(
@@ -180,7 +192,9 @@ def _finish(
     labels = segmenter.plan.dataset.labels
     try:
         result, restore_s = _timed(
-            lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.distances, wanted.uncertainty)
+            lambda: segmenter.restore(
+                made.segmentation, loaded.prepared, wanted.distances, wanted.uncertainty, wanted.generated
+            )
         )
         _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
     except UserError as error:
@@ -191,7 +205,8 @@ def _finish(
     errors = None if foreign else segmenter.volume_errors(made.segmentation, loaded.prepared)
     volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors)
     share = made.segmentation.network_share
-    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes)
+    names = tuple(segmenter.plan.channels[c].name for c in files.missing)
+    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names)
 
 
 def _note(outcomes: dict[str, CaseOutcome], exporting: Future[CaseOutcome]) -> None:

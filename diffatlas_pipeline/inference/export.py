@@ -19,7 +19,7 @@ from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, write_labels, write_scalars
 
 RECORD = "prediction.json"
-DISTANCES, UNCERTAINTY = "distance_maps", "uncertainty"
+DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
 
 
 @dataclass(frozen=True)
@@ -61,21 +61,35 @@ class Destination:
         path = self.labels(files)
         return self._beside(f"uncertainty{ending_of(path)}") if self.file else self.folder / UNCERTAINTY / path.name
 
+    def generated(self, files: CaseFiles, channel: int) -> Path:
+        """Where a channel that was missing is written, named as it would be in the input."""
+        path, number = self.labels(files), f"{channel:04d}"
+        if self.file:
+            return self._beside(f"generated_{number}{ending_of(path)}")
+        return self.folder / GENERATED / f"{files.case}_{number}{path.name[len(files.case) :]}"
+
     def _beside(self, name: str) -> Path:
         assert self.file is not None
         stem = self.file.name[: -len(ending_of(self.file) or "")]
         return self.folder / f"{stem}_{name}"
 
 
-def find_cases(source: Path, channels: int) -> list[CaseFiles]:
-    """The cases of a folder, or the one case of a single file. ImageError names what is missing."""
+def find_cases(source: Path, channels: int, needs_all: str = "") -> list[CaseFiles]:
+    """The cases of a folder, or the one case of a single file. ImageError names what is missing.
+
+    Cases may lack channels, unless something ``needs_all``: then it is said what would help.
+    """
     if not source.is_file():
-        return list_cases(source, None, channels)
+        return list_cases(source, None, channels, not needs_all, needs_all)
     ending = ending_of(source)
     if ending is None:
         raise ImageError(f"{source}: not an image. Allowed endings are {', '.join(FILE_ENDINGS)}.")
+    if channels != 1 and not needs_all:
+        return list_cases(source, None, channels, may_lack=True)
     if channels != 1:
-        raise ImageError(f"{source}: one file, but the model needs {channels} channels. Give a folder with all of them.")
+        raise ImageError(
+            f"{source}: one file, but the model needs {channels} channels. Give a folder with all of them. {needs_all}"
+        )
     name = source.name[: -len(ending)]
     return [CaseFiles(name.removesuffix("_0000"), (source,), None)]
 
@@ -107,7 +121,8 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
     written.
 
     Labels have the smallest integer type that holds their values, on exactly the input's grid; distance maps and
-    uncertainty are float32 in mm.
+    uncertainty are float32 in mm, generated channels float32 in the units of
+    :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`.
     """
     like = files.images[0]
     if result.distances_mm is not None:
@@ -115,6 +130,8 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
             write_scalars(destination.distances(files, label), distances, grid, like)
     if result.uncertainty_mm is not None:
         write_scalars(destination.uncertainty(files), result.uncertainty_mm, grid, like)
+    for channel, generated in (result.generated or {}).items():
+        write_scalars(destination.generated(files, channel), generated, grid, like)
     write_labels(destination.labels(files), result.labels, grid, like)
 
 

@@ -33,7 +33,7 @@ WORDS = {
 FEWEST = 4  # cases, below which nothing can be said
 NEAR = 0.7  # of tau: what surrounds the structures
 # The limit lies so far above the most unusual known case: few are known, and others are more unusual. A mean over fewer
-# aspects varies more, so it is higher for shapes alone.
+# aspects varies more, so it is higher for shapes alone and for scans that lack channels.
 MARGIN, MARGIN_OF_SHAPES = 1.15, 1.4
 
 
@@ -76,30 +76,33 @@ class KnownCases:
     described: tuple[dict[str, tuple[float | None, ...]], ...]
     version: int = 1
 
-    def compare(self, found: Description, other_contrast: bool = False) -> Familiarity | None:
-        """How far a scan lies from the known cases; by its shapes alone if it is of an ``other_contrast``.
+    def compare(self, found: Description, other_contrast: bool = False, lacks_channels: bool = False) -> Familiarity | None:
+        """How far a scan lies from the known cases; by its shapes alone if it is of an ``other_contrast``, by what it
+        has if it ``lacks_channels``.
 
         None where too few cases are known. The score is the root mean square over aspects of :func:`distance`. The
         limit comes from the known cases, each compared with the others.
         """
+        known = [_as_far_as(found, one) for one in self.described] if lacks_channels else self.described
         left_out = OF_CONTRAST if other_contrast else frozenset[str]()
-        in_all = set(found).intersection(*self.described) - left_out
+        in_all = set(found).intersection(*known) - left_out
         aspects = [aspect for aspect in SMALLEST if aspect in in_all]
         if len(self.described) < FEWEST or not aspects:
             return None
         among = [
-            _root_mean_square(_distances(one, [other for other in self.described if other is not one], aspects).values())
-            for one in self.described
+            _root_mean_square(_distances(one, [other for other in known if other is not one], aspects).values())
+            for one in known
         ]
-        distances = _distances(found, self.described, aspects)
-        margin = MARGIN_OF_SHAPES if other_contrast else MARGIN
+        distances = _distances(found, known, aspects)
+        margin = MARGIN_OF_SHAPES if other_contrast or lacks_channels else MARGIN
         return Familiarity(_root_mean_square(distances.values()), margin * max(among), distances)
 
 
 def described(image: np.ndarray, distances: np.ndarray, spacing_mm: Sequence[float]) -> Description:
     """Brightness, texture, sizes and places of ``image`` (C, x, y, z) in [-1, 1] and the segmentation found in it.
 
-    ``distances`` (K, x, y, z) are in units of tau, negative inside.
+    ``distances`` (K, x, y, z) are in units of tau, negative inside. Numbers of a channel that is missing (NaN) are
+    None.
     """
     labels = np.where(distances.min(axis=0) < 0, distances.argmin(axis=0) + 1, 0)
     near = (labels == 0) & (distances.min(axis=0) < NEAR)
@@ -135,13 +138,24 @@ def _distances(
     return {aspect: value for aspect, value in each.items() if value is not None}
 
 
+def _as_far_as(found: Description, known: Mapping[str, tuple[float | None, ...]]) -> Description:
+    """Those numbers of ``known`` that ``found`` has, too."""
+    return {
+        aspect: tuple(None if own is None else number for own, number in zip(found[aspect], numbers, strict=True))
+        for aspect, numbers in known.items()
+        if aspect in found
+    }
+
+
 def _brightness(values: np.ndarray) -> tuple[float | None, float | None]:
     """Mean and standard deviation of the image in a region; None where there is none."""
-    return (float(values.mean()), float(values.std())) if len(values) else (None, None)
+    return (float(values.mean()), float(values.std())) if len(values) and not np.isnan(values[0]) else (None, None)
 
 
 def _texture(channel: np.ndarray) -> list[float | None]:
     """How much neighbouring voxels differ along each axis (x, y, z), compared with the whole image, as logarithm."""
+    if np.isnan(channel.flat[0]):
+        return [None] * 3
     whole = float(channel.std()) + 1e-3
     steps = [np.abs(np.diff(channel, axis=axis)) for axis in range(3)]
     return [float(np.log(step.mean() / whole + 1e-3)) if step.size else None for step in steps]

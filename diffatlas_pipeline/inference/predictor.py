@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
 from diffatlas_pipeline.inference.padded import segment_padded, unexplained_padded
@@ -24,10 +24,11 @@ from diffatlas_pipeline.methods.base import DiffusionRecipe, PlannedSegmentation
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
-from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_labels
+from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_image, restore_labels
 from diffatlas_pipeline.preprocessing.drawing import Drawing, prepare_drawing
 from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.volumes.channels import missing_channels
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
 
@@ -36,8 +37,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], the way back, the seed of its noise, what is
-    unusual about it, and what a reader has drawn of it, if anything.
+    """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], NaN in channels that it lacks, the way back,
+    the seed of its noise, what is unusual about it, and what a reader has drawn of it, if anything.
     """
 
     image: np.ndarray
@@ -53,13 +54,14 @@ class Result:
 
     ``labels`` (X, Y, Z) int32 in the data set's values. ``distances_mm`` (K, X, Y, Z) float32, negative inside, cut off
     at the plan's tau. ``uncertainty_mm`` (X, Y, Z) float32: standard deviation of the signed distance over draws, folds
-    and atlases, the largest over labels.
+    and atlases, the largest over labels. ``generated`` are the channels (X, Y, Z) float32 that were missing, by number.
     """
 
     labels: np.ndarray
     distances_mm: np.ndarray | None = None
     uncertainty_mm: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
+    generated: dict[int, np.ndarray] | None = None
 
 
 class Predictor:
@@ -143,6 +145,7 @@ class Predictor:
         labels, 255 where nobody has looked. UserError if it does not fit the scan, or the networks take none.
         """
         image, record = prepare_image(volume, self.plan, modality)
+        self._check_channels(image, volume.source)
         seed = scan_seed(self.seed, to_canonical(volume.array, volume.grid)[0])
         warnings = unusual(image, record, self.plan, modality)
         if drawing is None:
@@ -152,6 +155,13 @@ class Predictor:
         if prepared.is_complete:
             warnings = [*warnings, "every voxel of it is given, so nothing was left to segment"]
         return Prepared(image, record, seed, tuple(warnings), prepared)
+
+    def _check_channels(self, image: np.ndarray, source: str) -> None:
+        """ImageError if the method cannot do without the channels that ``image`` (C, x, y, z) lacks."""
+        lacks, help_ = missing_channels(image), self.method.needs_all_channels
+        if lacks and help_:
+            names = ", ".join(self.plan.channels[c].name for c in lacks)
+            raise ImageError(f"{source}: channel {names} missing. {help_}")
 
     def prepare_stored(self, image: np.ndarray, record: SpatialRecord) -> Prepared:
         """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
@@ -181,8 +191,12 @@ class Predictor:
     def describe(self, prepared: Prepared, found: PlannedSegmentation) -> Description:
         """What is compared to tell foreign scans: numbers of the image and of the segmentation that was ``found`` in
         it.
+
+        Of a scan that lacks channels they are those of the others: what was generated is usual, whatever the scan is.
         """
         description = described(prepared.image, found.distances.numpy(), self.plan.spacing_mm)
+        if missing_channels(prepared.image):
+            return description
         image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
         numbers = with_room(
             lambda here: unexplained_padded(self.method, self.networks[0], here, found.distances, self.stitch, prepared.seed),
@@ -198,14 +212,21 @@ class Predictor:
         """
         if self.known is None:
             return None
-        return self.known.compare(self.describe(prepared, found), other_contrast or self.method.any_contrast > 0)
+        other_contrast = other_contrast or self.method.any_contrast > 0
+        return self.known.compare(self.describe(prepared, found), other_contrast, bool(missing_channels(prepared.image)))
 
     def restore(
-        self, segmentation: PlannedSegmentation, prepared: Prepared, distances: bool = False, uncertainty: bool = False
+        self,
+        segmentation: PlannedSegmentation,
+        prepared: Prepared,
+        distances: bool = False,
+        uncertainty: bool = False,
+        generated: bool = False,
     ) -> Result:
         """Back onto the scan's own grid; CPU only, so it may run in another thread.
 
-        ``distances`` and ``uncertainty`` ask for the maps of :class:`Result`. What was drawn is kept exactly.
+        ``distances``, ``uncertainty`` and ``generated`` ask for the maps and channels of :class:`Result`. What was
+        drawn is kept exactly.
         """
         planned = segmentation.distances.numpy()
         labels = restore_labels(planned, prepared.record, self.plan)
@@ -224,7 +245,15 @@ class Predictor:
             prepared.drawing.keep_in(labels, maps, spread)
         if not labels.any():
             warnings.append("no structure was found in it")
-        return Result(labels, maps, spread, tuple(warnings))
+        return Result(labels, maps, spread, tuple(warnings), self._generated(segmentation, prepared) if generated else None)
+
+    def _generated(self, segmentation: PlannedSegmentation, prepared: Prepared) -> dict[int, np.ndarray]:
+        """The channels (X, Y, Z) that were missing, by number, on the scan's own grid."""
+        if segmentation.generated is None:
+            return {}
+        lacks = missing_channels(prepared.image)
+        channels = [self.plan.channels[c] for c in lacks]
+        return dict(zip(lacks, restore_image(segmentation.generated.numpy(), prepared.record, channels), strict=True))
 
 
 def _ensemble(parts: Sequence[PlannedSegmentation]) -> PlannedSegmentation:
@@ -234,7 +263,9 @@ def _ensemble(parts: Sequence[PlannedSegmentation]) -> PlannedSegmentation:
     means = torch.stack([part.distances for part in parts])
     within = torch.stack([torch.zeros_like(part.distances) if part.spread is None else part.spread.square() for part in parts])
     spread = (within.mean(dim=0) + means.var(dim=0, correction=0)).sqrt()
-    return replace(parts[0], distances=means.mean(dim=0), spread=spread)
+    generated = [part.generated for part in parts if part.generated is not None]
+    image = torch.stack(generated).mean(dim=0) if generated else None
+    return replace(parts[0], distances=means.mean(dim=0), spread=spread, generated=image)
 
 
 def _part_of(progress: Progress | None, index: int, parts: int) -> Progress | None:

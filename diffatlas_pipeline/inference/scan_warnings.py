@@ -6,13 +6,16 @@ import numpy as np
 
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.volumes.channels import missing_channels
 
 FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
 FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT
 
 
 def unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str | None) -> list[str]:
-    """Warnings about a prepared ``image`` (C, x, y, z) in [-1, 1] that was said to be of ``modality``."""
+    """Warnings about a prepared ``image`` (C, x, y, z) in [-1, 1], NaN in channels that it lacks, that was said to be
+    of ``modality``.
+    """
     warnings = []
     spacing_mm = record.canonical.spacing_mm
     for axis, (found, planned) in enumerate(zip(spacing_mm, record.planned_spacing_mm, strict=True)):
@@ -22,8 +25,11 @@ def unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str 
     if small:
         found_size, known = ("x".join(str(n) for n in size) for size in (record.planned_shape, plan.patch_size))
         warnings.append(f"only {found_size} voxels at the planned spacing, the model works on {known}")
-    for channel, values in zip(plan.channels, image, strict=True):
-        if values.min() == values.max():
+    lacks = missing_channels(image)
+    for c, (channel, values) in enumerate(zip(plan.channels, image, strict=True)):
+        if c in lacks:
+            warnings.append(f"channel {channel.name} is missing and was generated to fit the rest: expect a worse segmentation")
+        elif values.min() == values.max():
             warnings.append(f"channel {channel.name} is constant")
         elif channel.scheme == "ct" and modality is None and np.mean(np.abs(values) < 1) < FEW_INSIDE:
             warnings.append(

@@ -45,12 +45,14 @@ class PlannedSegmentation:
 
     A voxel belongs to the label of smallest distance where that is negative, else to the background; a method that
     predicts no distances gives numbers that decode to its labels in the same way. ``network_share`` is the weight of
-    the network in a mean of its answer and that of atlases.
+    the network in a mean of its answer and that of atlases. ``generated`` (M, X, Y, Z) in [-1, 1] are the channels that
+    the scan lacked, mean over draws, None if it lacked none.
     """
 
     distances: Tensor
     spread: Tensor | None
     network_share: float | None = None
+    generated: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,11 @@ class Method(ABC):
         """Inputs that the network has for what is drawn of a scan's labels: one per label, or none."""
         return len(self.plan.dataset.labels) if self.given_labels else 0
 
+    @property
+    def needs_all_channels(self) -> str:
+        """What would help to segment a scan that lacks channels, where this method cannot; "" where it can."""
+        return f"{self.name} needs all of them; diffatlas can generate what is missing."
+
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> nn.Module:
         """What :meth:`segment` works with, from a checkpoint. RuntimeError if the tensors do not fit the plan."""
@@ -141,6 +148,8 @@ class Method(ABC):
     ) -> PlannedSegmentation:
         """Segment ``image`` (C, X, Y, Z). The result depends on (recipe, image, seed) alone; ``seed`` belongs to the
         scan.
+
+        A channel of NaN, but for what pads it, is missing; a method with :attr:`needs_all_channels` is given none.
         """
 
     def unexplained(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.diffusion.denoiser import Denoiser, JointObjective
-from diffatlas_pipeline.diffusion.guidance import Guidance, JointDenoise, guided
+from diffatlas_pipeline.diffusion.guidance import Guidance, JointDenoise, guided, missing
 from diffatlas_pipeline.diffusion.levels import NoiseLevels, add_noise
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.fields import fraction
@@ -84,7 +84,8 @@ class _Noised:
     """A batch made noisy: ``noisy`` (B, C + K, X, Y, Z) from ``clean`` data and ``eps`` at ``levels`` (B, C + K, 1, 1,
     1).
 
-    ``labelled`` (B,) bool tells which samples have a mask to be learnt.
+    ``labelled`` (B,) bool tells which samples have a mask to be learnt, ``hidden`` (B, C) bool which channels of the
+    image are as noisy as the mask, since a scan may lack them.
     """
 
     clean: Tensor
@@ -94,17 +95,18 @@ class _Noised:
     image_level: Tensor
     mask_level: Tensor
     labelled: Tensor
+    hidden: Tensor
 
 
 @dataclass(frozen=True)
 class _Terms:
-    """Mean squared errors of each sample's image and mask (B,), which of them count (B,) 0 or 1, and the error of
+    """Mean squared errors of each sample's image and mask (B,), how much of them counts (B,) 0 to 1, and the error of
     labels.
     """
 
-    image: Tensor
+    image: Tensor  # mean over its noisy channels: of a clean one nothing is to be predicted
     mask: Tensor
-    given: Tensor  # the image is noisy: of a clean one nothing is to be predicted
+    noisy: Tensor  # the share of channels that are
     known: Tensor  # the sample is labelled
     segmentation: Tensor | None
 
@@ -144,16 +146,17 @@ class DiffAtlas(GeneratingMethod):
         batch, channels = image.shape[:2]
         labelled = ~distances[:, 0, 0, 0, 0].isnan()
         drawn = self.recipe.levels.draw(self.plan.diffusion, batch, generator).to(image.device)
+        hidden = self.recipe.levels.draw_hidden(batch, channels, generator).to(image.device)
         # An unlabelled sample's image is as noisy as its mask would have been.
         image_level = torch.where(labelled, drawn.image, drawn.mask)
         mask_level = torch.where(labelled, drawn.mask, torch.ones_like(drawn.mask))
         clean = torch.cat([image, distances.nan_to_num(nan=1.0) * self.plan.distance.scale], dim=1)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
-        levels = self._per_channel(image_level, mask_level, channels, clean.shape[1])
+        levels = self._per_channel(image_level, mask_level, hidden, clean.shape[1])
         noisy = add_noise(clean, eps, levels)
         if (own := drawn.own & labelled).any():
-            noisy[own] = self._answered(of_samples(network, own), image[own], eps[own], levels[own])
-        return _Noised(clean, eps, noisy, levels, image_level, mask_level, labelled)
+            noisy[own] = self._answered(of_samples(network, own), image[own], eps[own], levels[own], hidden[own])
+        return _Noised(clean, eps, noisy, levels, image_level, mask_level, labelled, hidden)
 
     def _terms(self, output: Tensor, noised: _Noised, distances: Tensor) -> _Terms:
         """How far the network's ``output`` is off, by the halves of the joint state and by its labels."""
@@ -163,8 +166,9 @@ class DiffAtlas(GeneratingMethod):
         if self.recipe.objective.segmentation_weight and labelled.any():
             predicted = self.denoiser.clean(output, noised.noisy, noised.levels)[:, channels:] / self.plan.distance.scale
             segmentation = segmentation_loss(label_logits(predicted[labelled]), distances[labelled])
-        given, known = (noised.image_level > 0).to(error), labelled.to(error)
-        return _Terms(error[:, :channels].mean(dim=1), error[:, channels:].mean(dim=1), given, known, segmentation)
+        noisy = (noised.hidden | (noised.image_level > 0)[:, None]).to(error)
+        of_image = (error[:, :channels] * noisy).sum(dim=1) / noisy.sum(dim=1).clamp_min(1)
+        return _Terms(of_image, error[:, channels:].mean(dim=1), noisy.mean(dim=1), labelled.to(error), segmentation)
 
     def _total(self, terms: _Terms, image_share: float) -> Tensor:
         """The weighted sum. Eq. 6 averages over all channels of the joint state, ``image_share`` of which are the
@@ -172,7 +176,7 @@ class DiffAtlas(GeneratingMethod):
         """
         objective = self.recipe.objective
         of_mask = (terms.known * terms.mask).sum() / terms.known.sum().clamp_min(1)
-        of_image = (terms.given * terms.image).mean()
+        of_image = (terms.noisy * terms.image).mean()
         total = (1 - image_share) * of_mask + image_share * objective.image_weight * of_image
         return total if terms.segmentation is None else total + objective.segmentation_weight * terms.segmentation
 
@@ -181,21 +185,35 @@ class DiffAtlas(GeneratingMethod):
     ) -> PlannedSegmentation:
         recipe, channels = self.recipe, image.shape[0]
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
-        denoise = self._stitched(network, stitch)
+        lacks = missing(image)
+        denoise = self._stitched(network, stitch, lacks)
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn(shape, generator=generator).to(image)
             told = guided(denoise, image, recipe.guidance, generator)
             clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report)
-            return clean[channels:] / self.plan.distance.scale
+            return torch.cat([clean[:channels][lacks], clean[channels:] / self.plan.distance.scale])
 
-        return averaged(draw, recipe.sampler.draws, seed, progress)
+        found = averaged(draw, recipe.sampler.draws, seed, progress)
+        generated = int(lacks.sum())
+        if not generated:
+            return found
+        spread = None if found.spread is None else found.spread[generated:]
+        return replace(found, distances=found.distances[generated:], spread=spread, generated=found.distances[:generated])
 
-    def _stitched(self, network: nn.Module, stitch: Stitch) -> JointDenoise:
-        """The denoiser of joint states of any size."""
+    @property
+    def needs_all_channels(self) -> str:
+        levels, guidance = self.recipe.levels, self.recipe.guidance
+        if levels.missing_channel or (levels.equal_share and guidance.level == 1):  # at equal levels none is special
+            return ""
+        instead = " `guidance_level=1` with several `steps` would do, if less well." if levels.equal_share else ""
+        return f"The model has not learnt to generate it: train one with levels.missing_channel above 0 in its recipe.{instead}"
+
+    def _stitched(self, network: nn.Module, stitch: Stitch, hidden: Tensor | None = None) -> JointDenoise:
+        """The denoiser of joint states of any size; channels that are ``hidden`` (C,) are at the mask's level."""
 
         def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
-            return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level), state)
+            return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level, hidden), state)
 
         return denoise
 
@@ -234,11 +252,17 @@ class DiffAtlas(GeneratingMethod):
         clean = clean[(slice(None), *around(shape, self.plan.patch_size)[1])].float().cpu()
         return GeneratedPair(clean[:channels], clean[channels:] / scale)
 
-    def denoise_windows(self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float) -> Tensor:
-        """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones."""
-        batch, width = windows.shape[:2]
+    def denoise_windows(
+        self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float, hidden: Tensor | None = None
+    ) -> Tensor:
+        """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones. ``hidden`` (C,) or (B, C): channels of the image that
+        are at the mask's level; None: none is.
+        """
+        (batch, width), channels = windows.shape[:2], len(self.plan.channels)
         on_image, on_mask = windows.new_full((batch,), image_level), windows.new_full((batch,), mask_level)
-        levels = self._per_channel(on_image, on_mask, len(self.plan.channels), width)
+        if hidden is None:
+            hidden = torch.zeros(channels, dtype=torch.bool)
+        levels = self._per_channel(on_image, on_mask, hidden.to(windows.device).expand(batch, channels), width)
         output = network(self._seen(windows, levels), on_image, on_mask).to(windows.dtype)
         return self.denoiser.clean(output, windows, levels)
 
@@ -246,32 +270,36 @@ class DiffAtlas(GeneratingMethod):
         """What the network is shown of a noisy joint state."""
         return self.denoiser.seen(noisy, levels).contiguous(memory_format=torch.channels_last_3d)
 
-    def _answered(self, network: nn.Module, image: Tensor, eps: Tensor, levels: Tensor) -> Tensor:
-        """What a sampler would have at ``levels``: the clean image, and the network's own first answer, made noisy.
+    def _answered(self, network: nn.Module, image: Tensor, eps: Tensor, levels: Tensor, hidden: Tensor) -> Tensor:
+        """What a sampler would have at ``levels``: the clean image, and the network's own first answer to it and for
+        what is ``hidden`` (B, C) of it, made noisy.
 
         A network that has only seen the true mask made noisy takes noise for evidence (what-was-tried.md).
         """
-        channels = image.shape[1]
+        known = torch.zeros((len(eps), eps.shape[1]), dtype=torch.bool, device=eps.device)
+        known[:, : image.shape[1]] = ~hidden
+        known, whole = known[:, :, None, None, None], torch.cat([image, eps[:, image.shape[1] :]], dim=1)
         with torch.no_grad():
-            first = self.denoise_windows(network, torch.cat([image, eps[:, channels:]], dim=1), 0.0, 1.0)
-        return add_noise(torch.cat([image, first[:, channels:].to(image)], dim=1), eps, levels)
+            first = self.denoise_windows(network, torch.where(known, whole, eps), 0.0, 1.0, hidden)
+        return add_noise(torch.where(known, whole, first.to(image)), eps, levels)
 
     @staticmethod
-    def _per_channel(image_level: Tensor, mask_level: Tensor, channels: int, width: int) -> Tensor:
-        """Levels (B,), (B,) -> (B, C + K, 1, 1, 1)."""
-        columns = [image_level[:, None].expand(-1, channels), mask_level[:, None].expand(-1, width - channels)]
+    def _per_channel(image_level: Tensor, mask_level: Tensor, hidden: Tensor, width: int) -> Tensor:
+        """Levels (B,), (B,) and channels of the image at the mask's (B, C) -> (B, C + K, 1, 1, 1)."""
+        of_image = torch.where(hidden, mask_level[:, None], image_level[:, None])
+        columns = [of_image, mask_level[:, None].expand(-1, width - hidden.shape[1])]
         return torch.cat(columns, dim=1)[:, :, None, None, None]
 
 
 def _parts(terms: _Terms, mask_level: Tensor) -> dict[str, float]:
     """For the log: errors of mask, image and labels, and the first two by bands of the mask's noise level."""
-    parts = {"loss_mask": _masked_mean(terms.mask, terms.known), "loss_image": _masked_mean(terms.image, terms.given)}
+    parts = {"loss_mask": _masked_mean(terms.mask, terms.known), "loss_image": _masked_mean(terms.image, terms.noisy)}
     if terms.segmentation is not None:
         parts["loss_segmentation"] = float(terms.segmentation.detach())
     for band in range(BANDS):
         within = ((mask_level * BANDS).floor().clamp(max=BANDS - 1) == band).to(terms.mask)
         parts[f"loss_mask_band{band}"] = _masked_mean(terms.mask, within * terms.known)
-        parts[f"loss_image_band{band}"] = _masked_mean(terms.image, within * terms.given)
+        parts[f"loss_image_band{band}"] = _masked_mean(terms.image, within * terms.noisy)
     return parts
 
 

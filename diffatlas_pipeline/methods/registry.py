@@ -26,6 +26,8 @@ ANY_CONTRAST = "any-contrast"
 SYNTHETIC_SHARE = 0.5  # of the samples, in such a recipe
 GIVEN_LABELS = "given-labels"
 SHOWN_SHARE = 0.75  # of the samples, in such a recipe; the others keep it able to segment without a drawing
+# Of the samples of several channels, with some hidden: few, so that scans that have all are hardly segmented worse.
+HIDDEN_SHARE = 0.2
 STEPS_OF_DRAWS = 2  # with a single one from noise that the network does not hear, all draws would be the same
 
 
@@ -41,12 +43,19 @@ def known_method(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def default_recipes() -> PlanRecipes:
-    """The recipes that every plan holds, by method and name, as plain data."""
-    return {
+def default_recipes(channels: int = 1) -> PlanRecipes:
+    """The recipes that every plan holds, by method and name, as plain data.
+
+    That of diffatlas called "default" also learns to do without some of several ``channels``. Plans of a single one are
+    the same as if there were no such thing.
+    """
+    recipes = {
         method.name: {name: dataclasses.asdict(recipe) for name, recipe in method.recipes.items()}
         for method in METHODS.values()
     }
+    if channels > 1:
+        recipes[DiffAtlas.name]["default"]["levels"]["missing_channel"] = HIDDEN_SHARE
+    return recipes
 
 
 def recipe_of(plan: Plan, method: str, name: str = "default") -> Recipe:

@@ -5,13 +5,16 @@ native → (orient) → canonical → (crop to content) → normalise / encode l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.planning.plan import ChannelPlan, Plan
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, encode_labels
-from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, normalise
+from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, denormalise, normalise
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.volumes.channels import missing_channels, with_missing, without_missing
 from diffatlas_pipeline.volumes.crop import content_box, crop, uncrop
 from diffatlas_pipeline.volumes.grids import LabelVolume, Triple, TripleMm, Volume
 from diffatlas_pipeline.volumes.orientation import from_canonical, to_canonical
@@ -32,10 +35,13 @@ def prepare_image(
     """A scan as the network sees it: (C, x, y, z) float32 in [-1, 1] at the planned spacing, and how it came there.
 
     With ``beyond``, what is cut off at the planned Hounsfield bounds goes on beyond -1 and 1, for augmentation;
-    clipped, it is the same image. Raises ImageError when the number of channels or of dimensions is not the plan's.
+    clipped, it is the same image. Channels that are missing stay NaN. Raises ImageError when the number of channels or
+    of dimensions is not the plan's.
     """
     _check(volume, plan)
-    canonical, grid = to_canonical(volume.array, volume.grid)
+    missing = missing_channels(volume.array)
+    channels = [channel for c, channel in enumerate(plan.channels) if c not in missing]
+    canonical, grid = to_canonical(without_missing(volume.array), volume.grid)
     start, shape = content_box(canonical)
     spacing_mm = grid.spacing_mm
     planned_spacing_mm = plan.spacing_mm if plan.dimensions == 3 else (*plan.spacing_mm[:2], spacing_mm[2])
@@ -48,15 +54,15 @@ def prepare_image(
         planned_spacing_mm=planned_spacing_mm,
     )
     cropped = crop(canonical, start, shape)
-    image = normalise(cropped, plan.channels, modality)
+    image = normalise(cropped, channels, modality)
     image = resample(image, record.planned_shape, _image_order(spacing_mm, planned_spacing_mm))
     image = np.clip(image, -1, 1).astype(np.float32, copy=False)  # cubic interpolation overshoots
-    excess = beyond_bounds(cropped, plan.channels, modality) if beyond else None
+    excess = beyond_bounds(cropped, channels, modality) if beyond else None
     if excess is not None:
         excess = resample(excess, record.planned_shape, (1, 1, 1))
         image = np.where(image >= 1, image + np.maximum(excess, 0), image)
         image = np.where(image <= -1, image + np.minimum(excess, 0), image)
-    return image, record
+    return with_missing(image, missing), record
 
 
 def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np.ndarray:
@@ -83,7 +89,16 @@ def restore_distances(distances: np.ndarray, record: SpatialRecord) -> np.ndarra
     """The inverse of the spatial steps: (K, x, y, z) planned -> (K, X, Y, Z) float32 native; +STORED_LIMIT outside the
     crop.
     """
-    return np.concatenate([_to_native(one[None], record) for one in distances]) if len(distances) else _no_maps(record)
+    if not len(distances):
+        return np.empty((0, *record.native.shape), dtype=np.float32)
+    return np.concatenate([_to_native(one[None], record, STORED_LIMIT, STORED_LIMIT) for one in distances])
+
+
+def restore_image(image: np.ndarray, record: SpatialRecord, channels: Sequence[ChannelPlan]) -> np.ndarray:
+    """``image`` (C, x, y, z) in [-1, 1] on the planned grid -> (C, X, Y, Z) float32 on the native one, denormalised as
+    far as the plan tells; outside the crop as dark as it can be.
+    """
+    return denormalise(np.concatenate([_to_native(one[None], record, 1, -1) for one in image]), channels)
 
 
 def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> np.ndarray:
@@ -106,15 +121,11 @@ def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> 
     return from_canonical(full, record.native)[0].astype(np.int32, copy=False)
 
 
-def _to_native(planned: np.ndarray, record: SpatialRecord) -> np.ndarray:
-    """(1, x, y, z) planned -> (1, X, Y, Z) native."""
+def _to_native(planned: np.ndarray, record: SpatialRecord, limit: float, outside: float) -> np.ndarray:
+    """(1, x, y, z) planned -> (1, X, Y, Z) native, within +-``limit``, and ``outside`` around the crop."""
     cropped = resample(np.asarray(planned, dtype=np.float32), record.crop_shape, RESTORE_ORDER)
-    np.clip(cropped, -STORED_LIMIT, STORED_LIMIT, out=cropped)
-    return from_canonical(uncrop(cropped, record.crop_start, record.canonical.shape, STORED_LIMIT), record.native)
-
-
-def _no_maps(record: SpatialRecord) -> np.ndarray:
-    return np.empty((0, *record.native.shape), dtype=np.float32)
+    np.clip(cropped, -limit, limit, out=cropped)
+    return from_canonical(uncrop(cropped, record.crop_start, record.canonical.shape, outside), record.native)
 
 
 def _image_order(spacing_mm: TripleMm, planned_spacing_mm: TripleMm) -> Triple:

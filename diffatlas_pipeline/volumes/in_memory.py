@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.channels import lacking, missing_channels
 from diffatlas_pipeline.volumes.grids import Grid, Volume, grid_difference
 
 ARRAY = "the array"
@@ -23,8 +24,8 @@ def volume_of_array(
     """An array (X, Y, Z), or (C, X, Y, Z), as a volume; (X, Y), or (C, X, Y), where ``dimensions`` is 2.
 
     Its grid is given by ``spacing_mm``, one number per axis, or by ``affine``, the 4x4 voxel-to-world matrix in mm
-    (RAS+, as NIfTI's). With ``spacing_mm`` alone the axes are taken to run right, anterior, superior. Raises
-    ImageError.
+    (RAS+, as NIfTI's). With ``spacing_mm`` alone the axes are taken to run right, anterior, superior. Some of several
+    channels may be missing: NaN in every voxel. Raises ImageError.
     """
     if isinstance(array, np.ma.MaskedArray):
         raise ImageError("image: a masked array. Fill what is masked with the background's value, with its method filled().")
@@ -42,7 +43,11 @@ def volume_of_array(
     x, y, z = values.shape[1:]
     grid = Grid.of((x, y, z), _matrix(spacing_mm, affine, dimensions), 2 if z == 1 else 3)  # as files are read
     with np.errstate(over="ignore"):
-        return Volume(finite(values.astype(np.float32), ARRAY), grid, ARRAY)
+        whole = values.astype(np.float32)
+    missing = missing_channels(whole)
+    if len(missing) == len(whole):
+        missing = ()  # nothing is there: `finite` says so
+    return lacking(Volume(finite(np.delete(whole, missing, axis=0) if missing else whole, ARRAY), grid, ARRAY), missing)
 
 
 def volume_of_images(images: Sequence[Any]) -> Volume:

@@ -60,6 +60,34 @@ def test_all_problems_are_listed_at_once(tmp_path):
     assert "d: d_0000.mha and d_0000.nrrd are the same channel" in text
 
 
+def test_cases_may_lack_channels_if_names_tell_which(tmp_path):
+    touch(tmp_path, "a_0000.mha", "b_0001.mha", "c_0000.mha", "c_0001.mha")
+    cases = list_cases(tmp_path, None, 2, may_lack=True)
+    assert [(case.case, case.missing, [path.name for path in case.images]) for case in cases] == [
+        ("a", (1,), ["a_0000.mha"]),
+        ("b", (0,), ["b_0001.mha"]),
+        ("c", (), ["c_0000.mha", "c_0001.mha"]),
+    ]
+    touch(tmp_path, "d.mha", "e_0002.mha", "f_0001.mha", "f_0001.nrrd", "g.mha", "g_0001.mha")
+    with pytest.raises(ImageError) as caught:
+        list_cases(tmp_path, None, 2, may_lack=True, advice="Learn it.")
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("3 problem(s) with its files:") and lines[-1] == "Learn it."
+    assert "d: channel _0001 missing (found d.mha; their names must end in the number" in lines[1]
+    assert "e: e_0002.mha is one channel too many" in lines[2]
+    assert "f: f_0001.mha and f_0001.nrrd are the same channel" in lines[3]
+
+
+def test_what_helps_is_said_where_channels_are_missing_only(tmp_path):
+    touch(tmp_path, "a_0000.mha")
+    with pytest.raises(ImageError, match=r"channel _0001 missing.*\nLearn it\.$"):
+        list_cases(tmp_path, None, 2, advice="Learn it.")
+    touch(tmp_path, "a_0001.mha", "a_0002.mha")
+    with pytest.raises(ImageError) as caught:
+        list_cases(tmp_path, None, 2, advice="Learn it.")
+    assert "too many" in str(caught.value) and "Learn it" not in str(caught.value)
+
+
 def test_a_second_channel_is_not_taken_for_a_case(tmp_path):
     touch(tmp_path, "a_0000.mha", "a_0001.mha")
     with pytest.raises(ImageError, match=r"a_0001\.mha is one channel too many"):

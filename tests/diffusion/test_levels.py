@@ -81,3 +81,22 @@ def test_what_levels_may_hold() -> None:
         "levels: clean_image and equal_level are 1.15 together; at most 1",
         "levels: start and self_conditioning are 1.1 together; at most 1",
     ]
+
+
+def test_some_channels_of_a_share_of_the_samples_are_hidden() -> None:
+    levels = NoiseLevels(missing_channel=0.4)
+    for channels in (2, 3):
+        hidden = levels.draw_hidden(COUNT, channels, generator())
+        number = hidden.sum(dim=1)
+        assert share(number > 0) == pytest.approx(0.4, abs=0.02) and int(number.max()) == channels - 1
+        for index in range(channels):
+            assert share(hidden[:, index]) == pytest.approx(0.2, abs=0.02)  # half of the channels, on average
+    assert share(number == 1) == pytest.approx(0.2, abs=0.02)  # of three, one as often as two
+
+
+@pytest.mark.parametrize(("amount", "channels"), [(0.4, 1), (0.0, 3)])
+def test_where_nothing_can_be_hidden_nothing_is_drawn(amount: float, channels: int) -> None:
+    """So the noise of a training on one channel stays what it was."""
+    drawing = generator()
+    assert not NoiseLevels(missing_channel=amount).draw_hidden(5, channels, drawing).any()
+    assert torch.equal(drawing.get_state(), generator().get_state())

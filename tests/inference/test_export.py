@@ -18,8 +18,10 @@ def case(folder: Path) -> CaseFiles:
 def test_single_file_input(tmp_path: Path) -> None:
     write_scans(tmp_path, "a_0000.nii.gz")
     assert [files.case for files in find_cases(tmp_path / "a_0000.nii.gz", 1)] == ["a"]
-    with pytest.raises(ImageError, match="2 channels"):
-        find_cases(tmp_path / "a_0000.nii.gz", 2)
+    with pytest.raises(ImageError, match=r"2 channels.* Learn it\."):
+        find_cases(tmp_path / "a_0000.nii.gz", 2, needs_all="Learn it.")
+    (files,) = find_cases(tmp_path / "a_0000.nii.gz", 2)
+    assert (files.case, files.missing, files.images) == ("a", (1,), (tmp_path / "a_0000.nii.gz",))
     (tmp_path / "a.txt").touch()
     with pytest.raises(ImageError, match=r"a\.txt"):
         find_cases(tmp_path / "a.txt", 1)

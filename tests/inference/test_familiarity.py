@@ -67,6 +67,42 @@ def test_another_contrast_is_judged_by_shapes_alone() -> None:
     assert foreign is not None and foreign.is_foreign
 
 
+def two_channels(seed: int, missing: int | None = None, brightness: float = 0.5, noise: float = 0.05) -> Description:
+    """Two channels of the same contrast; of one that is missing, nothing is known."""
+    one = scan(seed, brightness, noise=noise)
+    nothing = {aspect: (None,) * len(one[aspect]) for aspect in ("brightness", "texture")}
+    halves = [nothing if channel == missing else one for channel in range(2)]
+    both = {aspect: halves[0][aspect] + halves[1][aspect] for aspect in ("brightness", "texture")}
+    errors = {} if missing is not None else {"image_error": (-3.0 + seed % 3 / 10,), "mask_error": (-4.0,)}
+    return {**one, **both, **errors}
+
+
+def test_a_scan_that_lacks_a_channel_is_judged_by_what_it_has() -> None:
+    described_ = tuple(two_channels(seed) for seed in range(12))
+    cases = KnownCases(tuple(f"case{seed}" for seed in range(12)), True, described_)
+    own = [cases.compare(two_channels(seed, missing=seed % 2), lacks_channels=True) for seed in range(100, 120)]
+    assert not any(one is None or one.is_foreign for one in own)
+    assert own[0] is not None and set(own[0].aspects) == {"brightness", "texture", "sizes", "places"}
+    for changed in ({"brightness": 0.0}, {"noise": 0.5}):
+        found = cases.compare(two_channels(100, missing=0, **changed), lacks_channels=True)  # type: ignore[arg-type]
+        assert found is not None and found.is_foreign
+    # The known cases have no more to differ in than the scan has.
+    halved = KnownCases(cases.cases, True, tuple(two_channels(seed, missing=0) for seed in range(12)))
+    assert halved.compare(two_channels(100, missing=0), lacks_channels=True) == own[0]
+
+
+def test_of_a_missing_channel_nothing_is_described() -> None:
+    image = np.full((2, 32, 24, 16), np.nan, np.float32)
+    image[1] = np.random.default_rng(0).normal(size=image.shape[1:])
+    distances = np.ones((2, 32, 24, 16), np.float32)
+    distances[0, 4:9, 4:9, 4:9] = -1
+    both, alone = described(image, distances, SPACING_MM), described(image[1:], distances, SPACING_MM)
+    for aspect in ("brightness", "texture"):
+        count = len(alone[aspect])
+        assert both[aspect] == (None,) * count + alone[aspect]
+    assert both["sizes"] == alone["sizes"] and both["places"] == alone["places"]
+
+
 def test_a_scan_without_any_structure_is_foreign() -> None:
     empty = described(np.full((1, 32, 24, 16), -0.8, np.float32), np.ones((2, 32, 24, 16), np.float32), SPACING_MM)
     assert set(empty["places"]) == {None} and empty["sizes"] == (0.0, 0.0)

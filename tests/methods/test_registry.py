@@ -80,22 +80,22 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
     option.
     """
     names = [
-        "mask", "start", "image", "clean_image", "equal_level", "self_conditioning",
+        "mask", "start", "image", "clean_image", "equal_level", "self_conditioning", "missing_channel",
         "prediction", "input_scaling", "segmentation_weight", "image_weight",
         "solver", "steps", "eta", "draws", "level", "noise", "unlabelled_fraction",
     ]  # fmt: skip
     expected = {
         ("diffatlas", "default"): (
-            "high", 0.75, "mixed", 0.5, 0.25, 0, "x0", "signal", 1.0, 0.5, "ddim", 1, 0, 1, 0, "fixed", 0
+            "high", 0.75, "mixed", 0.5, 0.25, 0, 0, "x0", "signal", 1.0, 0.5, "ddim", 1, 0, 1, 0, "fixed", 0
         ),
         ("diffatlas", "paper"): (
-            "schedule", 0, "equal", 0, 0, 0, "x0", "none", 0, 1.0, "ddpm", 0, 1.0, 1, 1.0, "fresh", 0
+            "schedule", 0, "equal", 0, 0, 0, 0, "x0", "none", 0, 1.0, "ddpm", 0, 1.0, 1, 1.0, "fresh", 0
         ),
         ("icmd", "default"): (
-            "high", 0.75, None, None, None, None, "x0", "signal", 1.0, None, "ddim", 2, 0, 5, None, None, None
+            "high", 0.75, None, None, None, None, None, "x0", "signal", 1.0, None, "ddim", 2, 0, 5, None, None, None
         ),
         ("icmd", "paper"): (
-            "schedule", 0, None, None, None, None, "x0", "none", 0, None, "ddpm", 0, 1.0, 5, None, None, None
+            "schedule", 0, None, None, None, None, None, "x0", "none", 0, None, "ddpm", 0, 1.0, 5, None, None, None
         ),
     }  # fmt: skip
     for (method, recipe), values in expected.items():

@@ -11,7 +11,13 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff
 from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.planning.plan import ChannelPlan, DistancePlan
-from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels, restore_distances, restore_labels
+from diffatlas_pipeline.preprocessing.case import (
+    prepare_image,
+    prepare_labels,
+    restore_distances,
+    restore_image,
+    restore_labels,
+)
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels, encode_labels
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, TripleMm, Volume
@@ -225,3 +231,32 @@ def test_record_is_complete() -> None:
     assert record == SpatialRecord(
         volume.grid, volume.grid, (0, 0, 0), (20, 24, 18), planned_shape=(10, 12, 9), planned_spacing_mm=(2.0, 2.0, 2.0)
     )
+
+
+TWO_CHANNELS = make_plan(channels=(ChannelPlan("CT", "ct", -100.0, 300.0), ChannelPlan("MRI", "percentile", 0.5, 99.5)))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_scan_without_a_channel_is_prepared_by_the_other(missing: int) -> None:
+    volume, _ = make_case((17, 22, 15), (1.0, 1.2, 0.9))
+    array = np.pad(volume.array, ((0, 0), (2, 3), (0, 0), (4, 1)))  # constant around the content
+    grid = make_grid(array.shape[1:], (1.0, 1.2, 0.9))
+    both = np.concatenate([array, array])
+    both[missing] = np.nan
+    image, record = prepare_image(Volume(both, grid), TWO_CHANNELS, beyond=True)
+    single = make_plan(channels=(TWO_CHANNELS.channels[1 - missing],))
+    expected, expected_record = prepare_image(Volume(array, grid), single, beyond=True)
+    np.testing.assert_array_equal(image[1 - missing], expected[0])
+    assert np.isnan(image[missing]).all() and record == expected_record and record.crop_shape == (17, 22, 15)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS[::7], ids=str)
+def test_an_image_comes_back_on_its_own_grid_and_in_its_own_units(orientation: np.ndarray) -> None:
+    volume, labels = turned(*make_case((17, 22, 15)), orientation)
+    both = Volume(np.concatenate([volume.array, volume.array]), volume.grid)
+    image, record = prepare_image(both, TWO_CHANNELS)
+    ct, mri = restore_image(image, record, TWO_CHANNELS.channels)
+    np.testing.assert_allclose(ct, volume.array[0].clip(-100, 300), atol=1e-3)
+    low, high = np.percentile(volume.array, [0.5, 99.5])
+    np.testing.assert_allclose(mri, ((volume.array[0] - low) / (high - low)).clip(0, 1), atol=1e-5)
+    assert labels.grid == record.native
