@@ -64,7 +64,7 @@ def run(max_time: str, seed: int, workspace: Path, data: Path | None, results: P
     metadata, channels = ModelFolder(model).metadata(fold), ModelFolder(model).plan().channels
     cases = {"training_cases": len(metadata["training_cases"]), "test_cases": len(list((raw / "labelsTs").iterdir()))}
     scores = scored(raw, model, fold, channels, workspace / "benchmarks" / f"missing_channel_{fold}")
-    append_row(results, machine() | {"max_time": max_time, "seed": seed} | cases | scores)
+    append_row(results, {**machine(), "max_time": max_time, "seed": seed, **cases, **scores})
     print(f"Added to {results}")
 
 
