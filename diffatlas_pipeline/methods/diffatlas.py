@@ -206,7 +206,7 @@ class DiffAtlas(GeneratingMethod):
         levels, guidance = self.recipe.levels, self.recipe.guidance
         if levels.missing_channel or (levels.equal_share and guidance.level == 1):  # at equal levels none is special
             return ""
-        instead = " `guidance_level=1` with several `steps` would do, if less well." if levels.equal_share else ""
+        instead = " `guidance_level=1` with several `steps` would do, but much worse." if levels.equal_share else ""
         return f"The model has not learnt to generate it: train one with levels.missing_channel above 0 in its recipe.{instead}"
 
     def _stitched(self, network: nn.Module, stitch: Stitch, hidden: Tensor | None = None) -> JointDenoise:

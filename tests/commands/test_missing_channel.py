@@ -25,6 +25,9 @@ LABELS = range(1, 6)
 CHANNELS = ("CT", "MRI")
 
 
+pytestmark = pytest.mark.slow  # the training
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Hearts, planned, and three models: one has learnt much to do without a channel, one hardly anything."""
