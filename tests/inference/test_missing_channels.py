@@ -10,6 +10,7 @@ from diffatlas_pipeline.atlases.policy import AtlasUse
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.diffatlas import DEFAULT, DiffAtlas
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.registration.atlas import Atlas
@@ -65,6 +66,15 @@ def test_noise_belongs_to_what_is_given() -> None:
 def test_what_a_scan_lacks_is_said_once_and_nothing_else_of_it() -> None:
     (said,) = predictor().prepare(volume(missing=0)).warnings
     assert said == "channel MRI is missing and was generated to fit the rest: expect a worse segmentation"
+
+
+def test_errors_of_whole_scans_tell_nothing_of_the_volumes() -> None:
+    ready = predictor()
+    ready.volume_errors = VolumeErrors.of({f"case{n}": [(10.0 + n, 11.0), (5.0, 4.0 + n)] for n in range(4)})
+    segmenter = Segmenter(ready)
+    whole, part = (segmenter.prepare(one) for one in (volume(), volume(missing=0)))
+    assert segmenter.volume_errors(segmenter.segment(whole), whole) is ready.volume_errors
+    assert segmenter.volume_errors(segmenter.segment(part), part) is None
 
 
 def test_a_model_that_has_not_learnt_it_refuses() -> None:
