@@ -48,7 +48,7 @@ def test_noise_is_noticed_and_shown(workspace: Path, tmp_path: Path, capsys: pyt
     assert cases["noise"]["familiarity"]["score"] > cases["noise"]["familiarity"]["limit"]
     assert "noise: it may not belong to what the model has learnt" in capsys.readouterr().out
     report.main(["-p", str(workspace / "out_scans"), "-o", str(tmp_path / "report.html")])
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Does each scan belong to the model?" in page and f"{cases['noise']['familiarity']['score']:.2f}" in page
 
 
