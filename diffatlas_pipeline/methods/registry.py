@@ -27,7 +27,7 @@ SYNTHETIC_SHARE = 0.5  # of the samples, in such a recipe
 GIVEN_LABELS = "given-labels"
 SHOWN_SHARE = 0.75  # of the samples, in such a recipe; the others keep it able to segment without a drawing
 # Of the samples of several channels, with some hidden: few, for scans that have all are segmented a little worse the
-# more there are, and most of the gain comes with the first (what-was-tried.md).
+# more there are (what-was-tried.md).
 HIDDEN_SHARE = 0.1
 STEPS_OF_DRAWS = 2  # with a single one from noise that the network does not hear, all draws would be the same
 
