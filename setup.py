@@ -35,7 +35,7 @@ setup(
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",
-        "scipy>=1.11",
+        "scipy>=1.12",
         "scikit-image>=0.22",
         "nibabel>=5.2",
         "SimpleITK>=2.3",

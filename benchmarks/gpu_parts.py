@@ -290,7 +290,7 @@ def segmented(predictor: Predictor, abreast: Predictor, scans: Sequence[Prepared
     padded = [pad_nd_image(s.image, patch, "constant", {"constant_values": IMAGE_PADDING}, return_slicer=True) for s in scans]
     row = replace(scans[0], image=np.concatenate([image for image, _ in padded], axis=1))
     pieces = abreast.segment(row).distances.split(patch[0], dim=1)
-    return [PlannedSegmentation(one[(slice(None), *box[1:])], None) for one, (_, box) in zip(pieces, padded, strict=True)]
+    return [PlannedSegmentation(one[(slice(None), *box[1:])]) for one, (_, box) in zip(pieces, padded, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------------------- checks

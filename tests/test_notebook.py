@@ -40,5 +40,5 @@ def test_the_notebook_runs_from_beginning_to_end(tmp_path: Path, monkeypatch: py
     result = names["result"]
     assert set(result.volumes_ml) == set(result.label_names.values()) == set(result.distances_mm)
     assert result.labels.shape == names["array"].shape
-    assert np.all(names["uncertain"].uncertainty_mm >= 0) and names["uncertain"].uncertainty_mm.max() > 0
+    assert np.all(result.error_probability >= 0) and 0 < result.error_probability.max() < 1
     assert len(list((tmp_path / "notebook_workspace" / "segmentations").glob("*.nii.gz"))) == 2

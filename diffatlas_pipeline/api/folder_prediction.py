@@ -13,7 +13,6 @@ from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
 from diffatlas_pipeline.inference.export import Destination, check_output, find_cases, read_record, write_record
-from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
 
@@ -57,8 +56,7 @@ class FolderPrediction:
         self.cases = find_cases(source, len(plan.channels), segmenter.predictor.method.needs_all_channels)
         self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
         self.warnings = warnings
-        self._distances, self._generated_channels = distances, generated_channels
-        self._uncertainty = uncertainty and self._has_spread()
+        self._distances, self._uncertainty, self._generated_channels = distances, uncertainty, generated_channels
         self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
         check_output(self.destination, self.cases)
 
@@ -102,19 +100,6 @@ class FolderPrediction:
         file, case = self.destination.file, self.cases[0].case
         if file is not None and file.exists() and not self._overwrite and case not in before.get("cases", {}):
             raise UserError(f"{file}: is there, but not as the segmentation of '{case}'. Give `overwrite` to replace it.")
-
-    def _has_spread(self) -> bool:
-        """Whether there is an uncertainty to be saved. UserError if there could be one by other options."""
-        method = self.segmenter.predictor.method
-        if self.segmenter.has_spread:
-            return True
-        if isinstance(method, LearnedMethod):
-            raise UserError(
-                "`save_uncertainty` needs several segmentations: take several `draws`, such as 5, several `folds`, or "
-                "`with_atlases`."
-            )
-        self.warnings = (*self.warnings, f"{method.name} with a single answer tells no uncertainty: none is written.")
-        return False
 
     def _record(self, outcomes: list[CaseOutcome], before: dict[str, Any], wall_s: float) -> dict[str, Any]:
         """What prediction.json says; kept cases keep what the earlier run said of them."""

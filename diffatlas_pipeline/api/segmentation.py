@@ -69,14 +69,9 @@ class Segmentation:
         return {name: self._shown(one) for name, one in zip(self.label_names.values(), maps, strict=True)}
 
     @cached_property
-    def uncertainty_mm(self) -> np.ndarray | None:
-        """Standard deviation in mm of the signed distance over draws, folds and atlases, the largest over labels.
-
-        None where there is a single answer: take several draws or folds, or ``with_atlases``.
-        """
-        if self._planned.spread is None:
-            return None
-        found = self._segmenter.restore(self._planned, self._scan, uncertainty=True).uncertainty_mm
+    def error_probability(self) -> np.ndarray:
+        """How probable it is that the label of a voxel is wrong, (X, Y, Z) or (X, Y) float32."""
+        found = self._segmenter.restore(self._planned, self._scan, uncertainty=True).error_probability
         assert found is not None
         return self._shown(found)
 
@@ -101,7 +96,7 @@ class Segmentation:
         scan is foreign or of another modality, or it was segmented in another way, as with atlases or a drawing.
         """
         if not 0 < coverage < 1:
-            raise UserError(f"`coverage` {coverage}: must lie between 0 and 1, such as 0.9.")
+            raise UserError(f"coverage {coverage}: must lie between 0 and 1, such as 0.9.")
         foreign = self.familiarity is not None and self.familiarity.is_foreign
         errors = None if foreign else self._segmenter.volume_errors(self._planned, self._scan)
         if errors is None:

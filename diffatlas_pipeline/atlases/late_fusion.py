@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from scipy import ndimage
 
 from diffatlas_pipeline.methods.base import PlannedSegmentation
@@ -19,13 +18,9 @@ NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 
 
 def fused(network: PlannedSegmentation, atlases: PlannedSegmentation, share: float) -> PlannedSegmentation:
-    """Mean and spread after late fusion: ``share`` of ``network``, the rest of ``atlases``."""
+    """The mean after late fusion: ``share`` of ``network``, the rest of ``atlases``."""
     mean = share * network.distances + (1 - share) * atlases.distances
-    variance = torch.zeros_like(mean)
-    for part, weight in ((network, share), (atlases, 1 - share)):
-        within = torch.zeros_like(mean) if part.spread is None else part.spread.square()
-        variance += weight * (within + (part.distances - mean).square())
-    return PlannedSegmentation(mean, variance.sqrt(), share, network.generated)
+    return PlannedSegmentation(mean, share, network.generated)
 
 
 def fitting_share(

@@ -30,14 +30,13 @@ FUSION = "mean"  # smooth distances, as the network's are that they are averaged
 class AtlasAnswer:
     """What registered atlases say of a scan; float32.
 
-    ``appearance`` (C, x, y, z) in [-1, 1]: how it would look among the training scans. ``distances`` and ``spread``
-    (K, x, y, z) in units of tau: their labels, fused. ``register_s``: the seconds that the registration took; it was
-    ``kept`` if that was at an earlier time.
+    ``appearance`` (C, x, y, z) in [-1, 1]: how it would look among the training scans. ``distances`` (K, x, y, z) in
+    units of tau: their labels, fused. ``register_s``: the seconds that the registration took; it was ``kept`` if that
+    was at an earlier time.
     """
 
     appearance: np.ndarray
     distances: np.ndarray
-    spread: np.ndarray
     register_s: float = 0.0
     kept: bool = False
 
@@ -74,7 +73,7 @@ def _register(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings:
     start = time.perf_counter()
     registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings)
     fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION)
-    return AtlasAnswer(appearance(registered), fused.distances, fused.spread, time.perf_counter() - start)
+    return AtlasAnswer(appearance(registered), fused.distances, time.perf_counter() - start)
 
 
 def _key(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> str:
@@ -104,7 +103,7 @@ def _read(path: Path) -> AtlasAnswer | None:
     """What was written; None if there is nothing, or nothing that can be read."""
     try:
         with np.load(path, allow_pickle=False) as found:
-            return AtlasAnswer(found["appearance"], found["distances"], found["spread"], float(found["register_s"]), kept=True)
+            return AtlasAnswer(found["appearance"], found["distances"], float(found["register_s"]), kept=True)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 

@@ -73,11 +73,6 @@ class Segmenter:
     def plan(self) -> Plan:
         return self.predictor.plan
 
-    @property
-    def has_spread(self) -> bool:
-        """Whether :meth:`segment` tells how far several answers disagree: those of draws, folds or atlases."""
-        return self.use.late_fusion or self.predictor.has_spread
-
     def prepare(self, volume: Volume, drawing: LabelVolume | None = None) -> PreparedScan:
         """Orient, crop, resample, normalise, and ask the atlases; CPU only, so it may run in another thread.
 
@@ -90,7 +85,7 @@ class Segmenter:
         return self._with_atlases(self.predictor.prepare_stored(image, record))
 
     def segment(self, scan: PreparedScan, progress: Progress | None = None) -> PlannedSegmentation:
-        """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases, and their spread."""
+        """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases."""
         found = self.predictor.segment(scan.shown, progress)
         return found if scan.atlases is None else fused(found, scan.atlases, self._network_share(scan, found))
 
@@ -139,8 +134,7 @@ class Segmenter:
                 if self.use.adapt == "atlases":
                     scan = replace(scan, shown=replace(prepared, image=with_missing(answer.appearance, lacks)))
                 if self.use.late_fusion:
-                    said = PlannedSegmentation(torch.from_numpy(answer.distances), torch.from_numpy(answer.spread))
-                    scan = replace(scan, atlases=said)
+                    scan = replace(scan, atlases=PlannedSegmentation(torch.from_numpy(answer.distances)))
         except (RegistrationFailed, UserError) as error:
             warning = f"it was segmented as it is, without the training scans: {error}"
             scan = replace(scan, shown=replace(scan.shown, warnings=(*prepared.warnings, warning)))

@@ -13,10 +13,7 @@ from typing import Any
 from diffatlas_pipeline.benchmark.record import DONE, FAILED, Cell
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
-from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import RECORD, read_record
-from diffatlas_pipeline.methods.base import DiffusionRecipe
-from diffatlas_pipeline.methods.registry import recipe_of
 from diffatlas_pipeline.models.folder import ModelFolder
 
 REGISTRATIONS = "registrations"  # what cells that register the same training scans share
@@ -77,7 +74,7 @@ class Runner:
         predict += ["--with-atlases" if options.with_atlases else "--no-with-atlases"]
         # No option of the cell: the segmentations are the same without it, so finished cells need not be run again for
         # it.
-        predict += ["--save-uncertainty"] if has_spread(cell, ModelFolder(fold.parent)) else []
+        predict += ["--save-uncertainty"]
         predict += ["--registrations", str(folder / REGISTRATIONS)]
         self._step("predict", predict, log, wall)
         evaluate = ["-p", str(predictions), "-r", str(place / "labelsTs"), "-o", str(folder / cell.evaluation)]
@@ -111,20 +108,6 @@ class Runner:
         wall[command] = round(time.monotonic() - start, 2)
         if code:
             raise CellFailed(f"DiffAtlas_{command}: {reason(log, code)}")
-
-
-def has_spread(cell: Cell, model: ModelFolder) -> bool:
-    """Whether a segmentation of ``cell`` is the mean of several answers, by the plan of its ``model``.
-
-    They are a network's and the atlases', those of several atlases, or several draws.
-    """
-    if cell.options.with_atlases or (cell.method == "rba" and len(cell.training_cases) > 1):
-        return True
-    try:
-        recipe = recipe_of(model.plan(), cell.method, cell.choice.trained)
-    except UserError:
-        return False  # prediction will say what is wrong with it
-    return isinstance(recipe, DiffusionRecipe) and recipe.sampler.draws > 1
 
 
 def reason(log: Path, code: int) -> str:

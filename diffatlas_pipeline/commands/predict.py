@@ -65,9 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--save-distance-maps", action="store_true", help="also write the signed distances in mm, one file per label"
     )
-    parser.add_argument(
-        "--save-uncertainty", action="store_true", help="also write the spread over draws, folds and atlases in mm"
-    )
+    parser.add_argument("--save-uncertainty", action="store_true", help="also write how probable an error is at each voxel")
     parser.add_argument(
         "--save-generated-channels", action="store_true", help="also write the channels that were missing, as generated"
     )

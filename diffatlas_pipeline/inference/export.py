@@ -120,16 +120,16 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
     """Write the labels last, so that a case whose label file is there is complete. ImageError if a file cannot be
     written.
 
-    Labels have the smallest integer type that holds their values, on exactly the input's grid; distance maps and
-    uncertainty are float32 in mm, generated channels float32 in the units of
-    :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`.
+    Labels have the smallest integer type that holds their values, on exactly the input's grid; distance maps are
+    float32 in mm, the uncertainty is the float32 probability of an error, generated channels are float32 in the units
+    of :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`.
     """
     like = files.images[0]
     if result.distances_mm is not None:
         for label, distances in zip(labels, result.distances_mm, strict=True):
             write_scalars(destination.distances(files, label), distances, grid, like)
-    if result.uncertainty_mm is not None:
-        write_scalars(destination.uncertainty(files), result.uncertainty_mm, grid, like)
+    if result.error_probability is not None:
+        write_scalars(destination.uncertainty(files), result.error_probability, grid, like)
     for channel, generated in (result.generated or {}).items():
         write_scalars(destination.generated(files, channel), generated, grid, like)
     write_labels(destination.labels(files), result.labels, grid, like)

@@ -32,8 +32,8 @@ def segment_padded(
     network, stitch = showing(network, stitch, method.drawn_channels, drawing)
     found = method.segment(network, padded, stitch, seed, progress)
     inside = (slice(None), *inside[1:])  # as many labels as there are, whatever the number of channels
-    spread_, generated = (None if one is None else one[inside].float().cpu() for one in (found.spread, found.generated))
-    return PlannedSegmentation(found.distances[inside].float().cpu(), spread_, generated=generated)
+    generated = None if found.generated is None else found.generated[inside].float().cpu()
+    return PlannedSegmentation(found.distances[inside].float().cpu(), generated=generated)
 
 
 def unexplained_padded(

@@ -5,7 +5,7 @@ grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 
 from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.inference.calibration import Calibration, mean_calibrated
 from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
 from diffatlas_pipeline.inference.padded import segment_padded, unexplained_padded
 from diffatlas_pipeline.inference.running_network import restored, with_room
@@ -22,9 +23,16 @@ from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.base import DiffusionRecipe, PlannedSegmentation, Progress, Recipe
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
+from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
 from diffatlas_pipeline.models.folder import TrainedFold
-from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
-from diffatlas_pipeline.preprocessing.case import prepare_image, restore_distances, restore_image, restore_labels
+from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.case import (
+    prepare_image,
+    restore_distances,
+    restore_error_probability,
+    restore_image,
+    restore_labels,
+)
 from diffatlas_pipeline.preprocessing.drawing import Drawing, prepare_drawing
 from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
@@ -53,13 +61,13 @@ class Result:
     """A segmentation on the scan's own grid.
 
     ``labels`` (X, Y, Z) int32 in the data set's values. ``distances_mm`` (K, X, Y, Z) float32, negative inside, cut off
-    at the plan's tau. ``uncertainty_mm`` (X, Y, Z) float32: standard deviation of the signed distance over draws, folds
-    and atlases, the largest over labels. ``generated`` are the channels (X, Y, Z) float32 that were missing, by number.
+    at the plan's tau. ``error_probability`` (X, Y, Z) float32: how probable it is that the label of a voxel is wrong.
+    ``generated`` are the channels (X, Y, Z) float32 that were missing, by number.
     """
 
     labels: np.ndarray
     distances_mm: np.ndarray | None = None
-    uncertainty_mm: np.ndarray | None = None
+    error_probability: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
     generated: dict[int, np.ndarray] | None = None
 
@@ -95,12 +103,11 @@ class Predictor:
         self.learnt_modalities = frozenset.intersection(*(frozenset(f.metadata.get("learnt_modalities", ())) for f in folds))
         text = first.known_cases
         self.known = None if text is None else from_json(KnownCases, text, f"known cases of {first.fold}")
-        # They tell of scans that are sampled as the held-out cases were.
+        found = [from_json(Calibration, f.calibration, f"calibration of {f.fold}") for f in folds if f.calibration is not None]
+        self.error_curves = tuple(one.errors for one in found)
+        # Volumes are as far off only if they are sampled as those of the held-out cases were.
         as_trained = recipe == recipe_of(self.plan, first.method, first.recipe)
-        errors = [fold.volume_errors for fold in folds if as_trained and fold.volume_errors is not None]
-        self.volume_errors = VolumeErrors.joined(
-            from_json(VolumeErrors, text, f"volume errors of {first.fold}") for text in errors
-        )
+        self.volume_errors = VolumeErrors.joined(one.volumes for one in found if as_trained)
         self.device, self.seed = device, seed
         self.recipe = recipe
         self.method = create_method(first.method, self.plan, recipe)
@@ -116,11 +123,6 @@ class Predictor:
     def precision(self) -> str:
         """What the networks really run in; "auto" until the first scan decides."""
         return str(getattr(self.networks[0], "precision", "float32"))
-
-    @property
-    def has_spread(self) -> bool:
-        """Whether :meth:`segment` tells how far several answers disagree: those of draws or folds."""
-        return len(self.networks) > 1 or self.method.has_spread(self.networks[0])
 
     def is_out_of_domain(self, modality: str | None) -> bool:
         """Whether no scan that the networks have learnt from was of ``modality``; never if they have learnt any
@@ -168,7 +170,7 @@ class Predictor:
         return Prepared(image, record, scan_seed(self.seed, image))
 
     def segment(self, prepared: Prepared, progress: Progress | None = None) -> PlannedSegmentation:
-        """Signed distances (K, x, y, z) on the planned grid, mean over draws and folds, and their spread.
+        """Signed distances (K, x, y, z) on the planned grid, mean over draws and folds.
 
         They depend on the scan, the recipe and the seed alone. ``progress`` is told (steps done, steps in all).
         """
@@ -232,20 +234,14 @@ class Predictor:
         labels = restore_labels(planned, prepared.record, self.plan)
         tau_mm = self.plan.distance.tau_mm
         maps = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if distances else None
-        spread, warnings = None, list(prepared.warnings)
-        if uncertainty and segmentation.spread is None:
-            warnings.append(
-                "no uncertainty of it is known: it has a single segmentation, of one draw and one fold, without atlases"
-            )
-        elif uncertainty and segmentation.spread is not None:
-            largest = segmentation.spread.max(dim=0, keepdim=True).values.numpy()
-            # Outside the crop restore_distances puts STORED_LIMIT; there, nothing is uncertain.
-            spread = (STORED_LIMIT - restore_distances(STORED_LIMIT - largest, prepared.record)[0]) * np.float32(tau_mm)
+        wrong, warnings = None, list(prepared.warnings)
+        if uncertainty:
+            wrong = mean_calibrated(restore_error_probability(planned, prepared.record, SHARPNESS), self.error_curves)
         if prepared.drawing is not None:
-            prepared.drawing.keep_in(labels, maps, spread)
+            prepared.drawing.keep_in(labels, maps, wrong)
         if not labels.any():
             warnings.append("no structure was found in it")
-        return Result(labels, maps, spread, tuple(warnings), self._generated(segmentation, prepared) if generated else None)
+        return Result(labels, maps, wrong, tuple(warnings), self._generated(segmentation, prepared) if generated else None)
 
     def _generated(self, segmentation: PlannedSegmentation, prepared: Prepared) -> dict[int, np.ndarray]:
         """The channels (X, Y, Z) that were missing, by number, on the scan's own grid."""
@@ -257,15 +253,10 @@ class Predictor:
 
 
 def _ensemble(parts: Sequence[PlannedSegmentation]) -> PlannedSegmentation:
-    """Mean of the parts; their variance is the mean variance within the parts plus the variance between them."""
-    if len(parts) == 1:
-        return parts[0]
-    means = torch.stack([part.distances for part in parts])
-    within = torch.stack([torch.zeros_like(part.distances) if part.spread is None else part.spread.square() for part in parts])
-    spread = (within.mean(dim=0) + means.var(dim=0, correction=0)).sqrt()
+    """Mean of the parts."""
     generated = [part.generated for part in parts if part.generated is not None]
     image = torch.stack(generated).mean(dim=0) if generated else None
-    return replace(parts[0], distances=means.mean(dim=0), spread=spread, generated=image)
+    return PlannedSegmentation(torch.stack([part.distances for part in parts]).mean(dim=0), generated=image)
 
 
 def _part_of(progress: Progress | None, index: int, parts: int) -> Progress | None:

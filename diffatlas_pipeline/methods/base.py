@@ -40,8 +40,7 @@ class LossReport:
 
 @dataclass(frozen=True)
 class PlannedSegmentation:
-    """Signed distances (K, X, Y, Z) in units of tau, negative inside, mean over draws; ``spread`` their standard
-    deviation.
+    """Signed distances (K, X, Y, Z) in units of tau, negative inside, mean over draws.
 
     A voxel belongs to the label of smallest distance where that is negative, else to the background; a method that
     predicts no distances gives numbers that decode to its labels in the same way. ``network_share`` is the weight of
@@ -50,7 +49,6 @@ class PlannedSegmentation:
     """
 
     distances: Tensor
-    spread: Tensor | None
     network_share: float | None = None
     generated: Tensor | None = None
 
@@ -104,10 +102,6 @@ class Method(ABC):
             raise TypeError(f"{self.name} has a {self.recipe_type.__name__}, received a {type(recipe).__name__}")
         self.plan = plan
         self.recipe = recipe
-
-    def has_spread(self, network: nn.Module) -> bool:
-        """Whether :meth:`segment` with ``network`` tells how far several answers disagree."""
-        return isinstance(self.recipe, DiffusionRecipe) and self.recipe.sampler.draws > 1
 
     @property
     def unlabelled_fraction(self) -> float:

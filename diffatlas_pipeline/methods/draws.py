@@ -1,4 +1,4 @@
-"""Several draws of a segmentation: their mean and spread."""
+"""Several draws of a segmentation: their mean."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ Draw = Callable[[torch.Generator, Progress | None], Tensor]
 
 
 def averaged(draw: Draw, draws: int, seed: int, progress: Progress | None) -> PlannedSegmentation:
-    """Mean and standard deviation over ``draws`` of the distances, clipped to [-1, 1] each; no spread for one draw."""
-    total, squares = torch.zeros(()), torch.zeros(())
+    """Mean over ``draws`` of the distances, clipped to [-1, 1] each."""
+    total = torch.zeros(())
     for index in range(draws):
         distances = draw(case_generator(seed, index), _part_of(progress, index, draws)).clamp(-1, 1).float().cpu()
         total = total + distances
-        if draws > 1:
-            squares = squares + distances.square()
-    mean = total / draws
-    return PlannedSegmentation(mean, (squares / draws - mean.square()).clamp_min(0).sqrt() if draws > 1 else None)
+    return PlannedSegmentation(total / draws)
 
 
 def _part_of(progress: Progress | None, index: int, draws: int) -> Progress | None:

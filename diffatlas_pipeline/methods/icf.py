@@ -52,4 +52,4 @@ class FeedForward(LearnedMethod):
         found = margins(stitch(logits, image).float().cpu())
         if progress is not None:
             progress(1, 1)
-        return PlannedSegmentation(found, None)
+        return PlannedSegmentation(found)

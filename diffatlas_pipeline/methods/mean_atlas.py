@@ -47,7 +47,7 @@ class MeanAtlas(MemorisedMethod):
         x, y, z = image.shape[1:]
         if progress is not None:
             progress(1, 1)
-        return PlannedSegmentation(_about_the_centre(network.get_buffer("mean").float().cpu(), (x, y, z)), None)
+        return PlannedSegmentation(_about_the_centre(network.get_buffer("mean").float().cpu(), (x, y, z)))
 
 
 class _Atlas(nn.Module):

@@ -50,9 +50,6 @@ class RegistrationAtlas(MemorisedMethod):
     }
     recipe: RegistrationRecipe
 
-    def has_spread(self, network: nn.Module) -> bool:
-        return isinstance(network, AtlasBank) and len(network.names) > 1
-
     def memorise(self, cases: Iterable[Atlas]) -> dict[str, Tensor]:
         atlases = in_common_frame([halved(case) for case in cases], self.plan.spacing_mm, quiet=False)
         return {name: torch.from_numpy(array) for atlas in atlases for name, array in pack(atlas).items()}
@@ -88,10 +85,9 @@ class RegistrationAtlas(MemorisedMethod):
             progress=progress,
         )
         shape = (len(self.plan.dataset.labels), *target.shape[1:])
-        distances, spread = torch.ones(shape), torch.zeros(shape)
+        distances = torch.ones(shape)
         distances[(slice(None), *inside)] = torch.from_numpy(fused.distances)
-        spread[(slice(None), *inside)] = torch.from_numpy(fused.spread)
-        return PlannedSegmentation(distances, spread if len(fused.used) > 1 else None)
+        return PlannedSegmentation(distances)
 
 
 class AtlasBank(nn.Module):

@@ -8,7 +8,7 @@ Layout::
         <fold>/checkpoint_final.json          (what it was trained on, how and how long)
         <fold>/atlases.safetensors            (a few training cases, to register scans to)
         <fold>/known_cases.json               (numbers of cases that it should know, to tell foreign scans by)
-        <fold>/volume_errors.json             (errors of volumes in held-out cases, for intervals)
+        <fold>/calibration.json               (what held-out cases tell of its errors)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from diffatlas_pipeline.registration.atlas import Atlas
 
 PLANS, DATASET, VERSIONS = "plans.json", "dataset.json", "versions.json"
 WEIGHTS, METADATA = "checkpoint_final.safetensors", "checkpoint_final.json"
-KNOWN_CASES, VOLUME_ERRORS = "known_cases.json", "volume_errors.json"
+KNOWN_CASES, CALIBRATION = "known_cases.json", "calibration.json"
 _FOLD = re.compile(r"fold\d+")
 
 
@@ -43,7 +43,7 @@ _FOLD = re.compile(r"fold\d+")
 class TrainedFold:
     """One trained model: the plan it was built from, the method and recipe it was trained with, and its checkpoint.
 
-    ``atlases`` are a few of its training cases on the planned grid. ``known_cases`` and ``volume_errors`` are the texts
+    ``atlases`` are a few of its training cases on the planned grid. ``known_cases`` and ``calibration`` are the texts
     of the files of that name, None for a model without them.
     """
 
@@ -55,7 +55,7 @@ class TrainedFold:
     metadata: dict[str, Any]
     atlases: tuple[Atlas, ...] = ()
     known_cases: str | None = None
-    volume_errors: str | None = None
+    calibration: str | None = None
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class ModelFolder:
             atlases = read_atlases(self.path / name)
         except ValueError as error:
             raise ModelError(f"{error}. Delete it to do without its atlases.") from error
-        kept = [self.path / name / file for file in (KNOWN_CASES, VOLUME_ERRORS)]
+        kept = [self.path / name / file for file in (KNOWN_CASES, CALIBRATION)]
         texts = [file.read_text(encoding="utf-8") if file.is_file() else None for file in kept]
         return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, atlases, *texts)
 
@@ -168,9 +168,9 @@ class ModelFolder:
         """Keep what foreign scans are told by: a file of its own, which is made after the training."""
         write_text_atomically(self.path / fold / KNOWN_CASES, text)
 
-    def write_volume_errors(self, fold: str, text: str) -> None:
-        """Keep how far volumes were off in held-out cases: a file of its own, which is made after the training."""
-        write_text_atomically(self.path / fold / VOLUME_ERRORS, text)
+    def write_calibration(self, fold: str, text: str) -> None:
+        """Keep what held-out cases tell of its errors: a file of its own, which is made after the training."""
+        write_text_atomically(self.path / fold / CALIBRATION, text)
 
     def is_trained(self, fold: str) -> bool:
         """Whether the training of ``fold`` was finished."""

@@ -121,6 +121,24 @@ def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> 
     return from_canonical(full, record.native)[0].astype(np.int32, copy=False)
 
 
+def restore_error_probability(distances: np.ndarray, record: SpatialRecord, sharpness: float) -> np.ndarray:
+    """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) float32 native: the probability that the label of
+    :func:`restore_labels` is wrong. 0 outside the crop.
+
+    Logits are 0 for the background and ``-sharpness`` times the distance for a label; the label found has the largest.
+    """
+    total = np.zeros(record.crop_shape, dtype=np.float32)  # log of the sum of exponentials; so far, of the background's
+    largest = np.zeros(record.crop_shape, dtype=np.float32)
+    for distance in distances:
+        native = resample(np.asarray(distance, dtype=np.float32)[None], record.crop_shape, RESTORE_ORDER)[0]
+        logit = np.float32(-sharpness) * np.clip(native, -1, 1)
+        np.logaddexp(total, logit, out=total)
+        np.maximum(largest, logit, out=largest)
+    wrong = -np.expm1(largest - total)
+    full = uncrop(wrong[None], record.crop_start, record.canonical.shape, 0)
+    return from_canonical(full, record.native)[0].astype(np.float32, copy=False)
+
+
 def _to_native(planned: np.ndarray, record: SpatialRecord, limit: float, outside: float) -> np.ndarray:
     """(1, x, y, z) planned -> (1, X, Y, Z) native, within +-``limit``, and ``outside`` around the crop."""
     cropped = resample(np.asarray(planned, dtype=np.float32), record.crop_shape, RESTORE_ORDER)

@@ -38,15 +38,6 @@ def weighted_mean(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(total / weights.sum(axis=0), dtype=np.float32)
 
 
-def spread_of(distances: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """How far the atlases disagree: the weighted standard deviation (K, X, Y, Z) of their distances."""
-    mean = weighted_mean(distances, weights)
-    total = np.zeros_like(mean)
-    for one, weight in zip(distances, weights, strict=True):
-        total += (one - mean) ** 2 * weight
-    return np.asarray(np.sqrt(total / weights.sum(axis=0)), dtype=np.float32)
-
-
 def mean(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[float], tau_mm: float) -> np.ndarray:
     """:func:`weighted_mean`: smooth, but a structure that the atlases place differently shrinks in it."""
     return weighted_mean(distances, weights)

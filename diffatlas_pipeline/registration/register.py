@@ -16,7 +16,7 @@ from diffatlas_pipeline.registration.affine import RegistrationFailed, align, ce
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.registration.deformable import DeformableSettings, deform
 from diffatlas_pipeline.registration.frame import by_way_of
-from diffatlas_pipeline.registration.fusion import FUSIONS, spread_of, weights_of
+from diffatlas_pipeline.registration.fusion import FUSIONS, weights_of
 from diffatlas_pipeline.registration.selection import aligned_likeness, best, centred_likeness
 from diffatlas_pipeline.registration.threads import side_by_side
 from diffatlas_pipeline.registration.warp import affine_coordinates, outside, voxel_grid, warp_distances, warp_image
@@ -68,12 +68,9 @@ class Registered:
 
 @dataclass(frozen=True)
 class Fused:
-    """``distances`` and ``spread`` (K, X, Y, Z) float32 in units of tau; ``used``: each atlas that took part, and
-    how.
-    """
+    """``distances`` (K, X, Y, Z) float32 in units of tau; ``used``: each atlas that took part, and how."""
 
     distances: np.ndarray
-    spread: np.ndarray
     used: tuple[tuple[str, str], ...]
 
 
@@ -109,11 +106,10 @@ def segment_by_atlases(
 
 
 def fuse(registered: Registered, spacing_mm: Sequence[float], tau_mm: float, fusion: str) -> Fused:
-    """The labels of ``registered`` atlases fused by the rule called ``fusion``, and how far the atlases disagree."""
+    """The labels of ``registered`` atlases fused by the rule called ``fusion``."""
     fused = FUSIONS[fusion](registered.distances, registered.weights, spacing_mm, tau_mm)
     fused = registered.on_target(np.clip(fused, -1, 1).astype(np.float32), 1)  # far from everything
-    spread = registered.on_target(spread_of(registered.distances, registered.weights), 0)
-    return Fused(fused, spread, registered.used)
+    return Fused(fused, registered.used)
 
 
 def register_atlases(

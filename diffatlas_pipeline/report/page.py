@@ -257,7 +257,6 @@ def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], scores: Scores, b
                 key: {"segmentation": block(segmentation), "uncertainty": block(uncertainty)}
                 for key, (segmentation, uncertainty) in embedded.layers.items()
             },
-            "uncertaintyMm": embedded.uncertainty_mm,
             "dice": scores.get(embedded.source.title, {}),
         }
         for embedded in kept

@@ -30,7 +30,8 @@ _BUNDLE = "labextension/static/niivue/index.js"
 _EXTENDS = "extends EventTarget"
 MARGIN, MARGIN_MM = 0.25, 10.0  # shown around the labels: a share of their extent, but at least so many mm
 MOST_VOXELS = 160**3  # larger crops are shown with larger voxels
-UNCERTAINTY_STEPS = 31  # up to the largest of a case; there is one volume per model, and finer steps would double its size
+MOST_PROBABLE = 0.5  # of an error, at the end of the scale: between two labels it cannot be more
+UNCERTAINTY_STEPS = 31  # up to there; there is one volume per model, and finer steps would double its size
 _FRAME = 120  # bytes of markup and scores around a volume
 WINDOW = (0.5, 99.5)  # percentiles of the crop shown as black and white
 
@@ -43,7 +44,6 @@ class EmbeddedCase:
     image: str
     reference: str
     layers: dict[str, tuple[str, str]]
-    uncertainty_mm: float  # the largest in the case
     reduced: bool  # shown with larger voxels than it has
     problems: tuple[str, ...]
 
@@ -94,7 +94,7 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
         grid = grid or volume.grid
         masks[key] = to_canonical(_indices(volume.array, labels)[None], volume.grid)[0][0]
     if grid is None:
-        return EmbeddedCase(source, "", "", {}, 0.0, False, tuple(problems))
+        return EmbeddedCase(source, "", "", {}, False, tuple(problems))
     canonical = to_canonical(np.zeros((1, *grid.shape), dtype=np.uint8), grid)[1]
     shown = np.logical_or.reduce([mask > 0 for mask in masks.values()])
     box = mask_box(shown, _margin(shown, canonical))
@@ -110,15 +110,16 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
     scan = _scan(source.image, grid, problems)
     low, high = (0.0, 1.0) if scan is None else (float(v) for v in np.percentile(scan[box], WINDOW))
     image = packed(np.zeros(canonical.shape) if scan is None else scan, 1, max(high - low, 1e-6) / 255, low)
-    spread = {key: array for key, path in source.uncertainties if (array := _scan(path, grid, problems)) is not None}
-    most = max((float(array[box].max()) for array in spread.values()), default=0.0)
+    errors = {key: array for key, path in source.uncertainties if (array := _scan(path, grid, problems)) is not None}
     layers = {}
     for key, mask in masks.items():
         if key:
-            uncertainty = packed(spread[key], 1, max(most, 1e-6) / UNCERTAINTY_STEPS) if key in spread else ""
+            uncertainty = (
+                packed(errors[key].clip(0, MOST_PROBABLE), 1, MOST_PROBABLE / UNCERTAINTY_STEPS) if key in errors else ""
+            )
             layers[key] = packed(mask, 0), uncertainty
     reference = packed(masks[""], 0) if "" in masks else ""
-    return EmbeddedCase(source, image, reference, layers, most, factor > 1, tuple(problems))
+    return EmbeddedCase(source, image, reference, layers, factor > 1, tuple(problems))
 
 
 def _packed(content: bytes) -> str:

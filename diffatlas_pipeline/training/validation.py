@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.bank import spread_evenly
 from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
@@ -20,6 +22,7 @@ from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.evaluation.summary_table import results_table
 from diffatlas_pipeline.files import to_json
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases
+from diffatlas_pipeline.inference.calibration import Calibration, Curve, fitted_curve
 from diffatlas_pipeline.inference.export import Destination
 from diffatlas_pipeline.inference.familiarity import FEWEST, KnownCases
 from diffatlas_pipeline.inference.padded import segment_padded
@@ -35,6 +38,7 @@ from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.preprocessing.store import open_case
 from diffatlas_pipeline.training.cases import FoldCases
 from diffatlas_pipeline.training.loop import Validation
+from diffatlas_pipeline.volumes.io import read_labels, read_volume, write_scalars
 
 KNOWN_CASES = 24  # described at the end, at most
 VALIDATED_CASES = 4  # sampled for the log; the whole fold is segmented at the end
@@ -107,8 +111,8 @@ def segment_validation(
 ) -> None:
     """Segment the validation ``cases`` from their raw images, as a user would, and write and say their scores.
 
-    Into the folder "validation" of the fold. How far volumes are off is kept with the model. A raw data set that is
-    gone is a warning. UserError lists cases that failed.
+    Into the folder "validation" of the fold. What they tell of the model's errors is kept with it. A raw data set that
+    is gone is a warning. UserError lists cases that failed.
     """
     from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays  # which draws: training needs none
 
@@ -121,8 +125,9 @@ def segment_validation(
     files = [case for case in raw.training if case.case in set(cases)]
     folder = model.path / fold / FOLDER
     console.say(f"Segmenting {len(files)} validation cases")
-    predictor = Predictor([trained], device, recipe_of(trained.plan, trained.method, trained.recipe), seed)
-    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), overwrite=True)
+    as_it_is = replace(trained, calibration=None)  # whatever an interrupted run left
+    predictor = Predictor([as_it_is], device, recipe_of(trained.plan, trained.method, trained.recipe), seed)
+    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), overwrite=True, uncertainty=True)
     outcomes = predict_cases(Segmenter(predictor), files, wanted)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
@@ -130,10 +135,26 @@ def segment_validation(
     references = raw.folder / "labelsTr"
     evaluation = evaluate_folders(folder, references, trained.plan.dataset.labels, workers=1, missing="skip")
     evaluation.write(folder)
-    model.write_volume_errors(fold, to_json(_volume_errors(evaluation)))
+    curve = _calibrated(files, wanted.destination)
+    model.write_calibration(fold, to_json(Calibration(curve, _volume_errors(evaluation))))
     write_overlays(evaluation, folder, find_images(references))
     console.say(results_table(evaluation))
     console.say(f"Validation written to {folder}")
+
+
+def _calibrated(cases: Sequence[CaseFiles], written: Destination) -> Curve:
+    """How often the model errs where it says so, by what was ``written`` of labelled ``cases``; that is put right."""
+
+    def uncertainty_and_errors(files: CaseFiles) -> tuple[np.ndarray, np.ndarray]:
+        assert files.label is not None
+        wrong = read_labels(files.label).array != read_labels(written.labels(files)).array
+        return read_volume((written.uncertainty(files),)).array[0], wrong
+
+    curve = fitted_curve(uncertainty_and_errors(files) for files in cases)
+    for files in cases:
+        said = read_volume((written.uncertainty(files),))
+        write_scalars(written.uncertainty(files), curve.calibrated(said.array[0]), said.grid, files.images[0])
+    return curve
 
 
 def _volume_errors(evaluation: Evaluation) -> VolumeErrors:

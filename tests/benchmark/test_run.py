@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,11 +17,10 @@ from diffatlas_pipeline.benchmark.settings import Pool, PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
 from diffatlas_pipeline.console import duration
 from diffatlas_pipeline.files import to_json
-from diffatlas_pipeline.methods.diffatlas import DEFAULT
 from diffatlas_pipeline.methods.registry import default_recipes
 from diffatlas_pipeline.models.folder import WEIGHTS
 from tests.benchmark.content import ASKED, CONDITIONS, POOL, TEST, make_cell
-from tests.factories import make_plan, make_recipes, with_options
+from tests.factories import make_plan
 
 
 class Commands:
@@ -89,40 +87,11 @@ def test_the_use_of_atlases_needs_no_other_training(tmp_path: Path) -> None:
 ONE_ATLAS = Pool("own", ("c1",))
 
 
-@pytest.mark.parametrize(
-    ("changes", "asked"),
-    [
-        ({"method": "icmd"}, True),  # five draws
-        ({"method": "rba"}, True),
-        ({"method": "rba", "recipe": "staple"}, True),
-        ({"recipe": "default+atlases"}, True),
-        ({"recipe": "default+atlases", "pool": ONE_ATLAS}, True),  # the network and the atlas
-        ({"method": "rba", "pool": ONE_ATLAS}, False),
-        ({"method": "icf"}, False),
-        ({"method": "diffatlas"}, False),  # one draw
-        ({"method": "diffatlas", "recipe": "paper"}, False),
-        ({"method": "mean"}, False),
-    ],
-)
-def test_uncertainty_is_asked_for_where_several_answers_are_averaged(
-    tmp_path: Path, changes: dict[str, Any], asked: bool
-) -> None:
-    cell = make_cell(**changes)
-    commands = Commands(tmp_path)
+def test_a_cell_is_trained_predicted_with_its_uncertainty_and_evaluated(tmp_path: Path) -> None:
+    cell, commands = make_cell(), Commands(tmp_path)
     run(runner(tmp_path, commands, cell), cell)
     assert [name for name, _ in commands.calls] == ["train", "predict", "evaluate"]
-    assert ("--save-uncertainty" in commands.calls[1][1]) == asked
-
-
-def test_uncertainty_follows_the_draws_of_the_plan(tmp_path: Path) -> None:
-    cell = make_cell(method="diffatlas")
-    commands = Commands(tmp_path)
-    made = runner(tmp_path, commands, cell)
-    run(made, cell)
-    recipes = make_recipes(diffatlas={"default": with_options(DEFAULT, draws=3)})
-    (tmp_path / cell.model).parent.joinpath("plans.json").write_text(to_json(make_plan(recipes=recipes)))
-    run(made, cell)
-    assert ["--save-uncertainty" in words for name, words in commands.calls if name == "predict"] == [False, True]
+    assert "--save-uncertainty" in commands.calls[1][1]
 
 
 def test_cells_finished_before_uncertainty_was_asked_for_stay(tmp_path: Path) -> None:

@@ -171,7 +171,6 @@ def test_several_models_must_be_told_apart(workspace: Path, capsys: pytest.Captu
         (("--steps", "-3"), "--steps"),
         (("--modality", "PET"), "CT, MRI"),
         (("--device", "quantum"), "--device"),
-        (("--save-uncertainty",), "--draws"),
         (("--with-atlases",), "keeps no training scans"),
         (("--adapt-contrast", "curve"), "keeps no training scans"),
         (("--registrations", __file__), "not a folder"),

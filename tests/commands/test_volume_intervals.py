@@ -34,7 +34,7 @@ def model_of(workspace: Path) -> Path:
 
 
 def test_the_errors_of_the_validation_cases_make_the_intervals(workspace: Path, tmp_path: Path) -> None:
-    kept = json.loads((model_of(workspace) / "half" / "volume_errors.json").read_text())
+    kept = json.loads((model_of(workspace) / "half" / "calibration.json").read_text())["volumes"]
     assert kept["cases"] == CASES[4:]
     scored = pd.read_csv(model_of(workspace) / "half" / "validation" / "cases.csv").set_index(["case", "label"])
     images = workspace / "raw" / "Dataset007_Balls" / "imagesTr"
@@ -68,11 +68,11 @@ def test_a_notebook_chooses_the_coverage(workspace: Path) -> None:
 
 
 def test_a_model_without_held_out_cases_tells_volumes_alone(workspace: Path, tmp_path: Path) -> None:
-    (model_of(workspace) / "half" / "volume_errors.json").rename(tmp_path / "kept.json")
+    (model_of(workspace) / "half" / "calibration.json").rename(tmp_path / "kept.json")
     try:
         scan = workspace / "raw" / "Dataset007_Balls" / "imagesTr" / "case00_0000.nii.gz"
         predict.main(["-i", str(scan), "-o", str(tmp_path), "-m", str(model_of(workspace)), "--device", "cpu"])
     finally:
-        (tmp_path / "kept.json").rename(model_of(workspace) / "half" / "volume_errors.json")
+        (tmp_path / "kept.json").rename(model_of(workspace) / "half" / "calibration.json")
     volumes = json.loads((tmp_path / "prediction.json").read_text())["cases"]["case00"]["volumes"]
     assert volumes["large"]["volume_ml"] > 0 and not volumes["large"]["intervals_ml"]

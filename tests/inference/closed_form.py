@@ -49,8 +49,7 @@ class Brightness(LearnedMethod):
         draws = self.recipe.sampler.draws
         noise = torch.randn(draws, generator=case_generator(seed, 0)) * 1e-3
         distances = stitch(lambda windows: network(windows, torch.zeros(len(windows)), torch.zeros(len(windows))), image)
-        spread = torch.full_like(distances, float(noise.std())) if draws > 1 else None
-        return PlannedSegmentation(distances + noise.mean(), spread)
+        return PlannedSegmentation(distances + noise.mean())
 
 
 def fold(name: str = "fold0", level: float = 0.0, small: Plan | None = None) -> TrainedFold:

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.files import to_json
+from diffatlas_pipeline.inference.calibration import Calibration, Curve
 from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.volumes.grids import Grid, Volume
 from tests.inference.closed_form import CPU, affine, fold, overlap, ready, scan, segmented
@@ -42,18 +46,22 @@ def test_maps_are_in_mm_and_agree_with_the_labels() -> None:
     predictor = ready(draws=4)
     result = segmented(predictor, Volume(image[None], Grid.of(image.shape, np.eye(4))), distances=True, uncertainty=True)
     assert result.distances_mm is not None
-    assert result.uncertainty_mm is not None
     assert result.distances_mm.shape == (2, *image.shape)
     assert np.abs(result.distances_mm).max() <= plan().distance.tau_mm
     assert np.array_equal(result.labels > 0, (result.distances_mm < 0).any(axis=0))
-    assert 0 < result.uncertainty_mm.max() < 0.02
-    assert result.uncertainty_mm.min() >= 0
+    # Between background and one label, the logit is so many times the distance.
+    wrong = result.error_probability
+    assert wrong is not None and wrong.shape == image.shape and wrong.dtype == np.float32
+    nearest = np.abs(result.distances_mm).min(axis=0) / plan().distance.tau_mm
+    alone = (result.distances_mm / plan().distance.tau_mm > 0.99).sum(axis=0) == 1
+    np.testing.assert_allclose(wrong[alone], 1 / (1 + np.exp(SHARPNESS * nearest[alone])), atol=1e-3)
+    assert wrong.min() >= 0 and wrong.max() <= 2 / 3
 
 
-def test_folds_are_averaged_and_their_disagreement_is_the_uncertainty() -> None:
+def test_folds_are_averaged_and_less_sure_where_they_disagree() -> None:
     image, _ = scan()
     volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
-    single = [segmented(ready(folds=[fold("a", level)]), volume, distances=True) for level in (0.0, 0.2)]
+    single = [segmented(ready(folds=[fold("a", level)]), volume, distances=True, uncertainty=True) for level in (0.0, 0.2)]
     both = segmented(
         ready(folds=[fold("a", 0.0), fold("b", 0.2)]),
         volume,
@@ -61,21 +69,27 @@ def test_folds_are_averaged_and_their_disagreement_is_the_uncertainty() -> None:
         uncertainty=True,
     )
     assert both.distances_mm is not None
-    assert both.uncertainty_mm is not None
     middle = (single[0].distances_mm[0] + single[1].distances_mm[0]) / 2  # type: ignore[index]
     unclipped = np.abs(single[0].distances_mm[0]) < 2  # type: ignore[index]
     assert np.allclose(both.distances_mm[0][unclipped], middle[unclipped], atol=1e-4)
-    assert np.allclose(both.uncertainty_mm, 0.1 * plan().distance.tau_mm, atol=1e-4)
+    one, two = (each.error_probability for each in single)
+    assert one is not None and two is not None and both.error_probability is not None
+    apart = (single[0].labels != single[1].labels) & unclipped
+    assert (both.error_probability >= np.minimum(one, two) - 1e-3)[unclipped].all()
+    assert (both.error_probability >= np.maximum(one, two) - 1e-3)[apart].all()
 
 
-def test_a_single_segmentation_has_no_uncertainty() -> None:
+def test_a_calibrated_model_is_as_sure_as_its_curve_says() -> None:
     image, _ = scan()
-    predictor = ready()
     volume = Volume(image[None], Grid.of(image.shape, np.eye(4)))
-    found = segmented(predictor, volume, uncertainty=True)
-    assert not predictor.has_spread
-    assert found.uncertainty_mm is None and any("no uncertainty" in warning for warning in found.warnings)
-    assert np.array_equal(found.labels, segmented(predictor, volume).labels)
+    curve = Curve((0.01, 0.4), (0.2, 0.5))
+    kept = to_json(Calibration(curve, VolumeErrors((), ())))
+    plain, calibrated = (
+        segmented(ready(folds=[replace(fold(), calibration=text)]), volume, uncertainty=True) for text in (None, kept)
+    )
+    assert plain.error_probability is not None and calibrated.error_probability is not None
+    np.testing.assert_array_equal(plain.labels, calibrated.labels)
+    np.testing.assert_allclose(calibrated.error_probability, curve.calibrated(plain.error_probability), atol=1e-6)
 
 
 def test_small_scans_are_padded_as_in_training() -> None:

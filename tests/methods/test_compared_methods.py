@@ -60,7 +60,6 @@ def test_it_learns_a_case_by_heart(name: str, iterations: int) -> None:
     wanted = decode_labels(distances.numpy(), [1, 2])
     agree = (decode_labels(found.distances.numpy(), [1, 2]) == wanted)[wanted > 0].mean()
     assert agree > 0.95
-    assert (found.spread is None) == (name == "icf")
 
 
 def test_methods_of_a_single_step_tell_when_it_is_done() -> None:
@@ -121,7 +120,7 @@ def test_mask_diffusion_learns_its_first_step_more_often_and_hears_scaled_noise(
     assert float(masks[levels == 1].abs().max()) < 1e-6  # pure noise is silent
 
 
-def test_draws_of_an_undecided_network_spread() -> None:
+def test_draws_of_an_undecided_network_differ() -> None:
     """Answering with the noise it is shown, draws differ by seed, and agree for the same."""
     image, _ = case()
 
@@ -132,7 +131,6 @@ def test_draws_of_an_undecided_network_spread() -> None:
     method = MaskDiffusion(PLAN, with_options(MASK, steps=1))
     first, again, other = (method.segment(Echo(), image, plain, seed) for seed in (0, 0, 1))
     assert torch.equal(first.distances, again.distances) and not torch.equal(first.distances, other.distances)
-    assert first.spread is not None and float(first.spread.mean()) > 0.01
 
 
 def test_mean_atlas_is_the_mean_about_the_centre() -> None:

@@ -1,4 +1,4 @@
-"""Several draws: their mean, spread, noise and progress."""
+"""Several draws: their mean, noise and progress."""
 
 import pytest
 import torch
@@ -7,19 +7,13 @@ from diffatlas_pipeline.methods.base import Progress, case_generator
 from diffatlas_pipeline.methods.draws import averaged
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_mean_and_spread_of_clipped_draws(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_mean_is_of_clipped_draws(count: int) -> None:
     given = [torch.tensor([-3.0, 0.0, 0.5]), torch.tensor([0.0, 0.0, 3.0]), torch.tensor([1.0, 0.0, 0.0])][:count]
     draws = iter(given)
-    found = averaged(lambda *_: next(draws), count, 0, None)
+    found = averaged(lambda *_: next(draws).double(), count, 0, None)
     clipped = torch.stack(given).clamp(-1, 1)
-    assert torch.allclose(found.distances, clipped.mean(dim=0))
-    assert found.spread is not None and torch.allclose(found.spread, clipped.std(dim=0, correction=0), atol=1e-6)
-
-
-def test_one_draw_has_no_spread() -> None:
-    found = averaged(lambda *_: torch.tensor([-3.0, 0.25]).double(), 1, 0, None)
-    assert found.spread is None and found.distances.dtype == torch.float32 and found.distances.tolist() == [-1.0, 0.25]
+    assert found.distances.dtype == torch.float32 and torch.allclose(found.distances, clipped.mean(dim=0))
 
 
 def test_each_draw_has_noise_of_its_own_which_belongs_to_the_seed() -> None:

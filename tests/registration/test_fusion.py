@@ -9,7 +9,6 @@ from diffatlas_pipeline.registration.fusion import (
     distances_of,
     labels_of,
     local_votes,
-    spread_of,
     weighted_mean,
     weights_of,
 )
@@ -26,8 +25,6 @@ def test_the_mean_is_weighted_voxel_by_voxel() -> None:
     distances = maps([[-1.0, 0.5]], [[1.0, 0.5]])
     weights = np.array([[3.0, 1.0], [1.0, 1.0]], np.float32)[..., None, None]
     assert np.allclose(weighted_mean(distances, weights)[0, :, 0, 0], [-0.5, 0.5])
-    # deviations -0.5 (weight 3/4) and 1.5 (weight 1/4) about -0.5
-    assert np.allclose(spread_of(distances, weights)[0, :, 0, 0], [np.sqrt(0.75), 0], atol=1e-6)
 
 
 def test_a_vote_is_not_worth_more_for_being_deep_inside() -> None:

@@ -41,8 +41,8 @@ def write_predictions(folder: Path, names: Sequence[str], shift: int = 1, uncert
         moved = np.roll(labels.array, seed * shift, axis=1)
         write_labels(folder / f"{name}.nii.gz", moved, labels.grid)
         if uncertainty:
-            spread = 1.5 * (moved > 0) * np.linspace(0, 1, moved.shape[0])[:, None, None]
-            write_scalars(folder / "uncertainty" / f"{name}.nii.gz", spread, labels.grid)
+            errors = 0.5 * (moved > 0) * np.linspace(0, 1, moved.shape[0])[:, None, None]
+            write_scalars(folder / "uncertainty" / f"{name}.nii.gz", errors, labels.grid)
     record = {
         "dataset": "Dataset001_Ellipsoids",
         "labels": LABELS,

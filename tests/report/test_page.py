@@ -91,7 +91,6 @@ def test_page_of_scored_predictions(tmp_path: Path) -> None:
     for case in data["cases"]:
         for block in (case["image"], case["reference"], *case["layers"]["all"].values()):
             assert block in made.blocks
-        assert case["uncertaintyMm"] == pytest.approx(1.5, rel=0.3)
     expected = evaluation.cases.set_index(["case", "label"])["dice"]
     assert data["cases"][0]["dice"]["all"] == pytest.approx([expected["c", "front"], expected["c", "back"]], abs=1e-3)
 

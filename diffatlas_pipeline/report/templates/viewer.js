@@ -88,8 +88,8 @@
         volume.cal_min = volume.global_min;
         volume.cal_max = picked.hasImage ? volume.global_max : volume.global_min + 1;
       } else if (shown[index] === "uncertainty") {
-        volume.cal_min = 0.1 * picked.uncertaintyMm;
-        volume.cal_max = picked.uncertaintyMm;
+        volume.cal_min = 0.05; // of the probability of an error: below it, the scan is seen
+        volume.cal_max = 0.5;
       } else {
         volume.setColormapLabel(colours(shown[index]));
       }
@@ -121,7 +121,7 @@
       const kind = shown[index];
       if (kind === "image" && currentCase().hasImage) parts.push(`image ${value.toFixed(0)}`);
       if (kind === "reference" || kind === "segmentation") parts.push(`${kind}: ${value ? data.labels[Math.round(value) - 1]?.name : "background"}`);
-      if (kind === "uncertainty") parts.push(`uncertainty ${value.toFixed(2)} mm`);
+      if (kind === "uncertainty") parts.push(`probability of an error ${(100 * value).toFixed(0)} %`);
     });
     byId("viewer-location").textContent = parts.join("  ·  ");
   }
@@ -137,7 +137,6 @@
     boxes.reference.parentElement.hidden = !picked.reference;
     boxes.differences.parentElement.hidden = !(picked.reference && layer.segmentation);
     boxes.uncertainty.parentElement.hidden = !layer.uncertainty;
-    byId("viewer-scale").textContent = layer.uncertainty ? `(up to ${picked.uncertaintyMm.toFixed(2)} mm)` : "";
     const entry = ({ name, colour }, note) => {
       const item = document.createElement("li"), patch = document.createElement("i");
       patch.style.background = `rgb(${colour.join(",")})`;

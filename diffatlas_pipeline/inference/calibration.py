@@ -1,0 +1,73 @@
+"""What held-out cases tell of a model's errors: how often it errs where it is so sure, and how far volumes are off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
+
+EDGES = np.arange(-12.0, 4.01, 0.25)  # of the bins, in logits of what is said: probabilities of 6e-6 to 0.98
+PRIOR = 0.5  # errors, and correct voxels, that each bin begins with (Jeffreys)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How often a model errs (``found``) where it says so (``said``): probabilities, both increasing."""
+
+    said: tuple[float, ...] = ()
+    found: tuple[float, ...] = ()
+
+    def calibrated(self, probability: np.ndarray) -> np.ndarray:
+        """The ``probability`` of an error, of any shape, as it was found where the model said so: float32, linear in
+        logits between the points. Without points, nothing is changed.
+        """
+        if not self.said:
+            return np.asarray(probability, dtype=np.float32)
+        logits = np.interp(_logit(probability), _logit(np.array(self.said)), _logit(np.array(self.found)))
+        return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``errors`` of labels, voxel by voxel, and ``volumes``, how far these are off."""
+
+    errors: Curve
+    volumes: VolumeErrors
+    version: int = 1
+
+
+def fitted_curve(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> Curve:
+    """The curve of ``cases``: of each the probability of an error at each voxel, as the model says it, and whether
+    there is one, two arrays of one shape.
+
+    The share of errors in bins of what is said, made monotone by isotonic regression (Zadrozny & Elkan 2002).
+    """
+    bins = len(EDGES) + 1
+    voxels, errors, said = np.zeros(bins), np.zeros(bins), np.zeros(bins)
+    for probability, wrong in cases:
+        logits = _logit(probability)
+        place = np.digitize(logits, EDGES)
+        voxels += np.bincount(place.ravel(), minlength=bins)
+        errors += np.bincount(place.ravel(), wrong.ravel(), minlength=bins)
+        said += np.bincount(place.ravel(), logits.ravel(), minlength=bins)
+    there = voxels > 0
+    if not there.any():
+        return Curve()
+    count = voxels[there]
+    share = isotonic_regression((errors[there] + PRIOR) / (count + 2 * PRIOR), weights=count).x
+    middles = 1 / (1 + np.exp(-said[there] / count))
+    return Curve(tuple(map(float, middles)), tuple(map(float, share)))
+
+
+def mean_calibrated(probability: np.ndarray, curves: Sequence[Curve]) -> np.ndarray:
+    """The mean over the ``curves`` of several folds; ``probability`` itself without any."""
+    return np.asarray(np.mean([curve.calibrated(probability) for curve in curves or [Curve()]], axis=0), dtype=np.float32)
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    inside = np.clip(np.asarray(probability, dtype=np.float64), 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
