@@ -12,9 +12,15 @@ import pandas as pd
 
 from benchmarks.comparison import DEFAULT_TIME, KEYS, kept_as
 from benchmarks.contrasts import TEST
-from benchmarks.foreign_scans import KINDS
+from benchmarks.feature_tables import (
+    foreign_table,
+    generated_table,
+    given_slices_table,
+    missing_channel_table,
+    uncertainty_table,
+)
 from benchmarks.gpu_tables import gpu_checks_table, gpu_dice_table, gpu_speed_table
-from benchmarks.markdown import markdown
+from benchmarks.markdown import markdown, number
 from benchmarks.record import RESULTS, ROOT, read_rows
 from diffatlas_pipeline.files import write_text_atomically
 
@@ -165,7 +171,7 @@ def speed_table(table: pd.DataFrame) -> str:
         training = _times(row, "training_ms")
         cells = [str(row["network"]), f"{row['input']}, {row['channels']} channels", f"{row['parameters'] / 1e6:.1f} M"]
         cells += [f"{row['forward_gflop']:,.0f}", f"{row['forwards_per_case']:.0f}", ratio, _times(row, "sampling_ms")]
-        rows.append([*cells, f"{training} ({row['batch']:.0f})" if training else "", _number(row["peak_training_gb"], 1)])
+        rows.append([*cells, f"{training} ({row['batch']:.0f})" if training else "", number(row["peak_training_gb"], 1)])
     return markdown(header, rows)
 
 
@@ -180,9 +186,9 @@ def nnunet_table(table: pd.DataFrame) -> str:
             best = "**" if row["dice"] == group["dice"].max() else ""
             cells = [row["protocol"], row["setting"], f"`{row['method']}`", f"{row['minutes']:g}"]
             cells += [row["accelerator"] if pd.notna(row["accelerator"]) else row["device"]]
-            cells += [f"{best}{row['dice']:.3f} ({row['nsd']:.3f}){best}", _number(row["iterations"], 0)]
-            cells += [_number(row["seconds_per_iteration"], 2), _number(row["seconds_per_case"], 1)]
-            rows.append([*cells, _number(row["peak_gb"], 1)])
+            cells += [f"{best}{row['dice']:.3f} ({row['nsd']:.3f}){best}", number(row["iterations"], 0)]
+            cells += [number(row["seconds_per_iteration"], 2), number(row["seconds_per_case"], 1)]
+            rows.append([*cells, number(row["peak_gb"], 1)])
     return markdown([*header, "peak GB of training"], rows)
 
 
@@ -190,67 +196,8 @@ def quickstart_table(table: pd.DataFrame) -> str:
     """The last run: minutes of everything, Dice per label of the quickstart's held-out hearts."""
     row = table.iloc[-1]
     labels = [str(name).removeprefix("dice_") for name in table if str(name).startswith("dice_")]
-    cells = [str(row["cores"]), _number(row["minutes"], 1), *(_number(row[f"dice_{label}"], 3) for label in labels)]
+    cells = [str(row["cores"]), number(row["minutes"], 1), *(number(row[f"dice_{label}"], 3) for label in labels)]
     return markdown(["cores", "minutes in all", *(f"Dice {label}" for label in labels)], [cells])
-
-
-def generated_table(table: pd.DataFrame) -> str:
-    """One row per run: Dice of real test cases after training on generated pairs and on the real cases they were learnt
-    from.
-    """
-    header = ["learnt from", "pairs", "steps a pair", "each training", "Dice, trained on pairs", "on real cases", "share"]
-    header += ["nearest Dice of pairs", "of real cases"]
-    rows = []
-    for _, row in table.iterrows():
-        cells = [f"{row['protocol']}, {row['real_cases']} cases", str(row["pairs"]), str(row["steps"]), str(row["max_time"])]
-        cells += [_number(row["dice_generated"], 3), _number(row["dice_real"], 3)]
-        cells += [f"{row['dice_generated'] / row['dice_real']:.0%}" if row["dice_real"] else ""]
-        rows.append([*cells, _number(row["nearest_dice"], 2), _number(row["nearest_dice_of_real"], 2)])
-    return markdown(header, rows)
-
-
-def given_slices_table(table: pd.DataFrame) -> str:
-    """Three rows per run: Dice of the voxels not drawn over the number of given slices; the model alone is scored on
-    the same voxels.
-    """
-    counts = [str(name).removeprefix("dice_completed_") for name in table if str(name).startswith("dice_completed_")]
-    rows = []
-    for _, row in table.iterrows():
-        run = f"{row['protocol']}, {row['training_cases']} cases, `{row['method']}`"
-        ways = {"completed": f"{run}, completed", "alone": "the same without the drawing", "interpolated": "interpolated"}
-        for way, title in ways.items():
-            rows.append([title, *(_number(row.get(f"dice_{way}_{count}", float("nan")), 3) for count in counts)])
-    return markdown(["given slices", *counts], rows)
-
-
-def missing_channel_table(table: pd.DataFrame) -> str:
-    """Per run a row with all channels and one without each: Dice, and how far the generated channel is from the
-    true.
-    """
-    rows = []
-    for _, row in table.iterrows():
-        run = f"{row['training_cases']} cases, {row['max_time']}, seed {row['seed']}"
-        rows.append([f"{run}: all channels", _number(row["dice_all"], 3), "", ""])
-        for column in row.index:
-            name = str(column).removeprefix("dice_without_")
-            if name != column:
-                errors = [_number(row[f"{error}_{name}"], 2) for error in ("error", "error_of_mean")]
-                rows.append([f"without {name}", _number(row[column], 3), *errors])
-    return markdown(["scans", "Dice", "error of the generated channel", "of the mean image"], rows)
-
-
-def foreign_table(table: pd.DataFrame) -> str:
-    """Per model and kind of scans: how many were warned of, of how many, and their median score."""
-    rows = []
-    for kind, title in KINDS.items():
-        cells = []
-        for _, row in table.iterrows():
-            asked = pd.notna(row.get(f"{kind}_scans"))
-            numbers = [row[f"{kind}_{name}"] for name in ("flagged", "scans", "score")] if asked else []
-            cells.append("{:.0f} of {:.0f} ({:.1f})".format(*numbers) if asked else "")
-        rows.append([title, *cells])
-    names = [f"`{row['method']}`, {row['recipe']}" for _, row in table.iterrows()]
-    return markdown(["scans warned of (median score)", *names], rows)
 
 
 COMPARISONS = ("comparison_hippocampus.csv", "comparison_heart-ct.csv", "comparison_heart-mri.csv")
@@ -264,6 +211,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "generated": (("generated.csv",), generated_table),
     "given_slices": (("given_slices.csv",), given_slices_table),
     "missing_channel": (("missing_channel.csv",), missing_channel_table),
+    "uncertainty": (("uncertainty.csv",), uncertainty_table),
     "summary": (COMPARISONS, summary_table),
     "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
     "gpu-speed": (("gpu_speed.csv",), gpu_speed_table),
@@ -273,7 +221,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 GPU_PAGE = ("gpu-dice", "gpu-speed", "gpu-checks")
 FIRST_PAGE = (
     "hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated", "given_slices",
-    "missing_channel",
+    "missing_channel", "uncertainty",
 )  # fmt: skip
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
@@ -342,10 +290,6 @@ def _range(low: float, high: float) -> str:
     digits = 1 if high < 10 else 0
     texts = dict.fromkeys(f"{value:.{digits}f}" for value in (low, high))
     return " to ".join(texts)
-
-
-def _number(value: float, digits: int) -> str:
-    return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def _times(row: pd.Series, column: str) -> str:

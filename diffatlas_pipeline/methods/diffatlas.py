@@ -198,8 +198,7 @@ class DiffAtlas(GeneratingMethod):
         generated = int(lacks.sum())
         if not generated:
             return found
-        spread = None if found.spread is None else found.spread[generated:]
-        return replace(found, distances=found.distances[generated:], spread=spread, generated=found.distances[:generated])
+        return replace(found, distances=found.distances[generated:], generated=found.distances[:generated])
 
     @property
     def needs_all_channels(self) -> str:

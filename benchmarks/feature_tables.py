@@ -1,0 +1,80 @@
+"""Tables of what else a model is for: new pairs, given slices, a missing channel, uncertainty, the warning of foreign scans."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from benchmarks.foreign_scans import KINDS
+from benchmarks.markdown import markdown, number
+
+
+def generated_table(table: pd.DataFrame) -> str:
+    """One row per run: Dice of real test cases after training on generated pairs and on the real cases they were learnt
+    from.
+    """
+    header = ["learnt from", "pairs", "steps a pair", "each training", "Dice, trained on pairs", "on real cases", "share"]
+    header += ["nearest Dice of pairs", "of real cases"]
+    rows = []
+    for _, row in table.iterrows():
+        cells = [f"{row['protocol']}, {row['real_cases']} cases", str(row["pairs"]), str(row["steps"]), str(row["max_time"])]
+        cells += [number(row["dice_generated"], 3), number(row["dice_real"], 3)]
+        cells += [f"{row['dice_generated'] / row['dice_real']:.0%}" if row["dice_real"] else ""]
+        rows.append([*cells, number(row["nearest_dice"], 2), number(row["nearest_dice_of_real"], 2)])
+    return markdown(header, rows)
+
+
+def given_slices_table(table: pd.DataFrame) -> str:
+    """Three rows per run: Dice of the voxels not drawn over the number of given slices; the model alone is scored on
+    the same voxels.
+    """
+    counts = [str(name).removeprefix("dice_completed_") for name in table if str(name).startswith("dice_completed_")]
+    rows = []
+    for _, row in table.iterrows():
+        run = f"{row['protocol']}, {row['training_cases']} cases, `{row['method']}`"
+        ways = {"completed": f"{run}, completed", "alone": "the same without the drawing", "interpolated": "interpolated"}
+        for way, title in ways.items():
+            rows.append([title, *(number(row.get(f"dice_{way}_{count}", float("nan")), 3) for count in counts)])
+    return markdown(["given slices", *counts], rows)
+
+
+def missing_channel_table(table: pd.DataFrame) -> str:
+    """Per run a row with all channels and one without each: Dice, and how far the generated channel is from the
+    true.
+    """
+    rows = []
+    for _, row in table.iterrows():
+        run = f"{row['training_cases']} cases, {row['max_time']}, seed {row['seed']}"
+        rows.append([f"{run}: all channels", number(row["dice_all"], 3), "", ""])
+        for column in row.index:
+            name = str(column).removeprefix("dice_without_")
+            if name != column:
+                errors = [number(row[f"{error}_{name}"], 2) for error in ("error", "error_of_mean")]
+                rows.append([f"without {name}", number(row[column], 3), *errors])
+    return markdown(["scans", "Dice", "error of the generated channel", "of the mean image"], rows)
+
+
+def uncertainty_table(table: pd.DataFrame) -> str:
+    """One row per run: how often intervals hold the true volume and how wide they are, and how well errors are told."""
+    header = ["model", "in 50 %", "in 90 %", "width of 90 %", "calibration error", "AUC", "AUC, near", "spread: AUC", "near"]
+    names = ["auc_probability", "auc_probability_near", "auc_spread", "auc_spread_near"]
+    rows = []
+    for _, row in table.iterrows():
+        title = f"{row['protocol']}, {row['training_cases']} + {row['validation_cases']} cases, `{row['method']}`"
+        shares = [row.get(name) for name in ("held_50%", "held_90%", "width_90%", "calibration_error")]
+        cells = ["" if pd.isna(share) else f"{share:.1%}".replace("%", " %") for share in shares]
+        rows.append([title, *cells, *(number(row.get(name, float("nan")), 3) for name in names)])
+    return markdown(header, rows)
+
+
+def foreign_table(table: pd.DataFrame) -> str:
+    """Per model and kind of scans: how many were warned of, of how many, and their median score."""
+    rows = []
+    for kind, title in KINDS.items():
+        cells = []
+        for _, row in table.iterrows():
+            asked = pd.notna(row.get(f"{kind}_scans"))
+            numbers = [row[f"{kind}_{name}"] for name in ("flagged", "scans", "score")] if asked else []
+            cells.append("{:.0f} of {:.0f} ({:.1f})".format(*numbers) if asked else "")
+        rows.append([title, *cells])
+    names = [f"`{row['method']}`, {row['recipe']}" for _, row in table.iterrows()]
+    return markdown(["scans warned of (median score)", *names], rows)
