@@ -1,4 +1,4 @@
-"""Tables of what else a model is for: new pairs, given slices, a missing channel, uncertainty, the warning of foreign scans."""
+"""Tables of what else a model is for: pairs, given slices, a missing channel, uncertainty, foreign scans."""
 
 from __future__ import annotations
 

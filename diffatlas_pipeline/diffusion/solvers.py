@@ -80,19 +80,22 @@ def dpmpp_2m(eta: float = 0.0) -> Step:
 
 
 SOLVERS: dict[str, Callable[[float], Step]] = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+ANSWERS = ("last", "mean")
 
 
 @dataclass(frozen=True)
 class Sampler:
     """How a segmentation is sampled: ``draws`` times, with a solver of so many ``steps`` (0: all T of the plan).
 
-    ``eta`` is the noise that "ddim" adds: 0 none, 1 as much as "ddpm". The other solvers ignore it.
+    ``eta`` is the noise that "ddim" adds: 0 none, 1 as much as "ddpm". The other solvers ignore it. The ``answer`` is
+    the clean state that the walk ends in ("last"), or the mean of the clean predictions of all steps ("mean").
     """
 
     solver: str = field(default="ddim", metadata=one_of(*SOLVERS))
     steps: int = field(default=1, metadata=at_least(0))
     eta: float = field(default=0.0, metadata=fraction())
     draws: int = field(default=1, metadata=at_least(1))
+    answer: str = field(default="last", kw_only=True, metadata=one_of(*ANSWERS))
 
     def steps_of(self, plan: DiffusionPlan) -> int:
         """The number of steps with the schedule of ``plan``."""
@@ -108,7 +111,7 @@ class Sampler:
     ) -> Tensor:
         """One draw: clean data from ``start`` (standard normal noise, any shape); see :func:`sample`."""
         levels = sampling_levels(plan.schedule, plan.training_steps, self.steps)
-        return sample(denoise, start, levels, SOLVERS[self.solver], self.eta, generator, progress)
+        return sample(denoise, start, levels, SOLVERS[self.solver], self.eta, generator, progress, self.answer)
 
 
 def sample(
@@ -119,13 +122,17 @@ def sample(
     eta: float,
     generator: torch.Generator,
     progress: Progress | None = None,
+    answer: str = "last",
 ) -> Tensor:
     """Walk ``start`` (standard normal noise, any shape) down ``levels`` and return clean data of the same shape.
+
+    Each clean prediction is the mean of what may have become of a state. What a sample adds to that is chance: the mean
+    of the predictions on the way, the ``answer`` "mean", has less of it than the sample itself, the "last".
 
     Noise is drawn on the CPU, so that a seed gives the same result on every device.
     """
     rule = solver(eta)
-    state = start
+    state, summed = start, torch.zeros_like(start)
     total = len(levels) - 1
 
     def draw(like: Tensor) -> Tensor:
@@ -133,7 +140,8 @@ def sample(
 
     for index, (level, following) in enumerate(itertools.pairwise(levels)):
         clean = denoise(state, level)
+        summed += clean
         state = rule(state, clean, level, following, draw)
         if progress is not None:
             progress(index + 1, total)
-    return state
+    return summed / total if answer == "mean" else state

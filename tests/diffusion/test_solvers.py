@@ -55,6 +55,21 @@ def test_a_single_step_is_the_denoiser_s_answer(name: str) -> None:
     assert result.mean().item() == pytest.approx(MEAN, abs=0.01)
 
 
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_mean_of_all_predictions_is_nearer_to_the_mean_than_a_sample(name: str) -> None:
+    """On average they are the data's mean alike, whatever the number of steps."""
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(20_000, generator=generator, dtype=torch.float64)
+    for steps in (1, 4, 50):
+        levels = sampling_levels("cosine", 1000, steps)
+        sampled, mean = (
+            sample(gaussian_denoiser, start, levels, SOLVERS[name], 1.0, generator, answer=answer)
+            for answer in ("last", "mean")
+        )
+        assert mean.mean().item() == pytest.approx(MEAN, abs=0.01)
+        assert mean.std() <= sampled.std() + 1e-6 and (steps == 1 or mean.std() < 0.9 * sampled.std())
+
+
 def test_ddim_with_full_noise_is_ancestral_sampling() -> None:
     assert torch.equal(walk("ddim", 25, count=200, eta=1.0), walk("ddpm", 25, count=200))
 
