@@ -64,7 +64,11 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("elastic", f"{augmentation.elastic:.0%} of the patches", "smooth deformation: as if there were more anatomies"),
         ("contrast", "as scanned", "`any_contrast` of training paints half of the samples anew, for scans of other modalities"),
         ("folds", "", why["folds"]),
-        ("recipes", recipes, "training chooses one, by method and name"),
+        (
+            "recipes",
+            recipes,
+            "training chooses one, by method and name; one step gives the mean of all that fits, and more do no better",
+        ),
     ]
 
 
