@@ -55,6 +55,8 @@ class FolderPrediction:
         self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
         self.cases = find_cases(source, len(plan.channels), segmenter.predictor.method.needs_all_channels)
         self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
+        if uncertainty and not segmenter.predictor.error_curves:
+            warnings = (*warnings, "The uncertainty is as the model says it: no validation cases have told how often it errs.")
         self.warnings = warnings
         self._distances, self._uncertainty, self._generated_channels = distances, uncertainty, generated_channels
         self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)

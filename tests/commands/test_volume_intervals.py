@@ -67,12 +67,16 @@ def test_a_notebook_chooses_the_coverage(workspace: Path) -> None:
     assert other.volume_intervals_ml() == {}, "the held-out cases are of CT"
 
 
-def test_a_model_without_held_out_cases_tells_volumes_alone(workspace: Path, tmp_path: Path) -> None:
+def test_a_model_without_held_out_cases_tells_volumes_alone(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (model_of(workspace) / "half" / "calibration.json").rename(tmp_path / "kept.json")
     try:
         scan = workspace / "raw" / "Dataset007_Balls" / "imagesTr" / "case00_0000.nii.gz"
-        predict.main(["-i", str(scan), "-o", str(tmp_path), "-m", str(model_of(workspace)), "--device", "cpu"])
+        words = ["-i", str(scan), "-o", str(tmp_path), "-m", str(model_of(workspace)), "--device", "cpu"]
+        predict.main([*words, "--save-uncertainty"])
     finally:
         (tmp_path / "kept.json").rename(model_of(workspace) / "half" / "calibration.json")
     volumes = json.loads((tmp_path / "prediction.json").read_text())["cases"]["case00"]["volumes"]
     assert volumes["large"]["volume_ml"] > 0 and not volumes["large"]["intervals_ml"]
+    assert "no validation cases have told how often it errs" in capsys.readouterr().out
