@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from diffatlas_pipeline.benchmark.paper_table import header_of, notes_of, rows_of, summarise
@@ -16,6 +15,7 @@ from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.summary_table import results_rows
+from diffatlas_pipeline.inference.volume_intervals import volumes_ml
 from diffatlas_pipeline.report.sources import CaseSource, Source
 from diffatlas_pipeline.volumes.io import read_labels
 
@@ -146,8 +146,7 @@ def measure_volumes(source: CaseSource, labels: Sequence[LabelClass]) -> dict[st
         volume = read_labels(source.segmentations[0][1])
     except ImageError as error:
         return str(error)
-    voxel_ml = float(np.prod(volume.grid.spacing_mm)) / 1000
-    return {label.name: float(np.count_nonzero(volume.array == label.value)) * voxel_ml for label in labels}
+    return volumes_ml(volume.array, labels, volume.grid)
 
 
 def _number(value: float | None, digits: int = 3, unit: float = 1.0) -> str:
