@@ -13,6 +13,7 @@ from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
 from diffatlas_pipeline.inference.export import Destination, check_output, find_cases, read_record, write_record
+from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
 
@@ -44,9 +45,7 @@ class FolderPrediction:
         segmenter: Segmenter,
         source: Path,
         output: Path,
-        distances: bool = False,
-        uncertainty: bool = False,
-        generated_channels: bool = False,
+        maps: Maps,
         overwrite: bool = False,
         warnings: tuple[str, ...] = (),
         given_labels: Path | None = None,
@@ -55,10 +54,11 @@ class FolderPrediction:
         self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
         self.cases = find_cases(source, len(plan.channels), segmenter.predictor.method.needs_all_channels)
         self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
-        if uncertainty and not segmenter.predictor.error_curves:
+        if maps.reconstruction:
+            segmenter.check_reconstructs()
+        if maps.uncertainty and not segmenter.predictor.error_curves:
             warnings = (*warnings, "The uncertainty is as the model says it: no validation cases have told how often it errs.")
-        self.warnings = warnings
-        self._distances, self._uncertainty, self._generated_channels = distances, uncertainty, generated_channels
+        self.warnings, self._maps = warnings, maps
         self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
         check_output(self.destination, self.cases)
 
@@ -67,8 +67,7 @@ class FolderPrediction:
         before = read_record(self.destination.record)
         self._check_kept(before)
         start = time.perf_counter()
-        maps = (self._distances, self._uncertainty, self._generated_channels)
-        wanted = Wanted(self.destination, self._overwrite, *maps, self.drawings)
+        wanted = Wanted(self.destination, self._overwrite, self._maps, self.drawings)
         outcomes = self._compared(predict_cases(self.segmenter, self.cases, wanted), before)
         record = self._record(outcomes, before, time.perf_counter() - start)
         write_record(self.destination.record, record)

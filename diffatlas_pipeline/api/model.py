@@ -21,6 +21,7 @@ from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.export import find_cases
 from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.methods.base import DiffusionRecipe
 from diffatlas_pipeline.methods.registry import recipe_of, with_sampling
 from diffatlas_pipeline.models.archive import UnpackedModel
@@ -173,23 +174,24 @@ class Model:
         save_distance_maps: bool = False,
         save_uncertainty: bool = False,
         save_generated_channels: bool = False,
+        save_reconstruction: bool = False,
         overwrite: bool = False,
         given_labels: str | Path | None = None,
     ) -> FolderPrediction:
         """Find the cases of ``source`` and check that they can be segmented into ``output``; nothing is segmented yet.
 
         Cases whose segmentation is there already are kept unless ``overwrite``. Channels that a case lacks are
-        generated, if the model has learnt to, and with ``save_generated_channels`` written. ``given_labels`` is a
-        folder of what a reader has drawn of some of the cases, in files named as these, or such a file of a single
-        case. Raises UserError.
+        generated, if the model has learnt to, and with ``save_generated_channels`` written. ``save_reconstruction``
+        writes the scan as the model makes it, and what is left of it. ``given_labels`` is a folder of what a reader has
+        drawn of some of the cases, in files named as these, or such a file of a single case. Raises UserError.
         """
         paths = Path(source).expanduser(), Path(output).expanduser()
         drawings = None if given_labels is None else Path(given_labels).expanduser()
         cases = find_cases(paths[0], len(self.channels), self._predictor.method.needs_all_channels)
         modality, said = self._believed(cases, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
-        maps, warnings = (save_distance_maps, save_uncertainty, save_generated_channels), (*said, *warnings)
-        return FolderPrediction(self._folder, segmenter, *paths, *maps, overwrite, warnings, drawings)
+        maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction)
+        return FolderPrediction(self._folder, segmenter, *paths, maps, overwrite, (*said, *warnings), drawings)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
         """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""

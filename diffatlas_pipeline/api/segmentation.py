@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.inference.volume_intervals import volumes_ml
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels
@@ -16,6 +17,7 @@ from diffatlas_pipeline.volumes.io import write_labels
 if TYPE_CHECKING:
     from diffatlas_pipeline.atlases.segmenter import PreparedScan, Segmenter
     from diffatlas_pipeline.inference.familiarity import Familiarity
+    from diffatlas_pipeline.inference.result import Result
     from diffatlas_pipeline.methods.base import PlannedSegmentation
 
 
@@ -64,14 +66,14 @@ class Segmentation:
         """Signed distance in mm to the surface of each label by its name: negative inside, cut off at the plan's
         tau.
         """
-        maps = self._segmenter.restore(self._planned, self._scan, distances=True).distances_mm
+        maps = self._segmenter.restore(self._planned, self._scan, Maps(distances=True)).distances_mm
         assert maps is not None
         return {name: self._shown(one) for name, one in zip(self.label_names.values(), maps, strict=True)}
 
     @cached_property
     def error_probability(self) -> np.ndarray:
         """How probable it is that the label of a voxel is wrong, (X, Y, Z) or (X, Y) float32."""
-        found = self._segmenter.restore(self._planned, self._scan, uncertainty=True).error_probability
+        found = self._segmenter.restore(self._planned, self._scan, Maps(uncertainty=True)).error_probability
         assert found is not None
         return self._shown(found)
 
@@ -80,8 +82,19 @@ class Segmentation:
         """The channels that the scan lacked, by name, as they were generated: Hounsfield units where the plan has them
         for that channel, else 0 to 1.
         """
-        found = self._segmenter.restore(self._planned, self._scan, generated=True).generated or {}
-        return {self._segmenter.plan.channels[c].name: self._shown(channel) for c, channel in found.items()}
+        return self._by_name(self._segmenter.restore(self._planned, self._scan, Maps(generated=True)).generated)
+
+    @cached_property
+    def reconstruction(self) -> dict[str, np.ndarray]:
+        """The scan as the model makes it, by name of the channel, in the units of :attr:`generated_channels`. UserError
+        for a method that learns no images, and for adapted scans.
+        """
+        return self._by_name(self._reconstructed.reconstruction)
+
+    @cached_property
+    def residual(self) -> dict[str, np.ndarray]:
+        """The scan, cut off at the plan's bounds, less its :attr:`reconstruction`, by name of the channel."""
+        return self._by_name(self._reconstructed.residual)
 
     @property
     def volumes_ml(self) -> dict[str, float]:
@@ -121,6 +134,16 @@ class Segmentation:
         path = Path(path).expanduser()
         write_labels(path, self._labels, self._grid, self._like)
         return path
+
+    @cached_property
+    def _reconstructed(self) -> Result:
+        self._segmenter.check_reconstructs()
+        made = self._segmenter.reconstructed(self._planned, self._scan)
+        return self._segmenter.restore(made, self._scan, Maps(reconstruction=True))
+
+    def _by_name(self, channels: dict[int, np.ndarray] | None) -> dict[str, np.ndarray]:
+        plan = self._segmenter.plan
+        return {plan.channels[c].name: self._shown(channel) for c, channel in (channels or {}).items()}
 
     def _shown(self, array: np.ndarray) -> np.ndarray:
         return array[..., 0] if self._grid.dimensions == 2 else array

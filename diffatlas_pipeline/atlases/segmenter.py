@@ -15,7 +15,8 @@ from diffatlas_pipeline.atlases.policy import AtlasUse
 from diffatlas_pipeline.atlases.registered import ask_atlases
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.familiarity import Familiarity
-from diffatlas_pipeline.inference.predictor import Predictor, Prepared, Result
+from diffatlas_pipeline.inference.predictor import Predictor, Prepared
+from diffatlas_pipeline.inference.result import Maps, Result
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
@@ -106,16 +107,25 @@ class Segmenter:
             return None
         return self.predictor.volume_errors
 
-    def restore(
-        self,
-        segmentation: PlannedSegmentation,
-        scan: PreparedScan,
-        distances: bool = False,
-        uncertainty: bool = False,
-        generated: bool = False,
-    ) -> Result:
+    def check_reconstructs(self) -> None:
+        """UserError if scans cannot be compared with what the model makes of them."""
+        if not self.predictor.models_images:
+            raise UserError(
+                f"`save_reconstruction`: a model of {self.predictor.method.name} learns no images. Train diffatlas for it."
+            )
+        if self.use.adapt != "off":
+            raise UserError(
+                f"`save_reconstruction`: with `adapt_contrast={self.use.adapt}` the model sees another contrast than the scan "
+                "has, so they cannot be compared. Give `adapt_contrast=off`, or do without the reconstruction."
+            )
+
+    def reconstructed(self, segmentation: PlannedSegmentation, scan: PreparedScan) -> PlannedSegmentation:
+        """With the image that the model makes of ``scan``; see :meth:`Predictor.reconstructed`."""
+        return self.predictor.reconstructed(segmentation, scan.shown)
+
+    def restore(self, segmentation: PlannedSegmentation, scan: PreparedScan, maps: Maps | None = None) -> Result:
         """Back onto the scan's own grid; see :meth:`Predictor.restore`."""
-        return self.predictor.restore(segmentation, scan.shown, distances, uncertainty, generated)
+        return self.predictor.restore(segmentation, scan.shown, maps)
 
     def _with_atlases(self, prepared: Prepared) -> PreparedScan:
         scan = PreparedScan(prepared, prepared.image)

@@ -69,6 +69,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--save-generated-channels", action="store_true", help="also write the channels that were missing, as generated"
     )
+    parser.add_argument(
+        "--save-reconstruction",
+        action="store_true",
+        help="also write each scan as the model makes it from noise, and the difference from the scan",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
         "--precision", default="auto", help="float32, bfloat16, or auto: the faster one, as measured (default: %(default)s)"
@@ -107,6 +112,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         save_distance_maps=arguments.save_distance_maps,
         save_uncertainty=arguments.save_uncertainty,
         save_generated_channels=arguments.save_generated_channels,
+        save_reconstruction=arguments.save_reconstruction,
         overwrite=arguments.overwrite,
         given_labels=arguments.given_labels,
     )

@@ -14,7 +14,7 @@ from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.familiarity import Familiarity
-from diffatlas_pipeline.inference.predictor import Result
+from diffatlas_pipeline.inference.result import Maps, Result
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors, VolumeEstimate, estimates, volumes_ml
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
@@ -22,7 +22,7 @@ from diffatlas_pipeline.volumes.channels import lacking
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 
-STAGES = ("read", "prepare", "register", "sample", "compare", "restore", "write")
+STAGES = ("read", "prepare", "register", "sample", "compare", "reconstruct", "restore", "write")
 T = TypeVar("T")
 
 
@@ -49,15 +49,11 @@ class CaseOutcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write where. ``generated`` asks for channels that were missing. ``drawings`` are files with a part of the
-    labels of some cases, which are to be kept.
-    """
+    """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept."""
 
     destination: Destination
     overwrite: bool = False
-    distances: bool = False
-    uncertainty: bool = False
-    generated: bool = False
+    maps: Maps = field(default_factory=Maps)
     drawings: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -79,9 +75,9 @@ class CaseSegmenter(Protocol):
 
     def volume_errors(self, segmentation: PlannedSegmentation, scan: Any) -> VolumeErrors | None: ...
 
-    def restore(
-        self, segmentation: PlannedSegmentation, scan: Any, distances: bool, uncertainty: bool, generated: bool
-    ) -> Result: ...
+    def reconstructed(self, segmentation: PlannedSegmentation, scan: Any) -> PlannedSegmentation: ...
+
+    def restore(self, segmentation: PlannedSegmentation, scan: Any, maps: Maps) -> Result: ...
 
 
 def predict_cases(
@@ -119,12 +115,17 @@ def predict_cases(
                 segmentation = segmenter.segment(loaded.prepared, _moving(bar, index))
                 sampled = time.perf_counter()
                 familiarity = segmenter.familiarity(segmentation, loaded.prepared)
+                compared = time.perf_counter()
+                if wanted.maps.reconstruction:
+                    segmentation = segmenter.reconstructed(segmentation, loaded.prepared)
             except UserError as error:  # no training case can be aligned to it
                 outcomes[files.case] = CaseOutcome(files.case, "failed", str(error))
                 continue
             seconds = {**loaded.seconds, "sample": sampled - start}
             if familiarity is not None:
-                seconds["compare"] = time.perf_counter() - sampled
+                seconds["compare"] = compared - sampled
+            if wanted.maps.reconstruction:
+                seconds["reconstruct"] = time.perf_counter() - compared
             made = _Made(segmentation, familiarity, seconds)
             if exporting is not None:  # one result in memory at a time
                 _note(outcomes, exporting)
@@ -140,14 +141,14 @@ def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
     done = [outcome.seconds for outcome in outcomes if outcome.seconds]
     if not done:
         return ""
-    lines = [f"{'stage':<10}{'s/case':>8}{'longest':>9}"]
+    lines = [f"{'stage':<12}{'s/case':>8}{'longest':>9}"]
     for stage in STAGES:
         times = [seconds.get(stage, 0.0) for seconds in done]
-        if stage in ("register", "compare") and not any(times):
-            continue  # nothing was registered, or there is nothing to compare with
-        lines.append(f"{stage:<10}{sum(times) / len(times):>8.2f}{max(times):>9.2f}")
+        if stage in ("register", "compare", "reconstruct") and not any(times):
+            continue  # it was not asked for, or there is nothing to compare with
+        lines.append(f"{stage:<12}{sum(times) / len(times):>8.2f}{max(times):>9.2f}")
     total = [sum(seconds.values()) for seconds in done]
-    lines.append(f"{'total':<10}{sum(total) / len(total):>8.2f}{max(total):>9.2f}")
+    lines.append(f"{'total':<12}{sum(total) / len(total):>8.2f}{max(total):>9.2f}")
     return "\n".join(lines)
 
 
@@ -191,11 +192,7 @@ def _finish(
 ) -> CaseOutcome:
     labels = segmenter.plan.dataset.labels
     try:
-        result, restore_s = _timed(
-            lambda: segmenter.restore(
-                made.segmentation, loaded.prepared, wanted.distances, wanted.uncertainty, wanted.generated
-            )
-        )
+        result, restore_s = _timed(lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.maps))
         _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
     except UserError as error:
         return CaseOutcome(files.case, "failed", str(error))

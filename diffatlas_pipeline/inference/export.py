@@ -14,12 +14,13 @@ from diffatlas_pipeline.datasets.cases import list_cases
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.files import write_text_atomically
-from diffatlas_pipeline.inference.predictor import Result
+from diffatlas_pipeline.inference.result import Result
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, write_labels, write_scalars
 
 RECORD = "prediction.json"
 DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
+RECONSTRUCTION, RESIDUAL = "reconstruction", "residual"
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,21 @@ class Destination:
 
     def generated(self, files: CaseFiles, channel: int) -> Path:
         """Where a channel that was missing is written, named as it would be in the input."""
+        return self._channel(files, channel, GENERATED, "generated")
+
+    def reconstruction(self, files: CaseFiles, channel: int) -> Path:
+        """Where a channel is written as the model makes it."""
+        return self._channel(files, channel, RECONSTRUCTION, RECONSTRUCTION)
+
+    def residual(self, files: CaseFiles, channel: int) -> Path:
+        """Where a channel less its reconstruction is written."""
+        return self._channel(files, channel, RESIDUAL, RESIDUAL)
+
+    def _channel(self, files: CaseFiles, channel: int, folder: str, beside: str) -> Path:
         path, number = self.labels(files), f"{channel:04d}"
         if self.file:
-            return self._beside(f"generated_{number}{ending_of(path)}")
-        return self.folder / GENERATED / f"{files.case}_{number}{path.name[len(files.case) :]}"
+            return self._beside(f"{beside}_{number}{ending_of(path)}")
+        return self.folder / folder / f"{files.case}_{number}{path.name[len(files.case) :]}"
 
     def _beside(self, name: str) -> Path:
         assert self.file is not None
@@ -121,8 +133,8 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
     written.
 
     Labels have the smallest integer type that holds their values, on exactly the input's grid; distance maps are
-    float32 in mm, the uncertainty is the float32 probability of an error, generated channels are float32 in the units
-    of :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`.
+    float32 in mm, the uncertainty is the float32 probability of an error, channels are float32 in the units of
+    :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`.
     """
     like = files.images[0]
     if result.distances_mm is not None:
@@ -130,8 +142,14 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
             write_scalars(destination.distances(files, label), distances, grid, like)
     if result.error_probability is not None:
         write_scalars(destination.uncertainty(files), result.error_probability, grid, like)
-    for channel, generated in (result.generated or {}).items():
-        write_scalars(destination.generated(files, channel), generated, grid, like)
+    kinds = (
+        (destination.generated, result.generated),
+        (destination.reconstruction, result.reconstruction),
+        (destination.residual, result.residual),
+    )
+    for place, channels in kinds:
+        for number, channel in (channels or {}).items():
+            write_scalars(place(files, number), channel, grid, like)
     write_labels(destination.labels(files), result.labels, grid, like)
 
 

@@ -6,7 +6,7 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from torch import Tensor, nn
 
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
-from diffatlas_pipeline.methods.base import Method, PlannedSegmentation, Progress, Stitch
+from diffatlas_pipeline.methods.base import GeneratingMethod, Method, PlannedSegmentation, Progress, Stitch
 from diffatlas_pipeline.methods.drawings import showing, spread
 
 
@@ -42,8 +42,25 @@ def unexplained_padded(
     """``method.unexplained`` of ``image`` (C, X, Y, Z) and ``distances`` (K, X, Y, Z), both padded as in training;
     nothing is drawn.
     """
-    shape = method.plan.patch_size
-    padded = pad_nd_image(image, shape, "constant", {"value": IMAGE_PADDING})
-    around = pad_nd_image(distances, shape, "constant", {"value": 1.0})  # nothing lies there
+    padded, around, _ = _padded_pair(method, image, distances)
     network, stitch = showing(network, stitch, method.drawn_channels, None)
-    return method.unexplained(network, padded, around.to(padded), stitch, seed)
+    return method.unexplained(network, padded, around, stitch, seed)
+
+
+def reconstructed_padded(
+    method: GeneratingMethod, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
+) -> Tensor:
+    """``method.reconstruct`` of ``image`` (C, X, Y, Z) and ``distances`` (K, X, Y, Z), both padded as in training;
+    nothing is drawn.
+    """
+    padded, around, inside = _padded_pair(method, image, distances)
+    network, stitch = showing(network, stitch, method.drawn_channels, None)
+    return method.reconstruct(network, padded, around, stitch, seed)[inside].float().cpu()
+
+
+def _padded_pair(method: Method, image: Tensor, distances: Tensor) -> tuple[Tensor, Tensor, tuple[slice, ...]]:
+    """Both at least as large as the patch, and where in them the pair lies: beside it is nothing."""
+    shape = method.plan.patch_size
+    padded, inside = pad_nd_image(image, shape, "constant", {"value": IMAGE_PADDING}, return_slicer=True)
+    around = pad_nd_image(distances, shape, "constant", {"value": 1.0})
+    return padded, around.to(padded), inside

@@ -5,7 +5,7 @@ grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,13 +15,14 @@ from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.calibration import Calibration, mean_calibrated
 from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
-from diffatlas_pipeline.inference.padded import segment_padded, unexplained_padded
+from diffatlas_pipeline.inference.padded import reconstructed_padded, segment_padded, unexplained_padded
+from diffatlas_pipeline.inference.result import Maps, Result
 from diffatlas_pipeline.inference.running_network import restored, with_room
 from diffatlas_pipeline.inference.scan_warnings import unusual
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
-from diffatlas_pipeline.methods.base import DiffusionRecipe, PlannedSegmentation, Progress, Recipe
+from diffatlas_pipeline.methods.base import DiffusionRecipe, GeneratingMethod, PlannedSegmentation, Progress, Recipe
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
 from diffatlas_pipeline.models.folder import TrainedFold
@@ -54,22 +55,6 @@ class Prepared:
     seed: int
     warnings: tuple[str, ...] = ()
     drawing: Drawing | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """A segmentation on the scan's own grid.
-
-    ``labels`` (X, Y, Z) int32 in the data set's values. ``distances_mm`` (K, X, Y, Z) float32, negative inside, cut off
-    at the plan's tau. ``error_probability`` (X, Y, Z) float32: how probable it is that the label of a voxel is wrong.
-    ``generated`` are the channels (X, Y, Z) float32 that were missing, by number.
-    """
-
-    labels: np.ndarray
-    distances_mm: np.ndarray | None = None
-    error_probability: np.ndarray | None = None
-    warnings: tuple[str, ...] = ()
-    generated: dict[int, np.ndarray] | None = None
 
 
 class Predictor:
@@ -139,6 +124,11 @@ class Predictor:
                 "`given_labels`: this model has not learnt to complete what is drawn. Train one that has: `train` with "
                 "`given_labels`; then choose its `recipe`, which is called 'given-labels'."
             )
+
+    @property
+    def models_images(self) -> bool:
+        """Whether the networks model images, too, so that a scan can be reconstructed."""
+        return isinstance(self.method, GeneratingMethod)
 
     def prepare(self, volume: Volume, modality: str | None = None, drawing: LabelVolume | None = None) -> Prepared:
         """Orient, crop, resample, normalise; CPU only, so it may run in another thread.
@@ -217,39 +207,66 @@ class Predictor:
         other_contrast = other_contrast or self.method.any_contrast > 0
         return self.known.compare(self.describe(prepared, found), other_contrast, bool(missing_channels(prepared.image)))
 
-    def restore(
-        self,
-        segmentation: PlannedSegmentation,
-        prepared: Prepared,
-        distances: bool = False,
-        uncertainty: bool = False,
-        generated: bool = False,
-    ) -> Result:
+    def reconstructed(self, found: PlannedSegmentation, prepared: Prepared) -> PlannedSegmentation:
+        """``found`` with the image that the first network makes of the scan and of what was found in it, for networks
+        that :attr:`models_images`.
+        """
+        method, image = self.method, torch.from_numpy(np.array(prepared.image, dtype=np.float32))
+        assert isinstance(method, GeneratingMethod)
+        if found.generated is not None:
+            image[list(missing_channels(prepared.image))] = found.generated
+        made = with_room(
+            lambda here: reconstructed_padded(method, self.networks[0], here, found.distances, self.stitch, prepared.seed),
+            image,
+            self.device,
+        )
+        return replace(found, reconstruction=made)
+
+    def restore(self, segmentation: PlannedSegmentation, prepared: Prepared, maps: Maps | None = None) -> Result:
         """Back onto the scan's own grid; CPU only, so it may run in another thread.
 
-        ``distances``, ``uncertainty`` and ``generated`` ask for the maps and channels of :class:`Result`. What was
-        drawn is kept exactly.
+        Of ``maps``, channels are there only if they were generated or reconstructed. What was drawn is kept exactly.
         """
+        maps = maps or Maps()
         planned = segmentation.distances.numpy()
         labels = restore_labels(planned, prepared.record, self.plan)
         tau_mm = self.plan.distance.tau_mm
-        maps = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if distances else None
+        near = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if maps.distances else None
         wrong, warnings = None, list(prepared.warnings)
-        if uncertainty:
+        if maps.uncertainty:
             wrong = mean_calibrated(restore_error_probability(planned, prepared.record, SHARPNESS), self.error_curves)
         if prepared.drawing is not None:
-            prepared.drawing.keep_in(labels, maps, wrong)
+            prepared.drawing.keep_in(labels, near, wrong)
         if not labels.any():
             warnings.append("no structure was found in it")
-        return Result(labels, maps, wrong, tuple(warnings), self._generated(segmentation, prepared) if generated else None)
+        result = Result(labels, near, wrong, tuple(warnings))
+        if maps.generated:
+            result = replace(result, generated=self._generated(segmentation, prepared))
+        return self._with_reconstruction(result, segmentation, prepared) if maps.reconstruction else result
 
     def _generated(self, segmentation: PlannedSegmentation, prepared: Prepared) -> dict[int, np.ndarray]:
         """The channels (X, Y, Z) that were missing, by number, on the scan's own grid."""
         if segmentation.generated is None:
             return {}
         lacks = missing_channels(prepared.image)
-        channels = [self.plan.channels[c] for c in lacks]
-        return dict(zip(lacks, restore_image(segmentation.generated.numpy(), prepared.record, channels), strict=True))
+        return self._native(segmentation.generated.numpy(), lacks, prepared.record)
+
+    def _with_reconstruction(self, result: Result, segmentation: PlannedSegmentation, prepared: Prepared) -> Result:
+        """``result`` with what was reconstructed of the channels that the scan has, and what is left of these."""
+        if segmentation.reconstruction is None:
+            return result
+        lacks = missing_channels(prepared.image)
+        has = [c for c in range(len(prepared.image)) if c not in lacks]
+        made = self._native(segmentation.reconstruction.numpy()[has], has, prepared.record)
+        scan = self._native(prepared.image[has], has, prepared.record)
+        return replace(result, reconstruction=made, residual={c: scan[c] - made[c] for c in has})
+
+    def _native(self, image: np.ndarray, numbers: Sequence[int], record: SpatialRecord) -> dict[int, np.ndarray]:
+        """Channels ``image`` (C, x, y, z) with these ``numbers`` in the plan, by number on the scan's own grid
+        (X, Y, Z).
+        """
+        restored = restore_image(image, record, [self.plan.channels[c] for c in numbers])
+        return dict(zip(numbers, restored, strict=True))
 
 
 def _ensemble(parts: Sequence[PlannedSegmentation]) -> PlannedSegmentation:

@@ -45,12 +45,14 @@ class PlannedSegmentation:
     A voxel belongs to the label of smallest distance where that is negative, else to the background; a method that
     predicts no distances gives numbers that decode to its labels in the same way. ``network_share`` is the weight of
     the network in a mean of its answer and that of atlases. ``generated`` (M, X, Y, Z) in [-1, 1] are the channels that
-    the scan lacked, mean over draws, None if it lacked none.
+    the scan lacked, mean over draws, None if it lacked none; ``reconstruction`` (C, X, Y, Z) is the scan as a
+    generating method makes it, if that was asked for.
     """
 
     distances: Tensor
     network_share: float | None = None
     generated: Tensor | None = None
+    reconstruction: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,12 @@ class GeneratingMethod(LearnedMethod):
         progress: Progress | None = None,
     ) -> GeneratedPair:
         """A new pair of ``shape`` (x, y, z), whose state is kept on ``device``; the noise is that of ``generator``."""
+
+    @abstractmethod
+    def reconstruct(self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int) -> Tensor:
+        """The image (C, X, Y, Z) that ``network`` makes of ``image`` and the ``distances`` (K, X, Y, Z) found in it
+        when both are half noise: what it expects of such a pair, without what it has not learnt.
+        """
 
 
 class MemorisedMethod(Method):

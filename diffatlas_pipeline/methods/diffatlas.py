@@ -222,12 +222,25 @@ class DiffAtlas(GeneratingMethod):
         """Logarithms of the mean squared errors of image and mask when both are made equally noisy and denoised
         together: a term of the variational bound of how likely the pair is (Ho et al. 2020, Eq. 5).
         """
-        channels, level = image.shape[0], EXPLAINED_AT
-        clean = torch.cat([image, distances.to(image) * self.plan.distance.scale])
-        eps = torch.randn(clean.shape, generator=case_generator(seed, 0)).to(image)
-        off = self._stitched(network, stitch)(add_noise(clean, eps, clean.new_tensor(level)), level, level) - clean
+        channels = image.shape[0]
+        clean, made = self._made_again(network, image, distances, stitch, seed)
+        off = made - clean
         error = [math.log(float(half.float().square().mean()) + SMALLEST_ERROR) for half in (off[:channels], off[channels:])]
         return {"image_error": (error[0],), "mask_error": (error[1],)}
+
+    def reconstruct(self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int) -> Tensor:
+        """See :meth:`GeneratingMethod.reconstruct`. The mean square of what is left of the image is the "image_error"
+        of :meth:`unexplained`.
+        """
+        return self._made_again(network, image, distances, stitch, seed)[1][: image.shape[0]]
+
+    def _made_again(
+        self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
+    ) -> tuple[Tensor, Tensor]:
+        """The joint state (C + K, X, Y, Z) of a pair, and the same made noisy and denoised in one step."""
+        clean, level = torch.cat([image, distances.to(image) * self.plan.distance.scale]), EXPLAINED_AT
+        eps = torch.randn(clean.shape, generator=case_generator(seed, 0)).to(image)
+        return clean, self._stitched(network, stitch)(add_noise(clean, eps, clean.new_tensor(level)), level, level)
 
     @property
     def share_for_generation(self) -> float:

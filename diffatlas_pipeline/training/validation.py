@@ -27,6 +27,7 @@ from diffatlas_pipeline.inference.export import Destination
 from diffatlas_pipeline.inference.familiarity import FEWEST, KnownCases
 from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
@@ -127,7 +128,7 @@ def segment_validation(
     console.say(f"Segmenting {len(files)} validation cases")
     as_it_is = replace(trained, calibration=None)  # whatever an interrupted run left
     predictor = Predictor([as_it_is], device, recipe_of(trained.plan, trained.method, trained.recipe), seed)
-    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), overwrite=True, uncertainty=True)
+    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), overwrite=True, maps=Maps(uncertainty=True))
     outcomes = predict_cases(Segmenter(predictor), files, wanted)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:

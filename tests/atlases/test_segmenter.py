@@ -11,6 +11,7 @@ from diffatlas_pipeline.atlases.policy import AtlasUse, choose_use
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.volumes.grids import Grid, Volume
 from tests.inference.closed_form import fold, ready, scan
@@ -64,7 +65,7 @@ def test_atlases_have_their_share_of_the_answer() -> None:
     assert prepared.atlases is not None and both.network_share == NETWORK_SHARE
     wanted = NETWORK_SHARE * alone.distances + (1 - NETWORK_SHARE) * prepared.atlases.distances
     assert torch.allclose(both.distances, wanted)
-    unsure, sure = (late.restore(one, prepared, uncertainty=True).error_probability for one in (both, alone))
+    unsure, sure = (late.restore(one, prepared, Maps(uncertainty=True)).error_probability for one in (both, alone))
     assert unsure is not None and sure is not None and unsure[labels > 0].mean() > sure[labels > 0].mean()
 
 

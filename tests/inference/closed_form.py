@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.inference.predictor import Predictor, Result
+from diffatlas_pipeline.inference.predictor import Predictor
+from diffatlas_pipeline.inference.result import Maps, Result
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, PlannedSegmentation, Stitch, case_generator
 from diffatlas_pipeline.methods.diffatlas import JointRecipe
 from diffatlas_pipeline.models.folder import TrainedFold
@@ -88,7 +89,7 @@ def ready(folds: Sequence[TrainedFold] | None = None, **changes: object) -> Pred
 def segmented(predictor: Predictor, volume: Volume, modality: str | None = None, **maps: bool) -> Result:
     """``volume`` prepared, segmented and restored."""
     prepared = predictor.prepare(volume, modality)
-    return predictor.restore(predictor.segment(prepared), prepared, **maps)
+    return predictor.restore(predictor.segment(prepared), prepared, Maps(**maps))
 
 
 def write_scans(folder: Path, *names: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.export import Destination, find_cases
+from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume
 from tests.inference.closed_form import ready, segmented, write_scans
 
@@ -23,7 +24,7 @@ def test_many_cases_files_names_grids_and_a_corrupt_one(tmp_path: Path) -> None:
     outcomes = predict_cases(
         Segmenter(ready()),
         cases,
-        Wanted(out(tmp_path), distances=True),
+        Wanted(out(tmp_path), maps=Maps(distances=True)),
         quiet=True,
     )
     assert [(outcome.case, outcome.status) for outcome in outcomes] == [

@@ -10,6 +10,7 @@ from diffatlas_pipeline.atlases.policy import AtlasUse
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
+from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.diffatlas import DEFAULT, DiffAtlas
 from diffatlas_pipeline.models.folder import TrainedFold
@@ -100,7 +101,7 @@ def test_atlases_are_compared_with_what_is_there(use: AtlasUse, missing: int) ->
     found = segmenter.segment(prepared)
     assert found.generated is not None and found.generated.shape == (1, *whole.image.shape[1:])
     assert not any(one.isnan().any() for one in (found.distances, found.generated))
-    result = segmenter.restore(found, prepared, generated=True)
+    result = segmenter.restore(found, prepared, Maps(generated=True))
     assert result.generated is not None and set(result.generated) == {missing}
     assert result.generated[missing].shape == result.labels.shape
     assert segmenter.familiarity(found, prepared) is None

@@ -1,4 +1,4 @@
-"""How badly a joint model explains a pair has a closed form for a network that predicts nothing."""
+"""How badly a joint model explains a pair, and the image that it makes of it, in closed form."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.inference.padded import unexplained_padded
+from diffatlas_pipeline.inference.padded import reconstructed_padded, unexplained_padded
 from diffatlas_pipeline.inference.stitched import Stitcher
+from diffatlas_pipeline.methods.base import GeneratingMethod
 from diffatlas_pipeline.methods.icf import FeedForward, FeedForwardRecipe
 from diffatlas_pipeline.methods.registry import create_method
 from tests.model_files import plan, recipe
@@ -31,6 +32,27 @@ def test_errors_of_a_network_that_predicts_nothing(shape: tuple[int, int, int]) 
     scale = plan().distance.scale
     assert found["image_error"] == pytest.approx((math.log(0.25),), abs=1e-4)
     assert found["mask_error"] == pytest.approx((math.log((0.4 * scale) ** 2),), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (11, 24, 9)])
+def test_what_is_left_of_a_reconstruction_is_the_image_error(shape: tuple[int, int, int]) -> None:
+    """A network that puts out half of what it is shown; a small volume comes back in its own shape."""
+
+    class Half(nn.Module):
+        def forward(self, windows: Tensor, *levels: Tensor, **told: Tensor) -> Tensor:
+            return windows / 2
+
+    torch.manual_seed(0)
+    image, distances = torch.rand((1, *shape)) * 2 - 1, torch.full((2, *shape), -0.4)
+    method, stitch = create_method("diffatlas", plan(), recipe()), Stitcher(plan().patch_size)
+    assert isinstance(method, GeneratingMethod)
+    made = reconstructed_padded(method, Half(), image, distances, stitch, seed=3)
+    assert made.shape == image.shape and torch.corrcoef(torch.stack([made.ravel(), image.ravel()]))[0, 1] > 0.3
+    if shape == (16, 16, 16):  # nothing is padded, which would count in the error
+        (error,) = unexplained_padded(method, Half(), image, distances, stitch, seed=3)["image_error"]
+        assert math.log(float((image - made).square().mean())) == pytest.approx(error, abs=1e-4)
+    again, other = (reconstructed_padded(method, Half(), image, distances, stitch, seed) for seed in (3, 4))
+    assert torch.equal(made, again) and not torch.equal(made, other)
 
 
 def test_a_network_that_is_shown_drawings_sees_none() -> None:
