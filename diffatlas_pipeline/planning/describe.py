@@ -62,7 +62,11 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         ("rotation", f"{rotations} degrees about X, Y, Z", why["augmentation"]),
         ("mirroring", mirrors, why["mirroring"]),
         ("elastic", f"{augmentation.elastic:.0%} of the patches", "smooth deformation: as if there were more anatomies"),
-        ("contrast", "as scanned", "`any_contrast` of training paints half of the samples anew, for scans of other modalities"),
+        (
+            "contrast",
+            "as scanned",
+            "`any_contrast` of training paints a third of the samples anew, for scans of other modalities",
+        ),
         ("folds", "", why["folds"]),
         (
             "recipes",

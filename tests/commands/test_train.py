@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from diffatlas_pipeline.commands import plan_and_preprocess, predict, train
+from diffatlas_pipeline.methods.registry import SYNTHETIC_SHARE
 from diffatlas_pipeline.models.folder import WEIGHTS
 from diffatlas_pipeline.models.tensors import read_tensors
 from diffatlas_pipeline.training.checkpoints import LATEST
@@ -70,7 +71,10 @@ def test_a_model_of_any_contrast_needs_no_registration(
     folder = planned / "results" / NAME / "diffatlas__any-contrast"
     metadata = json.loads((folder / "fold0_2cases" / "checkpoint_final.json").read_text())
     assert metadata["recipe"] == "any-contrast"
-    assert json.loads((folder / "plans.json").read_text())["recipes"]["diffatlas"]["any-contrast"]["any_contrast"] == 0.5
+    assert (
+        json.loads((folder / "plans.json").read_text())["recipes"]["diffatlas"]["any-contrast"]["any_contrast"]
+        == SYNTHETIC_SHARE
+    )
     capsys.readouterr()
     scan = next((planned / "raw" / NAME / "imagesTr").iterdir())
     predict.main(["-i", str(scan), "-o", str(tmp_path), "-m", str(folder), "--modality", "CT", "--device", "cpu"])

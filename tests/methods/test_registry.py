@@ -19,6 +19,7 @@ from diffatlas_pipeline.methods.icmd import MaskRecipe
 from diffatlas_pipeline.methods.rba import RegistrationRecipe
 from diffatlas_pipeline.methods.registry import (
     METHODS,
+    SYNTHETIC_SHARE,
     any_contrast_name,
     check_plan,
     default_recipes,
@@ -156,7 +157,7 @@ def test_every_learned_recipe_has_one_with_synthetic_contrasts(method: str, base
     mine = make_plan(recipes={**plan().recipes, "icmd": {"mine": dataclasses.asdict(MaskRecipe())}})
     name = any_contrast_name(base)
     recipe = recipe_of(mine, method, name)
-    assert recipe == replace(recipe_of(mine, method, base), any_contrast=0.5)
+    assert recipe == replace(recipe_of(mine, method, base), any_contrast=SYNTHETIC_SHARE)
     assert with_sampling(recipe) == recipe
     assert training_digest(mine, method, base) != training_digest(mine, method, name)
     written = with_written_recipe(mine, method, name)
