@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffatlas_pipeline/__init__.py").read_text()).group(1)
 
 COMMANDS = {
+    "DiffAtlas_check": "check",
     "DiffAtlas_plan_and_preprocess": "plan_and_preprocess",
     "DiffAtlas_train": "train",
     "DiffAtlas_predict": "predict",

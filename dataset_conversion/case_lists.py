@@ -19,7 +19,7 @@ def cases_from_json(text: str | None, parameter: str) -> list[str] | None:
     if not separator or not file or not key:
         raise UserError(f"`{parameter}` {text}: give FILE:KEY, a JSON file and the name of a list in it.")
     try:
-        content = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+        content = json.loads(Path(file).expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UserError(f"`{parameter}`: {file} cannot be read as JSON ({error}).") from error
     if not isinstance(content, dict) or key not in content:

@@ -54,7 +54,7 @@ def read_source(folder: Path) -> Source:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file. Give the unpacked TaskNN_Name folder of the Decathlon with `source`.")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
         modality, labels, training = raw["modality"], raw["labels"], raw["training"]
         channels = tuple(str(modality[str(index)]) for index in range(len(modality)))
         pairs = [(str(item["image"]), str(item["label"])) for item in training]

@@ -1,15 +1,20 @@
-"""JSON of dataclasses with versions, and files that are never half written."""
+"""JSON of dataclasses with versions, files that are never half written, and folders where one process works alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import platform
+import time
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 from diffatlas_pipeline.errors import UserError
 
@@ -108,5 +113,43 @@ def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader, or a crash, never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes that are no text
     temporary.replace(path)
+
+
+@contextmanager
+def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock") -> Iterator[None]:
+    """Make ``folder`` and be the only process that is ``doing`` this there ("a training"), by a lock called ``name``.
+
+    The system frees the lock of a process that dies. Where a drive has no locks nobody is kept out. UserError if
+    another process holds it, which names that and says how to ``mend`` it, or if nothing can be written.
+    """
+    lock, owner = FileLock(folder / name, fallback_to_soft=False), folder / f"{name}.owner"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"{folder}: {doing} is running there already ({_text_of(owner)}). {mend}") from error
+    except NotImplementedError:
+        yield
+        return
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). {mend}") from error
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M")
+        with suppress(OSError):
+            owner.write_text(f"process {os.getpid()} on {platform.node() or 'this computer'} since {since}", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / name).unlink(missing_ok=True)
+        lock.release()
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "by a process that cannot be named"

@@ -157,6 +157,7 @@ def test_named_commands_exist(page: Path) -> None:
 
 
 MINIMAL: dict[str, list[list[str]]] = {
+    "DiffAtlas_check": [["-d", "1"]],
     "DiffAtlas_plan_and_preprocess": [["-d", "1"]],
     "DiffAtlas_train": [["1", "fold0"]],
     "DiffAtlas_predict": [["-i", "in", "-o", "out"]],

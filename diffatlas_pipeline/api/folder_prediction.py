@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline.api.given_labels import find_drawings
 from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import alone_in
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
-from diffatlas_pipeline.inference.export import Destination, check_output, find_cases, read_record, write_record
+from diffatlas_pipeline.inference.earlier import Decision, decide
+from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
 
-# What a kept segmentation must have been made with, too.
-_SETTINGS = ("model", "folds", "settings", "seed", "adapt_contrast", "with_atlases", "given_labels")
+SECONDS_BETWEEN_RECORDS = 5.0  # the most of the record that a killed prediction loses
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,13 @@ class FolderResult:
 
 
 class FolderPrediction:
-    """The cases of ``source``, found and checked, on their way into ``output``. Raises UserError."""
+    """``cases`` on their way into ``output``. Raises UserError."""
 
     def __init__(
         self,
         model: ModelFolder,
         segmenter: Segmenter,
-        source: Path,
+        cases: Sequence[CaseFiles],
         output: Path,
         maps: Maps,
         overwrite: bool = False,
@@ -52,7 +55,7 @@ class FolderPrediction:
     ) -> None:
         plan = segmenter.plan
         self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
-        self.cases = find_cases(source, len(plan.channels), segmenter.predictor.method.needs_all_channels)
+        self.cases = tuple(cases)
         self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
         if maps.reconstruction:
             segmenter.check_reconstructs()
@@ -63,38 +66,73 @@ class FolderPrediction:
         check_output(self.destination, self.cases)
 
     def run(self) -> FolderResult:
-        """Segment the cases; one that cannot be read, segmented or written fails alone."""
+        """Segment the cases; one that cannot be read, segmented or written fails alone.
+
+        UserError if another process is segmenting into the same folder.
+        """
+        mend = "Wait for it, or give another `output`."
+        with alone_in(self.destination.folder, "a prediction", mend, ".prediction.lock"):
+            return self._run()
+
+    def _run(self) -> FolderResult:
         before = read_record(self.destination.record)
         self._check_kept(before)
-        start = time.perf_counter()
-        wanted = Wanted(self.destination, self._overwrite, self._maps, self.drawings)
-        outcomes = self._compared(predict_cases(self.segmenter, self.cases, wanted), before)
-        record = self._record(outcomes, before, time.perf_counter() - start)
-        write_record(self.destination.record, record)
-        kept = any(outcome.status == "kept" for outcome in outcomes)
-        differ = kept and bool(before) and any(before.get(key) != _as_json(record[key]) for key in _SETTINGS)
-        return FolderResult(tuple(outcomes), self.destination.record, differ)
+        old = self._entries(before)
+        start = written = time.perf_counter()
+        decisions = {files.case: self._decision(files, old.get(files.case)) for files in self.cases}
+        warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
+        kept = [case for case, decision in decisions.items() if decision.is_kept]
+        outcomes = {case: CaseOutcome(case, "kept", warnings=warned[case]) for case in kept}
+
+        def write() -> None:
+            so_far = [outcomes[files.case] for files in self.cases if files.case in outcomes]
+            write_record(self.destination.record, self._record(so_far, old, time.perf_counter() - start))
+
+        def told(outcome: CaseOutcome) -> None:
+            nonlocal written
+            outcomes[outcome.case] = replace(outcome, warnings=(*warned[outcome.case], *outcome.warnings))
+            if time.perf_counter() - written > SECONDS_BETWEEN_RECORDS:
+                write()
+                written = time.perf_counter()
+
+        todo = [files for files in self.cases if files.case not in outcomes]
+        try:
+            predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings), told=told)
+        finally:  # also of what was done before an interruption
+            write()
+        made_with = _as_json(self._made_with())
+        differ = any(old[case]["made_with"] != made_with for case in kept if case in old)
+        return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
+
+    def _decision(self, files: CaseFiles, known: Mapping[str, Any] | None) -> Decision:
+        return Decision(False) if self._overwrite else decide(files, self.destination.labels(files), known)
+
+    def _entries(self, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What the record says by case; of one scan, whatever else was there. Earlier releases said once for all cases
+        what they were made with.
+        """
+        once = {key: before.get(key) for key in self._made_with()}
+        only = {files.case for files in self.cases} if self.destination.file is not None else None
+        cases = before.get("cases") or {}
+        return {case: {"made_with": once, **entry} for case, entry in cases.items() if only is None or case in only}
+
+    def _made_with(self) -> dict[str, Any]:
+        """What a segmentation depends on beside its scan."""
+        predictor, use = self.segmenter.predictor, self.segmenter.use
+        return {
+            "model": str(self._model.named),
+            "folds": list(predictor.folds),
+            "settings": asdict(predictor.recipe),
+            "seed": predictor.seed,
+            "adapt_contrast": use.adapt,
+            "with_atlases": use.late_fusion,
+            "given_labels": None if self._given_labels is None else str(self._given_labels.resolve()),
+        }
 
     def _find_drawings(self, source: Path) -> dict[str, Path]:
         """What is drawn of which case. UserError if the model cannot complete drawings, or they belong to no case."""
         self.segmenter.predictor.check_takes_drawings()
         return find_drawings(source, self.cases)
-
-    def _compared(self, outcomes: list[CaseOutcome], before: dict[str, Any]) -> list[CaseOutcome]:
-        """``outcomes`` with a warning of each kept segmentation that was made from other channels than are there
-        now.
-        """
-        old, plan = before.get("cases", {}), self.segmenter.plan
-        compared = []
-        for outcome, files in zip(outcomes, self.cases, strict=True):
-            then = old.get(outcome.case, {}).get("generated_channels", [])  # earlier releases refused what lacks channels
-            now = [plan.channels[c].name for c in files.missing]
-            if outcome.status == "kept" and outcome.case in old and then != now:
-                said = " and ".join(f"{', '.join(names) or 'none'} {word}" for names, word in ((then, "then"), (now, "now")))
-                warning = f"its segmentation was kept, but other channels were missing: {said}. `overwrite` segments it again"
-                outcome = replace(outcome, warnings=(*outcome.warnings, warning))
-            compared.append(outcome)
-        return compared
 
     def _check_kept(self, before: dict[str, Any]) -> None:
         """UserError if the one file that is asked for is there, and is not of the scan: its name does not tell."""
@@ -102,32 +140,28 @@ class FolderPrediction:
         if file is not None and file.exists() and not self._overwrite and case not in before.get("cases", {}):
             raise UserError(f"{file}: is there, but not as the segmentation of '{case}'. Give `overwrite` to replace it.")
 
-    def _record(self, outcomes: list[CaseOutcome], before: dict[str, Any], wall_s: float) -> dict[str, Any]:
+    def _record(self, outcomes: Iterable[CaseOutcome], old: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
         """What prediction.json says; kept cases keep what the earlier run said of them."""
-        predictor, use = self.segmenter.predictor, self.segmenter.use
-        old = before.get("cases", {})
-        if self.destination.file is not None:  # of one scan, whatever was there before
-            old = {case: entry for case, entry in old.items() if case == self.cases[0].case}
-        kept = {outcome.case for outcome in outcomes if outcome.status == "kept"}
-        made = {outcome.case: {key: value for key, value in asdict(outcome).items() if key != "case"} for outcome in outcomes}
+        predictor, made_with = self.segmenter.predictor, self._made_with()
+        made = {}
+        for outcome in outcomes:
+            entry = {key: value for key, value in asdict(outcome).items() if key != "case"}
+            if outcome.status != "kept":
+                made[outcome.case] = entry | {"made_with": made_with}
+            else:
+                made[outcome.case] = old.get(outcome.case, entry | {"made_with": None})
         return {
-            "model": str(self._model.named),
+            **made_with,
             "dataset": predictor.plan.dataset.name,
             "labels": {"background": 0, **{label.name: label.value for label in predictor.plan.dataset.labels}},
-            "folds": list(predictor.folds),
             "method": predictor.method.name,
             "recipe": self._model.recipe,
-            "settings": asdict(predictor.recipe),
-            "seed": predictor.seed,
             "modality": self.segmenter.modality,
             "device": str(predictor.device),
             "precision": predictor.precision,
             "versions": versions(),
             "wall_s": wall_s,
-            "cases": {**old, **{case: old.get(case, entry) if case in kept else entry for case, entry in made.items()}},
-            "adapt_contrast": use.adapt,
-            "with_atlases": use.late_fusion,
-            "given_labels": None if self._given_labels is None else str(self._given_labels.resolve()),
+            "cases": {**old, **made},
         }
 
 

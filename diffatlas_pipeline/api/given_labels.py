@@ -11,10 +11,9 @@ import numpy as np
 
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.inference.export import ending_of
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume
 from diffatlas_pipeline.volumes.in_memory import is_image, volume_of_images
-from diffatlas_pipeline.volumes.io import read_labels
+from diffatlas_pipeline.volumes.io import ending_of, name_without_ending, read_labels
 
 
 def drawing_of(given: Any, scan: Grid) -> LabelVolume:
@@ -47,8 +46,8 @@ def find_drawings(source: Path, cases: Sequence[CaseFiles]) -> dict[str, Path]:
         return {cases[0].case: source}
     if not source.is_dir():
         raise UserError(f"`given_labels` {source}: no such file or folder.")
-    files = {path: ending_of(path) for path in sorted(source.iterdir()) if not path.name.startswith(".")}
-    found = {path.name[: -len(ending)]: path for path, ending in files.items() if ending is not None}
+    files = [path for path in sorted(source.iterdir()) if ending_of(path) and not path.name.startswith(".")]
+    found = {name_without_ending(path): path for path in files}
     known = {files.case for files in cases}
     if lost := [path.name for name, path in found.items() if name not in known]:
         raise UserError(

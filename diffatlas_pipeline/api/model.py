@@ -15,8 +15,10 @@ from diffatlas_pipeline.api.segmentation import Segmentation
 from diffatlas_pipeline.atlases.policy import choose_use
 from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.datasets.cases import left_out
 from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles
 from diffatlas_pipeline.datasets.header_modality import believed_modality
+from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.export import find_cases
@@ -185,13 +187,15 @@ class Model:
         writes the scan as the model makes it, and what is left of it. ``given_labels`` is a folder of what a reader has
         drawn of some of the cases, in files named as these, or such a file of a single case. Raises UserError.
         """
-        paths = Path(source).expanduser(), Path(output).expanduser()
+        source, output = Path(source).expanduser(), Path(output).expanduser()
         drawings = None if given_labels is None else Path(given_labels).expanduser()
-        cases = find_cases(paths[0], len(self.channels), self._predictor.method.needs_all_channels)
+        cases = find_cases(source, len(self.channels), self._predictor.method.needs_all_channels)
         modality, said = self._believed(cases, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction)
-        return FolderPrediction(self._folder, segmenter, *paths, maps, overwrite, (*said, *warnings), drawings)
+        if passed := left_out(source, [image for files in cases for image in files.images]):
+            said = (*said, f"{source}: {len(passed)} file(s) or folder(s) are no scans and are left out: {listed(passed)}")
+        return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, (*said, *warnings), drawings)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
         """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""

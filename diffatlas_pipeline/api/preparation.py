@@ -13,7 +13,7 @@ from diffatlas_pipeline.datasets.description import RawDataset
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.files import to_json
+from diffatlas_pipeline.files import alone_in, to_json
 from diffatlas_pipeline.machine import default_workers
 from diffatlas_pipeline.methods.registry import default_recipes, with_complete_recipes
 from diffatlas_pipeline.networks.execution import resolve_device
@@ -100,9 +100,10 @@ def prepare_dataset(raw: Path, workspace: Workspace, budget: Budget, workers: in
     clock.done("planned")
     console.say(f"\n{plan_table(plan)}\n")
     others = {"measured": record, "fingerprint": fingerprint, "dataset": dataset.description}
-    write_plan(folder, plan, others, overwrite, with_complete_recipes)
-    write_all_splits(folder, raw / "splits.json", [files.case for files in dataset.training], overwrite)
-    preprocess_dataset(dataset, plan, folder, workers, overwrite)
+    with alone_in(folder.parent, f"preprocessing of {raw.name}", "Wait for it, or stop it first.", f".{raw.name}.lock"):
+        write_plan(folder, plan, others, overwrite, with_complete_recipes)
+        write_all_splits(folder, raw / "splits.json", [files.case for files in dataset.training], overwrite)
+        preprocess_dataset(dataset, plan, folder, workers, overwrite)
     clock.done("preprocessed")
     return PreparedDataset(raw, number.group(1), folder, len(dataset.training) + len(dataset.unlabelled))
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from diffatlas_pipeline.benchmark import paper_table
 from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells, safe
@@ -27,7 +24,7 @@ from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.fields import at_least, problems_of
-from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.files import alone_in, from_json
 from diffatlas_pipeline.machine import default_workers, usable_cores
 from diffatlas_pipeline.methods.registry import METHODS as KNOWN
 from diffatlas_pipeline.methods.registry import check_plan, recipe_of, training_digest, usable_recipes
@@ -100,7 +97,7 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
     digests = _digests(plan, methods)
     conditions = Conditions(dataset.folder.name, asked.max_time_s, asked.tolerance_mm, plan.digest(), device, digests)
     cells = plan_cells(methods, prepared, seeds, conditions)
-    with _alone_in(folder):
+    with alone_in(folder, "a benchmark", "Wait for it, or give another folder as `output`."):
         status = Status(folder)
         _clear_conflicts(status, dataset.folder.name, cells, asked.overwrite)
         left_out = status.begin(_described(dataset, methods, prepared, conditions, seeds), cells, conditions)
@@ -174,25 +171,6 @@ def _digests(plan: Plan, methods: Sequence[MethodChoice]) -> dict[str, str]:
     planned = [MethodChoice(method, name) for method in plan.recipes for name in usable_recipes(plan, method)]
     known = [*methods, *planned, *map(MethodChoice, KNOWN)]
     return {MethodChoice(one.name, one.trained).text: training_digest(plan, one.name, one.trained) for one in known}
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Make ``folder``. UserError if it cannot be written, or if another benchmark is running there."""
-    lock = FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"{folder}: a benchmark is running there already. Wait for it, or give another folder as `output`."
-        ) from error
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another folder as `output`.") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _clear_conflicts(status: Status, dataset: str, cells: Sequence[Cell], overwrite: bool) -> None:

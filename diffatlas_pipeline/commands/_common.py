@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import shlex
 import signal
 import sys
@@ -30,6 +31,9 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
     What the library says of parameters is shown as the options of ``parser``.
     """
     arguments = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be in any encoding
+            stream.reconfigure(errors="backslashreplace")
     with console.speaking(words_of(parser)), _stoppable():
         try:
             command(arguments)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrig
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
-from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform, blur_dimension
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
@@ -27,6 +28,7 @@ ROTATION_PROBABILITY = 0.5
 ZOOM_PROBABILITY = 0.5
 ELASTIC_POINTS = 4  # along the patch's longest axis in mm: what moves together is about a quarter of the patch
 ELASTIC_STRENGTH = (0.05, 0.22)  # standard deviation of the points' shifts, in distances of the points: no folds
+BLUR_REACH = 3  # voxels; an axis of so few is neither blurred nor coarsened
 _COARSE = 3.0  # low resolution is not simulated along an axis already this much coarser than the finest
 
 
@@ -73,7 +75,8 @@ class Augmentation:
         self.spacing_mm = np.asarray(spacing_mm, dtype=np.float64)
         self._flat = patch[2] == 1  # a two-dimensional patch turns and zooms within its plane only
         axes = spacing_mm[:2] if self._flat else spacing_mm
-        self._intensity = _intensity_transforms(tuple(a for a, s in enumerate(axes) if s > _COARSE * min(axes)))
+        coarse = tuple(a for a, s in enumerate(axes) if s > _COARSE * min(axes) or patch[a] <= BLUR_REACH)
+        self._intensity = _intensity_transforms(coarse)
 
     def draw(self, rng: np.random.Generator) -> AugmentationParameters:
         """Random parameters within the plan's ranges."""
@@ -207,13 +210,26 @@ def _rotation(angles_degrees: TripleMm) -> np.ndarray:
     return about_z @ about_y @ about_x
 
 
+class _Blur(GaussianBlurTransform):
+    """Blur along those axes that are long enough: the image is reflected at their ends."""
+
+    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
+        for channel, sigmas in zip(np.flatnonzero(params["apply_to_channel"]), params["sigmas"], strict=True):
+            one = img[channel : channel + 1]
+            for axis, sigma in enumerate(sigmas):
+                if img.shape[axis + 1] > BLUR_REACH:
+                    one = blur_dimension(one, sigma, axis)
+            img[channel : channel + 1] = one
+        return img
+
+
 def _intensity_transforms(coarse_axes: tuple[int, ...]) -> BasicTransform:
     """The chain for images in [0, 1]."""
     options = {"synchronize_channels": False, "p_per_channel": 1.0}
     contrast = BGContrast((0.7, 1.3))
     chain: list[tuple[BasicTransform, float]] = [
         (GaussianNoiseTransform(noise_variance=(0, 0.003), **options), 0.15),
-        (GaussianBlurTransform(blur_sigma=(0.5, 1.0), synchronize_axes=True, **options), 0.15),
+        (_Blur(blur_sigma=(0.5, 1.0), synchronize_axes=True, **options), 0.15),
         (MultiplicativeBrightnessTransform(multiplier_range=(0.75, 1.25), **options), 0.2),
         (ContrastTransform(contrast_range=contrast, preserve_range=False, **options), 0.2),
         (

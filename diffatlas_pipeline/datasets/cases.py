@@ -1,15 +1,16 @@
-"""Find the cases of a folder of images."""
+"""Find the cases of a folder of images, the files of a folder of segmentations, and what is neither."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes import dicom
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, is_text, name_without_ending
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -59,13 +60,48 @@ def list_cases(
     ]
 
 
+def segmentation_files(folder: Path) -> dict[str, Path]:
+    """The segmentations in ``folder`` by case, sorted; ``folder`` may be such a file itself.
+
+    The name without its ending is the case: segmentations have no channels, so ``scan_0001`` is a case of that name.
+    Raises ImageError if there is none, or lists cases that have several.
+    """
+    if not folder.exists():
+        raise ImageError(f"{folder}: no such folder. Give a folder of segmentations.")
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+        if ending_of(path) and not path.name.startswith("."):
+            found[name_without_ending(path)].append(path)
+    if not found:
+        raise ImageError(f"{folder}: holds no segmentations. Allowed are files ending in {', '.join(FILE_ENDINGS)}.")
+    doubled = [f"  {case}: {_names(paths)}" for case, paths in found.items() if len(paths) > 1]
+    if doubled:
+        raise ImageError("\n".join([f"{folder}: {len(doubled)} case(s) with several files; keep one of each:", *doubled]))
+    return {case: paths[0] for case, paths in found.items()}
+
+
+def left_out(folder: Path, used: Iterable[Path]) -> tuple[str, ...]:
+    """What lies in ``folder`` beside the files that are ``used`` of it, by name: other endings, sub-folders without a
+    series of their own, names that are no text. Hidden files, and the voxels beside a header, are not counted.
+    """
+    paths = set(used)
+    if not folder.is_dir() or folder in paths:  # a folder may itself be a series
+        return ()
+    place = folder.resolve()
+    known = {path.name for path in paths if path.parent.resolve() == place}
+    headers = {Path(name).stem for name in known if name.lower().endswith(".mhd")}
+    names = [path.name for path in sorted(folder.iterdir()) if path.name not in known and not path.name.startswith(".")]
+    names = [name for name in names if not (Path(name).stem in headers and name.lower().endswith("raw"))]
+    return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
+
+
 def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:
     """The name without its ending, or None for what is no image."""
     if path.name.startswith("."):
         return None
     if path.is_dir():
-        return path.name if series and dicom.has_series(path) else None
-    return next((path.name[: -len(ending)] for ending in endings if path.name.endswith(ending)), None)
+        return path.name if series and is_text(path.name) and dicom.has_series(path) else None
+    return name_without_ending(path) if (ending_of(path) or "").lower() in endings else None
 
 
 def _split(stem: str, channels: int, stems: set[str]) -> tuple[str, int]:
@@ -91,10 +127,15 @@ def _problems(name: str, paths: dict[int, list[Path]], channels: int) -> list[st
     """What is too much or doubled of a case."""
     problems = []
     for channel, files in paths.items():
-        names = " and ".join(path.name for path in files)
+        names = _names(files)
         if channel >= channels:
             wanted = "_0000 only" if channels == 1 else f"_0000 to _{channels - 1:04d}"
             problems.append(f"{name}: {names} is one channel too many ({wanted}); if it is a case of its own, rename it")
         if len(files) > 1:
-            problems.append(f"{name}: {names} are the same channel; keep one")
+            advice = "If one of them is a segmentation or a copy, move it to another folder"
+            problems.append(f"{name}: {names} are the same channel. {advice}")
     return problems
+
+
+def _names(paths: list[Path]) -> str:
+    return " and ".join(path.name for path in paths)

@@ -1,18 +1,33 @@
-"""Open every case once and list all that is wrong, before hours of work are spent on it."""
+"""Open every case once and list all that is wrong or unusual, before hours of work are spent on it."""
 
 from __future__ import annotations
 
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
-from diffatlas_pipeline.datasets.raw import MAX_LISTED
+from diffatlas_pipeline.datasets.raw import MAX_LISTED, listed
 from diffatlas_pipeline.datasets.sizes import reading_memory, useful_workers
 from diffatlas_pipeline.errors import DatasetError, ImageError
 from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.volumes.grids import grid_difference
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
+
+ALL = "all cases"
+Row = tuple[str, str]  # of a table: a case, and what is told of it
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a data set: ``problems``, with which it cannot be used, and ``notes`` on what is unusual."""
+
+    problems: tuple[Row, ...]
+    notes: tuple[Row, ...]
 
 
 @dataclass(frozen=True)
@@ -24,17 +39,30 @@ class _Task:
 @dataclass(frozen=True)
 class _Finding:
     case: str
-    dimensions: int
-    has_foreground: bool
-    problems: tuple[str, ...]
+    dimensions: int = 0
+    values: tuple[int, ...] = ()  # that occur in its labels
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    digest: int | None = None  # of its voxels
 
 
 def check_dataset(dataset: RawDataset, workers: int) -> None:
-    """Check files, grids and label values of all training and unlabelled cases, ``workers`` at a time.
+    """Raise one DatasetError with a table of all bad cases; say what is unusual. See :func:`inspect_dataset`."""
+    found = inspect_dataset(dataset, workers)
+    if found.problems:
+        raise DatasetError(problem_table(dataset, found.problems))
+    for case, note in found.notes[:MAX_LISTED]:
+        console.warn(f"{case}: {note}")
+    if len(found.notes) > MAX_LISTED:
+        console.warn(f"and {len(found.notes) - MAX_LISTED} more such notes")
 
-    Found are: files that cannot be read, NaN, channels on different grids, constant images, a label grid that is not
+
+def inspect_dataset(dataset: RawDataset, workers: int) -> Inspection:
+    """Look at files, grids and label values of all training and unlabelled cases, ``workers`` at a time.
+
+    Problems are: files that cannot be read, NaN, channels on different grids, constant images, a label grid that is not
     the image's, label values that ``dataset.json`` does not name, two- and three-dimensional cases mixed, no foreground
-    at all. Raises one DatasetError with a table of all bad cases.
+    at all. Notes are: files that are left out, axes that are not perpendicular, labels in no case, one image twice.
     """
     values = (0, *(label.value for label in dataset.description.labels))
     cases = [*dataset.training, *dataset.unlabelled]
@@ -43,54 +71,80 @@ def check_dataset(dataset: RawDataset, workers: int) -> None:
     tasks = [_Task(files, values) for files in cases]
     names = [files.case for files in cases]
     workers = useful_workers(cases, workers)
-    findings = run_cases(_check_case, tasks, names, workers, "Checking", memory=lambda task: reading_memory(task.files))
-    rows = [(finding.case, problem) for finding in findings for problem in finding.problems]
+    findings = run_cases(_look_at, tasks, names, workers, "Checking", memory=lambda task: reading_memory(task.files))
+    problems = [(finding.case, problem) for finding in findings for problem in finding.problems]
     dimensions = [finding.dimensions for finding in findings if finding.dimensions]
     usual = max((2, 3), key=lambda d: (dimensions.count(d), d))
-    rows += [
+    problems += [
         (finding.case, f"{finding.dimensions}-D image among {usual}-D ones")
         for finding in findings
         if finding.dimensions not in (0, usual)
     ]
-    if not rows and not any(finding.has_foreground for finding in findings):
-        rows.append(("all cases", f"no voxel of any label ({', '.join(label.name for label in dataset.description.labels)})"))
-    if rows:
-        raise DatasetError(_table(dataset, rows))
+    seen = {value for finding in findings for value in finding.values}
+    if not problems and not seen & {*values[1:]}:
+        problems.append((ALL, f"no voxel of any label ({', '.join(label.name for label in dataset.description.labels)})"))
+    notes = [(finding.case, note) for finding in findings for note in finding.notes]
+    return Inspection(tuple(problems), (*notes, *_notes_on_all(dataset, findings, seen)))
 
 
-def _check_case(task: _Task) -> _Finding:
-    files, problems = task.files, []
+def problem_table(dataset: RawDataset, problems: Sequence[Row], most: int = MAX_LISTED) -> str:
+    """``problems`` as an error shows them, at most so many."""
+    bad = len({case for case, _ in problems})
+    total = len(dataset.training) + len(dataset.unlabelled)
+    first = f"{dataset.folder}: {bad} of {total} cases cannot be used. Mend or remove them."
+    return "\n".join([first, table(("case", "problem"), problems, most)])
+
+
+def table(header: Row, rows: Sequence[Row], most: int = MAX_LISTED) -> str:
+    """Two columns, at most ``most`` rows."""
+    width = max(len(case) for case, _ in (header, *rows))
+    lines = [f"  {case:<{width}}  {text}" for case, text in (header, *rows[:most])]
+    return "\n".join([*lines, *([f"  and {len(rows) - most} more"] if len(rows) > most else [])])
+
+
+def _notes_on_all(dataset: RawDataset, findings: Sequence[_Finding], seen: set[int]) -> Iterator[Row]:
+    """What no case tells alone."""
+    if dataset.left_out:
+        ending = dataset.description.file_ending
+        yield (
+            ALL,
+            f"{len(dataset.left_out)} file(s) are left out, since they do not end in {ending}: {listed(dataset.left_out)}",
+        )
+    if absent := [label.name for label in dataset.description.labels if label.value not in seen]:
+        yield ALL, f"no case has label {', '.join(absent)}: it is learnt as absent"
+    same: dict[int, list[str]] = defaultdict(list)
+    for finding in findings:
+        if finding.digest is not None:
+            same[finding.digest].append(finding.case)
+    for first, *others in same.values():
+        if others:
+            yield first, f"the same image as {listed(others)}: in different folds, validation would be too good"
+
+
+def _look_at(task: _Task) -> _Finding:
+    files, problems, notes = task.files, [], []
     try:
         volume = read_volume(files.images)
     except ImageError as error:
-        return _Finding(files.case, 0, False, (str(error),))
+        return _Finding(files.case, problems=(str(error),))
     problems += [f"channel {index} is constant" for index, channel in enumerate(volume.array) if np.ptp(channel) == 0]
-    grid = volume.grid
+    grid, digest = volume.grid, zlib.crc32(np.ascontiguousarray(volume.array).data)
+    if grid.is_sheared:
+        notes.append("its axes are not perpendicular, as with a tilted gantry: it is resampled so that they are")
     del volume
-    foreground = False
+    values: tuple[int, ...] = ()
     if files.label is not None:
         try:
             labels = read_labels(files.label)
         except ImageError as error:
-            return _Finding(files.case, grid.dimensions, False, (*problems, str(error)))
+            return _Finding(files.case, grid.dimensions, (), (*problems, str(error)), tuple(notes), digest)
         difference = grid_difference(grid, labels.grid)
         if difference:
-            problems.append(f"label and image lie on different grids: {difference}")
-        found = [int(value) for value in np.unique(labels.array)]
-        foreground = any(value in task.values for value in found if value)
-        foreign = [value for value in found if value not in task.values]
+            same_shape = " (DiffAtlas_check can mend it in a copy)" if grid.shape == labels.grid.shape else ""
+            problems.append(f"label and image lie on different grids: {difference}{same_shape}")
+        values = tuple(int(value) for value in np.unique(labels.array))
+        foreign = [value for value in values if value not in task.values]
         if foreign:
             shown = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
             problems.append(f"label value(s) {shown} not in dataset.json (allowed: {', '.join(map(str, sorted(task.values)))})")
-    return _Finding(files.case, grid.dimensions, foreground, tuple(problems))
-
-
-def _table(dataset: RawDataset, rows: list[tuple[str, str]]) -> str:
-    width = max(len("case"), *(len(case) for case, _ in rows))
-    bad = len({case for case, _ in rows})
-    total = len(dataset.training) + len(dataset.unlabelled)
-    lines = [f"{dataset.folder}: {bad} of {total} cases cannot be used. Mend or remove them."]
-    lines += [f"  {'case':<{width}}  problem", *(f"  {case:<{width}}  {problem}" for case, problem in rows[:MAX_LISTED])]
-    if len(rows) > MAX_LISTED:
-        lines.append(f"  and {len(rows) - MAX_LISTED} more")
-    return "\n".join(lines)
+    return _Finding(files.case, grid.dimensions, values, tuple(problems), tuple(notes), digest)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS
+from diffatlas_pipeline.volumes.io import ending_of
 
 
 def link_cases(cases: Sequence[CaseFiles], description: Path, place: Path) -> None:
@@ -33,17 +33,13 @@ def link_cases(cases: Sequence[CaseFiles], description: Path, place: Path) -> No
 
 def _links(files: CaseFiles, place: Path) -> dict[Path, Path]:
     assert files.label is not None  # test cases have labels
-    links = {place / "labelsTs" / f"{files.case}{_ending(files.label)}": files.label}
+    links = {place / "labelsTs" / f"{files.case}{ending_of(files.label)}": files.label}
     for channel, image in enumerate(files.images):
-        links[place / "imagesTs" / f"{files.case}_{channel:04d}{_ending(image)}"] = image
+        links[place / "imagesTs" / f"{files.case}_{channel:04d}{ending_of(image) or ''}"] = image
     for path, source in list(links.items()):
-        if source.suffix == ".mhd":  # its voxels lie in a file beside it
+        if source.suffix.lower() == ".mhd":  # its voxels lie in a file beside it
             links |= {path.parent / other.name: other for other in source.parent.glob(f"{source.stem}.*") if other != source}
     return links
-
-
-def _ending(path: Path) -> str:
-    return next(ending for ending in FILE_ENDINGS if path.name.endswith(ending))
 
 
 def _link(source: Path, path: Path) -> None:

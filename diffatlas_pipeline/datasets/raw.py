@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.cases import left_out, list_cases
 from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles, DatasetDescription, LabelClass, RawDataset
 from diffatlas_pipeline.errors import DatasetError, ImageError
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, name_without_ending
 
+FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "imagesUn")
 MAX_LISTED = 20  # problems written out in one message; the rest are counted
 
 
@@ -43,7 +44,9 @@ def read_dataset(folder: Path) -> RawDataset:
     test = _list(folder / "imagesTs", description.file_ending, channels)
     modality = _unlabelled_modality(raw, path)
     unlabelled = [replace(files, modality=modality) for files in _list(folder / "imagesUn", description.file_ending, channels)]
-    return RawDataset(folder, description, tuple(training), tuple(test), tuple(unlabelled))
+    used = [path for files in (*training, *test, *unlabelled) for path in (*files.images, files.label) if path is not None]
+    passed = [f"{kind}/{name}" for kind in FOLDERS for name in left_out(folder / kind, used)]
+    return RawDataset(folder, description, tuple(training), tuple(test), tuple(unlabelled), tuple(passed))
 
 
 def read_description(raw: Mapping[str, Any], path: Path) -> DatasetDescription:
@@ -67,7 +70,7 @@ def read_description(raw: Mapping[str, Any], path: Path) -> DatasetDescription:
 
 def _parse(path: Path) -> Mapping[str, Any]:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: not valid JSON ({error}). Correct it.") from error
     if not isinstance(raw, Mapping):
@@ -140,17 +143,15 @@ def _attach_labels(images: Sequence[CaseFiles], folder: Path, ending: str) -> li
         raise DatasetError(f"{folder}: no such folder. Put one label file per training case there.")
     training: list[CaseFiles] = []
     problems: list[str] = []
+    there = [path for path in sorted(folder.iterdir()) if (ending_of(path) or "").lower() == ending]
+    labels = {name_without_ending(path): path for path in there if not path.name.startswith(".")}
     for files in images:
-        path = folder / f"{files.case}{ending}"
-        label = path if path.is_file() else None
+        label = labels.get(files.case)
         if label is None:
-            problems.append(f"{files.case}: no label file {path}")
+            problems.append(f"{files.case}: no label file {folder / f'{files.case}{ending}'}")
         training.append(CaseFiles(files.case, files.images, label))
     known = {files.case for files in images}
-    for path in sorted(folder.glob(f"*{ending}")):
-        case = path.name[: -len(ending)]
-        if case not in known and not path.name.startswith("."):
-            problems.append(f"{case}: label {path} has no image")
+    problems += [f"{case}: label {path} has no image" for case, path in labels.items() if case not in known]
     if problems:
         raise DatasetError(problem_list(folder.parent, problems, "Add the missing files or remove their partners."))
     return training
@@ -174,6 +175,12 @@ def _listed_cases(folder: Path, raw: Any, channels: int, path: Path) -> list[Cas
     if problems:
         raise DatasetError(problem_list(folder, problems, "Correct 'dataset' in dataset.json or add the files."))
     return training
+
+
+def listed(values: Sequence[object]) -> str:
+    """``values`` in one line, the first few of many."""
+    shown = ", ".join(str(value) for value in values[:MAX_LISTED])
+    return f"{shown} and {len(values) - MAX_LISTED} more" if len(values) > MAX_LISTED else shown
 
 
 def problem_list(folder: Path, problems: Sequence[str], remedy: str) -> str:

@@ -84,7 +84,7 @@ def load_splits(path: Path, cases: Sequence[str]) -> dict[str, Split]:
     sides.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file. Give a splits file, or run `plan_and_preprocess` to make one.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

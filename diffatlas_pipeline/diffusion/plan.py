@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from diffatlas_pipeline.fields import at_least, one_of
+from diffatlas_pipeline.fields import one_of, within
 
 SCHEDULES = ("cosine",)
+
+
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -14,4 +17,4 @@ class DiffusionPlan:
     """Noise schedule: its name, and the number T of training steps it is cut into."""
 
     schedule: str = field(metadata=one_of(*SCHEDULES))
-    training_steps: int = field(metadata=at_least(1))
+    training_steps: int = field(metadata=within(1, MOST_STEPS))

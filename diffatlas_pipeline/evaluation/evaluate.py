@@ -15,18 +15,20 @@ import numpy as np
 import pandas as pd
 
 from diffatlas_pipeline import console
-from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.cases import segmentation_files
 from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE, score
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.parallel import run_short_cases
 from diffatlas_pipeline.volumes.grids import grid_difference
-from diffatlas_pipeline.volumes.io import read_labels
+from diffatlas_pipeline.volumes.io import name_without_ending, read_labels
 
 MISSING = ("error", "empty", "skip")
 METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")
 _LISTED = 20
+_FAR = 20.0  # voxel edges: within so far of a surface almost everything lies, so NSD would say nothing
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,13 @@ def evaluate_folders(
     if problems:
         raise ImageError(f"{len(problems)} of {len(pairs)} cases cannot be scored:\n" + _listing(problems))
     warnings = [warning for outcome in outcomes for warning in outcome.warnings]
+    if far := [outcome.longest_edge_mm for outcome in outcomes if tolerance_mm > _FAR * outcome.longest_edge_mm]:
+        warnings.append(
+            f"NSD is not given for {len(far)} of {len(pairs)} cases: a tolerance of {tolerance_mm:g} mm is over {_FAR:g} of "
+            f"their voxels (of {min(far):.3g} mm). Give a smaller `tolerance_mm`."
+        )
     if unused:
-        warnings.append(f"{len(unused)} predictions have no reference and were left out: {_some(unused)}")
+        warnings.append(f"{len(unused)} predictions have no reference and were left out: {listed(unused)}")
     rows = [row for outcome in outcomes for row in outcome.rows]
     frame = pd.DataFrame(rows, columns=["case", "label", "value", *METRICS])
     return Evaluation(frame, tuple(pairs), tuple(labels), tolerance_mm, tuple(absent), missing, tuple(warnings))
@@ -138,18 +145,17 @@ def evaluate_folders(
 def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[CasePair], list[str], list[str]]:
     """The pairs to score, the cases without prediction, and the predictions without reference."""
     if references.is_file() and predictions.is_file():
-        return [CasePair(_stem(references), predictions, references)], [], []
-    known = {files.case: files.images[0] for files in list_cases(references, None, 1)}
-    made = {files.case: files.images[0] for files in list_cases(predictions, None, 1)}
+        return [CasePair(name_without_ending(references), predictions, references)], [], []
+    known, made = segmentation_files(references), segmentation_files(predictions)
     absent = [case for case in known if case not in made]
     if absent and missing == "error":
         raise DatasetError(
-            f"{predictions}: no prediction for {len(absent)} of {len(known)} references: {_some(absent)}. "
+            f"{predictions}: no prediction for {len(absent)} of {len(known)} references: {listed(absent)}. "
             "Predict them, or say what they mean: `missing=empty` scores them as empty, `missing=skip` leaves them out."
         )
     if len(absent) == len(known):
         raise DatasetError(
-            f"{predictions}: not one prediction is named like a reference in {references} ({_some(list(known))})."
+            f"{predictions}: not one prediction is named like a reference in {references} ({listed(list(known))})."
         )
     pairs = [CasePair(case, made.get(case), path) for case, path in known.items() if case in made or missing == "empty"]
     return pairs, absent, [case for case in made if case not in known]
@@ -169,7 +175,7 @@ def read_labels_json(path: Path) -> tuple[LabelClass, ...]:
     DatasetError.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))["labels"]
         if all(str(key).lstrip("-").isdigit() for key in raw):
             raw = {name: value for value, name in raw.items()}
         labels = tuple(LabelClass(str(name), int(value)) for name, value in raw.items() if int(value) != 0)
@@ -187,6 +193,7 @@ class _Outcome:
     rows: tuple[Mapping[str, Any], ...] = ()
     problem: str = ""
     warnings: tuple[str, ...] = ()
+    longest_edge_mm: float = math.inf
 
 
 def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: float) -> _Outcome:
@@ -199,12 +206,13 @@ def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: floa
     if difference:
         return _Outcome(problem=f"{pair.case}: the prediction is not on the reference's grid ({difference})")
     found = np.zeros_like(reference.array) if prediction is None else prediction.array
+    longest_edge_mm = max(reference.grid.spacing_mm[: reference.grid.dimensions])
     rows = []
     for label in labels:
-        result = score(found == label.value, reference.array == label.value, reference.grid.spacing_mm, tolerance_mm)
+        result = score(found == label.value, reference.array == label.value, reference.grid, tolerance_mm)
         values = (
             result.dice,
-            result.nsd,
+            result.nsd if tolerance_mm <= _FAR * longest_edge_mm else math.nan,
             result.hd95_mm,
             result.volume_prediction_mm3 / 1000,
             result.volume_reference_mm3 / 1000,
@@ -215,8 +223,8 @@ def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: floa
     for what, array in (("prediction", found), ("reference", reference.array)):
         strange = sorted(set(np.unique(array).tolist()) - known)
         if strange:
-            warnings.append(f"{pair.case}: the {what} holds values that are no label and were not scored: {_some(strange)}")
-    return _Outcome(tuple(rows), warnings=tuple(warnings))
+            warnings.append(f"{pair.case}: the {what} holds values that are no label and were not scored: {listed(strange)}")
+    return _Outcome(tuple(rows), "", tuple(warnings), longest_edge_mm)
 
 
 def labels_in(files: Sequence[Path], workers: int) -> tuple[LabelClass, ...]:
@@ -255,15 +263,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
-
-
-def _some(values: Sequence[object]) -> str:
-    listed = ", ".join(str(value) for value in values[:_LISTED])
-    return f"{listed} and {len(values) - _LISTED} more" if len(values) > _LISTED else listed
 
 
 def _listing(problems: Sequence[str]) -> str:

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
+from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from diffatlas_pipeline.volumes.grids import TripleMm
+from diffatlas_pipeline.volumes.grids import Grid, TripleMm
 
 EMPTY_RULE = (
     "Both masks empty: not counted. One mask empty: Dice 0, NSD 0, HD95 the diagonal of the volume. "
@@ -40,16 +41,12 @@ class Scores:
     volume_reference_mm3: float
 
 
-def score(prediction: np.ndarray, reference: np.ndarray, spacing_mm: TripleMm, tolerance_mm: float) -> Scores:
-    """All metrics of two boolean masks (X, Y, Z) of equal shape, the surfaces being found once."""
-    surfaces = surface_distances(prediction, reference, spacing_mm)
-    return Scores(
-        dice(prediction, reference),
-        nsd(surfaces, tolerance_mm),
-        hd95_mm(surfaces),
-        volume_mm3(prediction, spacing_mm),
-        volume_mm3(reference, spacing_mm),
-    )
+def score(prediction: np.ndarray, reference: np.ndarray, grid: Grid, tolerance_mm: float) -> Scores:
+    """All metrics of two boolean masks (X, Y, Z) on ``grid``, the surfaces being found once."""
+    axes_mm = grid.matrix[:3, :3] if grid.is_sheared else None
+    surfaces = surface_distances(prediction, reference, grid.spacing_mm, axes_mm)
+    volumes = (float(np.count_nonzero(mask) * grid.voxel_mm3) for mask in (prediction, reference))
+    return Scores(dice(prediction, reference), nsd(surfaces, tolerance_mm), hd95_mm(surfaces), *volumes)
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
@@ -84,22 +81,28 @@ class SurfaceDistances:
     diagonal_mm: float
 
 
-def surface_distances(prediction: np.ndarray, reference: np.ndarray, spacing_mm: TripleMm) -> SurfaceDistances:
-    """Distances between the surfaces of two boolean masks (X, Y, Z); infinite where the other mask is empty."""
+def surface_distances(
+    prediction: np.ndarray, reference: np.ndarray, spacing_mm: TripleMm, axes_mm: np.ndarray | None = None
+) -> SurfaceDistances:
+    """Distances between the surfaces of two boolean masks (X, Y, Z); infinite where the other mask is empty.
+
+    ``axes_mm`` (3, 3) are the edges of a voxel as columns where they are not perpendicular.
+    """
     _same_shape(prediction, reference)
     diagonal_mm = math.hypot(*(n * s for n, s in zip(prediction.shape, spacing_mm, strict=True)))
     spacing: tuple[float, ...] = spacing_mm
     if prediction.shape[2] == 1:
         prediction, reference, spacing = prediction[..., 0], reference[..., 0], spacing_mm[:2]
+        axes_mm = None if axes_mm is None else axes_mm[:, :2]
     box = _box(prediction | reference)
     prediction, reference = prediction[box], reference[box]
-    table = _element_sizes(spacing)
+    table = _element_sizes(spacing) if axes_mm is None else _sheared_element_sizes(_as_key(axes_mm))
     codes_prediction, codes_reference = _neighbour_codes(prediction), _neighbour_codes(reference)
     border_prediction, border_reference = _is_border(codes_prediction), _is_border(codes_reference)
     return SurfaceDistances(
-        _distances_to(border_reference, spacing)[border_prediction],
+        _from_to(border_prediction, border_reference, spacing, axes_mm),
         table[codes_prediction[border_prediction]],
-        _distances_to(border_prediction, spacing)[border_reference],
+        _from_to(border_reference, border_prediction, spacing, axes_mm),
         table[codes_reference[border_reference]],
         diagonal_mm,
     )
@@ -160,10 +163,14 @@ def _is_border(codes: np.ndarray) -> np.ndarray:
     return (codes != 0) & (codes != full)
 
 
-def _distances_to(border: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    if not border.any():
-        return np.full(border.shape, math.inf)
-    return distance_transform_edt(~border, sampling=spacing_mm)
+def _from_to(border: np.ndarray, other: np.ndarray, spacing_mm: tuple[float, ...], axes_mm: np.ndarray | None) -> np.ndarray:
+    """The distance in mm from each element of ``border`` to the nearest of the ``other`` one."""
+    if not other.any():
+        return np.full(np.count_nonzero(border), math.inf)
+    if axes_mm is None:
+        return distance_transform_edt(~other, sampling=spacing_mm)[border]
+    here, there = (np.argwhere(mask) @ axes_mm.T for mask in (border, other))
+    return np.asarray(cKDTree(there).query(here)[0])
 
 
 @functools.lru_cache(maxsize=64)
@@ -174,7 +181,20 @@ def _element_sizes(spacing_mm: tuple[float, ...]) -> np.ndarray:
     return np.array([_surface_area(code, spacing_mm) for code in range(256)])
 
 
-def _surface_area(code: int, spacing_mm: tuple[float, ...]) -> float:
+@functools.lru_cache(maxsize=64)
+def _sheared_element_sizes(axes_mm: tuple[tuple[float, ...], ...]) -> np.ndarray:
+    """:func:`_element_sizes` where the edges of a voxel, the columns of ``axes_mm``, are not perpendicular."""
+    axes = np.asarray(axes_mm)
+    if axes.shape[1] == 2:
+        return np.array([_sheared_contour_length(code, axes) for code in range(16)])
+    return np.array([_surface_area(code, (1.0, 1.0, 1.0), axes) for code in range(256)])
+
+
+def _as_key(axes_mm: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in axes_mm)
+
+
+def _surface_area(code: int, spacing_mm: tuple[float, ...], axes_mm: np.ndarray | None = None) -> float:
     """Area of the classic marching-cubes surface; a code and its complement have the same one, that of fewer inside
     corners.
     """
@@ -185,6 +205,8 @@ def _surface_area(code: int, spacing_mm: tuple[float, ...]) -> float:
     corners = np.array([code >> (7 - index) & 1 for index in range(8)], dtype=float).reshape(2, 2, 2)
     vertices, faces, _, _ = marching_cubes(corners, 0.5, spacing=spacing_mm, method="lorensen")
     triangles = vertices[faces].astype(float)
+    if axes_mm is not None:
+        triangles = triangles @ axes_mm.T
     normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     return float(np.linalg.norm(normals, axis=1).sum() / 2)
 
@@ -200,6 +222,22 @@ def _contour_length(code: int, spacing_mm: tuple[float, ...]) -> float:
     if corners[0, 0] == corners[1, 1]:
         return 2 * diagonal
     return spacing_mm[0] if corners[0, 0] == corners[1, 0] else spacing_mm[1]
+
+
+def _sheared_contour_length(code: int, axes_mm: np.ndarray) -> float:
+    """:func:`_contour_length` for edges (3, 2) that are not perpendicular."""
+    corners = np.array([code >> (3 - index) & 1 for index in range(4)]).reshape(2, 2)
+    first, second = axes_mm.T
+    # Off the corners (0, 0) and (1, 1) the contour runs along first - second, off the others along their sum.
+    off_main, off_other = (0.5 * float(np.linalg.norm(first + sign * second)) for sign in (-1, 1))
+    if corners.sum() in (1, 3):
+        lone = np.argwhere(corners == (1 if corners.sum() == 1 else 0))[0]
+        return off_main if lone[0] == lone[1] else off_other
+    if corners.sum() != 2:
+        return 0.0
+    if corners[0, 0] == corners[1, 1]:
+        return 2 * (off_main if corners[0, 0] else off_other)
+    return float(np.linalg.norm(first if corners[0, 0] == corners[1, 0] else second))
 
 
 def _same_shape(prediction: np.ndarray, reference: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.volumes.grids import Grid, TripleMm
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_labels, read_volume
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, name_without_ending, read_labels, read_volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
 
 Colour = tuple[float, float, float, float]
@@ -149,8 +149,11 @@ def image_of(case: str, images: Path | None) -> Path | None:
     """The file (or DICOM folder) of the case's first channel in ``images``, or ``images`` itself if it is a file."""
     if images is None or images.is_file():
         return images
-    names = [f"{case}{channel}{ending}" for channel in ("_0000", "") for ending in (*FILE_ENDINGS, "")]
-    return next((images / name for name in names if (images / name).exists()), None)
+    stems = (f"{case}_0000", case)
+    names = [f"{stem}{ending}" for stem in stems for ending in (*FILE_ENDINGS, "")]
+    usual = next((images / name for name in names if (images / name).exists()), None)
+    # An ending in capitals is found by looking at all of them.
+    return usual or next((path for path in sorted(images.iterdir()) if name_without_ending(path) in stems), None)
 
 
 def read_scan(path: Path, grid: Grid) -> np.ndarray:

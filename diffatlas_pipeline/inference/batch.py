@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -12,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.inference.earlier import digest_of_file, digest_of_scan
 from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.familiarity import Familiarity
 from diffatlas_pipeline.inference.result import Maps, Result
@@ -33,7 +36,8 @@ class CaseOutcome:
     ``network_share`` is how much the network counted beside atlases, None without any. ``familiarity`` tells how far
     the scan lies from what the model has learnt, None if that is not known. ``volumes`` are those of the segmentation
     by label, with intervals where held-out cases tell how far they may be off, and the scan is no foreign one.
-    ``generated_channels`` are the names of those that the scan lacked.
+    ``generated_channels`` are the names of those that the scan lacked. ``input`` and ``output`` are digests of the scan
+    and of the segmentation as they were.
     """
 
     case: str
@@ -45,6 +49,8 @@ class CaseOutcome:
     familiarity: Familiarity | None = None
     volumes: dict[str, VolumeEstimate] = field(default_factory=dict)
     generated_channels: tuple[str, ...] = ()
+    input: str = ""
+    output: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,6 @@ class Wanted:
     """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept."""
 
     destination: Destination
-    overwrite: bool = False
     maps: Maps = field(default_factory=Maps)
     drawings: Mapping[str, Path] = field(default_factory=dict)
 
@@ -81,59 +86,85 @@ class CaseSegmenter(Protocol):
 
 
 def predict_cases(
-    segmenter: CaseSegmenter, cases: Sequence[CaseFiles], wanted: Wanted, quiet: bool = False
+    segmenter: CaseSegmenter,
+    cases: Sequence[CaseFiles],
+    wanted: Wanted,
+    quiet: bool = False,
+    told: Callable[[CaseOutcome], None] | None = None,
 ) -> list[CaseOutcome]:
-    """Segment ``cases`` into ``wanted.destination``, one outcome each, in order.
+    """Segment ``cases`` into ``wanted.destination``, one outcome each, in order; ``told`` hears of each when it is
+    done.
 
-    A case that cannot be read, segmented or written (UserError) fails alone; the others are still done.
+    What is there is replaced. A case that cannot be read, segmented or written fails alone, whatever the reason; the
+    others are still done.
     """
-    todo = [files for files in cases if wanted.overwrite or not wanted.destination.labels(files).exists()]
-    outcomes = {files.case: CaseOutcome(files.case, "kept") for files in cases}
-    waiting = iter(todo)
+    outcomes = _Outcomes(told)
     exporting: Future[CaseOutcome] | None = None
-    bar = console.bar("Segmenting", max(1, len(todo)), quiet=quiet)
+    bar = console.bar("Segmenting", max(1, len(cases)), quiet=quiet)
     with bar, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
 
-        def read_next() -> tuple[CaseFiles, Future[_Loaded]] | None:
-            files = next(waiting, None)
-            return None if files is None else (files, reader.submit(_load, segmenter, files, wanted.drawings.get(files.case)))
+        def read(index: int) -> Future[_Loaded] | None:
+            if index == len(cases):
+                return None
+            return reader.submit(_load, segmenter, cases[index], wanted.drawings.get(cases[index].case))
 
-        following = read_next()
-        for index in range(len(todo)):
-            assert following is not None
-            files, loading = following
-            bar.to(bar.done, files.case)
-            try:
-                loaded = loading.result()
-            except UserError as error:
-                outcomes[files.case] = CaseOutcome(files.case, "failed", str(error))
-                following = read_next()
-                continue
-            following = read_next()
-            start = time.perf_counter()
-            try:
-                segmentation = segmenter.segment(loaded.prepared, _moving(bar, index))
-                sampled = time.perf_counter()
-                familiarity = segmenter.familiarity(segmentation, loaded.prepared)
-                compared = time.perf_counter()
-                if wanted.maps.reconstruction:
-                    segmentation = segmenter.reconstructed(segmentation, loaded.prepared)
-            except UserError as error:  # no training case can be aligned to it
-                outcomes[files.case] = CaseOutcome(files.case, "failed", str(error))
-                continue
-            seconds = {**loaded.seconds, "sample": sampled - start}
-            if familiarity is not None:
-                seconds["compare"] = compared - sampled
-            if wanted.maps.reconstruction:
-                seconds["reconstruct"] = time.perf_counter() - compared
-            made = _Made(segmentation, familiarity, seconds)
-            if exporting is not None:  # one result in memory at a time
-                _note(outcomes, exporting)
-            exporting = writer.submit(_finish, segmenter, files, loaded, made, wanted)
-        if exporting is not None:
-            _note(outcomes, exporting)
+        loading = read(0)
+        try:
+            for index, files in enumerate(cases):
+                bar.to(bar.done, files.case)
+                assert loading is not None
+                loaded, error = _result_of(loading)
+                loading = read(index + 1)
+                if loaded is None:
+                    outcomes.note(_failed(files.case, error))
+                    continue
+                try:
+                    made = _make(segmenter, loaded, wanted.maps, _moving(bar, index))
+                except Exception as fault:
+                    outcomes.note(_failed(files.case, fault))
+                    continue
+                if exporting is not None:  # one result in memory at a time
+                    outcomes.note(exporting.result())
+                exporting = writer.submit(_finish, segmenter, files, loaded, made, wanted)
+        finally:  # what is being written when the work is interrupted is done, too
+            if exporting is not None:
+                outcomes.note(exporting.result())
         bar.to(bar.total)
-    return [outcomes[files.case] for files in cases]
+    return [outcomes.by_case[files.case] for files in cases]
+
+
+def _result_of(loading: Future[_Loaded]) -> tuple[_Loaded, None] | tuple[None, Exception]:
+    try:
+        return loading.result(), None
+    except Exception as error:
+        return None, error
+
+
+def _make(segmenter: CaseSegmenter, loaded: _Loaded, maps: Maps, progress: Progress) -> _Made:
+    """Segment what was loaded, and compare it with what the model has learnt."""
+    seconds, start = dict(loaded.seconds), time.perf_counter()
+    segmentation = segmenter.segment(loaded.prepared, progress)
+    seconds["sample"] = (sampled := time.perf_counter()) - start
+    familiarity = segmenter.familiarity(segmentation, loaded.prepared)
+    compared = time.perf_counter()
+    if familiarity is not None:
+        seconds["compare"] = compared - sampled
+    if maps.reconstruction:
+        segmentation = segmenter.reconstructed(segmentation, loaded.prepared)
+        seconds["reconstruct"] = time.perf_counter() - compared
+    return _Made(segmentation, familiarity, seconds)
+
+
+def _failed(case: str, error: Exception | None) -> CaseOutcome:
+    """What is told of a case that failed; a fault that is not the user's to mend shows where it happened."""
+    if isinstance(error, UserError):
+        return CaseOutcome(case, "failed", str(error))
+    if isinstance(error, MemoryError):
+        return CaseOutcome(case, "failed", f"there is not enough memory for it ({error}). Close other programs, or crop it.")
+    assert error is not None
+    print(f"{case}: a fault of this program:", file=sys.stderr)
+    traceback.print_exception(error, file=sys.stderr)
+    return CaseOutcome(case, "failed", f"a fault of this program ({type(error).__name__}: {error}). Please report it.")
 
 
 def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
@@ -152,11 +183,25 @@ def timing_table(outcomes: Sequence[CaseOutcome]) -> str:
     return "\n".join(lines)
 
 
+class _Outcomes:
+    """What became of the cases so far."""
+
+    def __init__(self, told: Callable[[CaseOutcome], None] | None) -> None:
+        self.by_case: dict[str, CaseOutcome] = {}
+        self._told = told
+
+    def note(self, outcome: CaseOutcome) -> None:
+        self.by_case[outcome.case] = outcome
+        if self._told is not None:
+            self._told(outcome)
+
+
 @dataclass(frozen=True)
 class _Loaded:
     volume: Volume
     prepared: Any
     seconds: dict[str, float]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -169,6 +214,7 @@ class _Made:
 
 
 def _load(segmenter: CaseSegmenter, files: CaseFiles, drawing: Path | None) -> _Loaded:
+    digest = digest_of_scan(files)  # before reading: what changes meanwhile is seen next time
     (volume, drawn), read_s = _timed(lambda: (_read(files), None if drawing is None else read_labels(drawing)))
     prepared, prepare_s = _timed(lambda: segmenter.prepare(volume, drawn))
     seconds = {"read": read_s, "prepare": prepare_s}
@@ -176,7 +222,7 @@ def _load(segmenter: CaseSegmenter, files: CaseFiles, drawing: Path | None) -> _
         now_s = 0.0 if prepared.kept else prepared.register_s
         seconds |= {"prepare": max(0.0, prepare_s - now_s), "register": prepared.register_s}
     # The way back needs the grid only: do not keep the voxels.
-    return _Loaded(replace(volume, array=volume.array[:0]), prepared, seconds)
+    return _Loaded(replace(volume, array=volume.array[:0]), prepared, seconds, digest)
 
 
 def _read(files: CaseFiles) -> Volume:
@@ -194,8 +240,8 @@ def _finish(
     try:
         result, restore_s = _timed(lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.maps))
         _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
-    except UserError as error:
-        return CaseOutcome(files.case, "failed", str(error))
+    except Exception as error:
+        return _failed(files.case, error)
     seconds = {**made.seconds, "restore": restore_s, "write": write_s}
     foreign = made.familiarity and made.familiarity.warning
     warnings = (*result.warnings, foreign) if foreign else result.warnings
@@ -203,12 +249,8 @@ def _finish(
     volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors)
     share = made.segmentation.network_share
     names = tuple(segmenter.plan.channels[c].name for c in files.missing)
-    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names)
-
-
-def _note(outcomes: dict[str, CaseOutcome], exporting: Future[CaseOutcome]) -> None:
-    outcome = exporting.result()
-    outcomes[outcome.case] = outcome
+    digests = loaded.digest, digest_of_file(wanted.destination.labels(files))
+    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names, *digests)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

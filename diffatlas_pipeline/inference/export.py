@@ -16,7 +16,7 @@ from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.result import Result
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import check_format, ending_of, name_without_ending, write_labels, write_scalars
 
 RECORD = "prediction.json"
 DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
@@ -50,7 +50,7 @@ class Destination:
 
     def labels(self, files: CaseFiles) -> Path:
         """The segmentation: named as the case, with the ending of the input, so that it fits beside it."""
-        return self.file or self.folder / f"{files.case}{ending_of(files.images[0]) or self.ending}"
+        return self.file or self.folder / f"{files.case}{(ending_of(files.images[0]) or self.ending).lower()}"
 
     def distances(self, files: CaseFiles, label: LabelClass) -> Path:
         path = self.labels(files)
@@ -93,32 +93,28 @@ def find_cases(source: Path, channels: int, needs_all: str = "") -> list[CaseFil
     """
     if not source.is_file():
         return list_cases(source, None, channels, not needs_all, needs_all)
-    ending = ending_of(source)
-    if ending is None:
-        raise ImageError(f"{source}: not an image. Allowed endings are {', '.join(FILE_ENDINGS)}.")
+    check_format(source)
     if channels != 1 and not needs_all:
         return list_cases(source, None, channels, may_lack=True)
     if channels != 1:
         raise ImageError(
             f"{source}: one file, but the model needs {channels} channels. Give a folder with all of them. {needs_all}"
         )
-    name = source.name[: -len(ending)]
-    return [CaseFiles(name.removesuffix("_0000"), (source,), None)]
-
-
-def ending_of(path: Path) -> str | None:
-    """The file ending that images may have, None for anything else (such as a DICOM folder)."""
-    return None if path.is_dir() else next((ending for ending in FILE_ENDINGS if path.name.endswith(ending)), None)
+    return [CaseFiles(name_without_ending(source).removesuffix("_0000"), (source,), None)]
 
 
 def check_output(destination: Destination, cases: Sequence[CaseFiles]) -> None:
-    """UserError if the folder cannot be written or a segmentation would replace an input image."""
+    """UserError if the folder cannot be written, or is that of the scans, or a segmentation would replace one."""
     inputs = {image.resolve() for files in cases for image in files.images}
+    folder = destination.folder
+    if destination.file is None and folder.resolve() in {image.parent for image in inputs}:
+        raise UserError(
+            f"{folder}: holds the scans. Segmentations among them would be taken for scans next time: give another `output`."
+        )
     for files in cases:
         path = destination.labels(files)
         if path.resolve() in inputs:
             raise UserError(f"{path}: would replace an input image. Give another `output`.")
-    folder = destination.folder
     probe = folder / f".{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.preprocessing.normalisation import goes_by_percentiles, padding_value
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.channels import missing_channels
+from diffatlas_pipeline.volumes.grids import Volume
 
 FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
 FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT
+
+
+def padded(volume: Volume, plan: Plan, modality: str | None) -> list[str]:
+    """Warnings of values that pad channels of ``volume`` and were kept out of their contrast."""
+    values = {
+        channel.name: padding_value(array)
+        for channel, array in zip(plan.channels, volume.array, strict=True)
+        if goes_by_percentiles(channel, modality) and not np.isnan(array.flat[0])
+    }
+    return [
+        f"channel {name} is padded with {value:g}, which is taken for no intensity"
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
 def unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str | None) -> list[str]:
@@ -17,6 +33,8 @@ def unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str 
     of ``modality``.
     """
     warnings = []
+    if record.native.is_sheared:
+        warnings.append("its axes are not perpendicular, as with a tilted gantry: it was resampled so that they are")
     spacing_mm = record.canonical.spacing_mm
     for axis, (found, planned) in enumerate(zip(spacing_mm, record.planned_spacing_mm, strict=True)):
         if not 1 / FAR_SPACING <= found / planned <= FAR_SPACING:

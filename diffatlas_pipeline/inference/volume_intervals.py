@@ -70,7 +70,7 @@ class VolumeEstimate:
 
 def volumes_ml(labels: np.ndarray, classes: Sequence[LabelClass], grid: Grid) -> dict[str, float]:
     """Millilitres of each of ``classes`` in ``labels`` (X, Y, Z) on ``grid``, by name."""
-    voxel_ml = abs(float(np.linalg.det(grid.matrix[:3, :3]))) / 1000
+    voxel_ml = grid.voxel_mm3 / 1000
     return {one.name: float(np.count_nonzero(labels == one.value) * voxel_ml) for one in classes}
 
 

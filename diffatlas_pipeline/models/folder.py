@@ -26,7 +26,7 @@ from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.files import from_json, to_json, write_text_atomically
-from diffatlas_pipeline.methods.registry import training_digest
+from diffatlas_pipeline.methods.registry import check_plan, training_digest
 from diffatlas_pipeline.models.atlas_file import read_atlases, write_atlases
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 from diffatlas_pipeline.models.versions import versions
@@ -108,14 +108,16 @@ class ModelFolder:
         return self._parts()[1]
 
     def plan(self) -> Plan:
-        """The plan. ModelError if the folder has none."""
+        """The plan. ModelError if the folder has none, UserError if values in it are not allowed."""
         try:
             text = (self.path / PLANS).read_text(encoding="utf-8")
         except OSError as error:
             raise ModelError(
                 f"{self.path}: {PLANS} cannot be read ({error.strerror}). Give a model folder as `model`."
             ) from error
-        return from_json(Plan, text, str(self.path / PLANS))
+        plan = from_json(Plan, text, str(self.path / PLANS))
+        check_plan(plan, str(self.path / PLANS))
+        return plan
 
     def folds(self) -> tuple[str, ...]:
         """Names of the trained folds, in order."""
@@ -160,9 +162,10 @@ class ModelFolder:
             atlases = read_atlases(self.path / name)
         except ValueError as error:
             raise ModelError(f"{error}. Delete it to do without its atlases.") from error
+        plan = self.plan()
         kept = [self.path / name / file for file in (KNOWN_CASES, CALIBRATION)]
         texts = [file.read_text(encoding="utf-8") if file.is_file() else None for file in kept]
-        return TrainedFold(self.plan(), str(method), str(recipe), name, state, metadata, atlases, *texts)
+        return TrainedFold(plan, str(method), str(recipe), name, state, metadata, atlases, *texts)
 
     def write_known_cases(self, fold: str, text: str) -> None:
         """Keep what foreign scans are told by: a file of its own, which is made after the training."""

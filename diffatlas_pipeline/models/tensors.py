@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Tensors and text, with a checksum, through to the disk."""
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(stored, path, {**metadata, "checksum": _checksum(stored)})
+    save_file(stored, path, {**metadata, "checksum": f"{_checksum(stored)}-{_checksum_of_text(metadata)}"})
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -28,9 +29,15 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"not a readable safetensors file: {error}") from error
-    if metadata.get("checksum") != _checksum(tensors):
+    # Earlier releases wrote the first half alone.
+    of_tensors, dash, of_text = metadata.pop("checksum", "").partition("-")
+    if of_tensors != _checksum(tensors) or (dash and of_text != _checksum_of_text(metadata)):
         raise ValueError("its checksum does not match its content")
     return tensors, metadata
+
+
+def _checksum_of_text(metadata: dict[str, str]) -> str:
+    return f"{zlib.crc32(json.dumps(metadata, sort_keys=True).encode()):08x}"
 
 
 def _checksum(tensors: dict[str, Tensor]) -> str:

@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from diffatlas_pipeline.fields import at_least, rule
+from diffatlas_pipeline.fields import rule, within
 from diffatlas_pipeline.volumes.grids import Triple
+
+# Far above what any plan needs: a damaged plan, or a stranger's, is refused before memory is taken for it.
+MOST_CHANNELS, MOST_STRIDE, MOST_KERNEL, MOST_BLOCKS = 16384, 64, 31, 256
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class NetworkPlan:
     ``smooth_output``, outputs have no period of the stem's stride.
     """
 
-    widths: tuple[int, ...] = field(metadata=at_least(1))
-    strides: tuple[Triple, ...] = field(metadata=at_least(1))
-    kernels: tuple[Triple, ...] = field(metadata=rule(lambda size: size >= 1 and size % 2 == 1, "must be odd and at least 1"))
-    blocks: tuple[int, ...] = field(metadata=at_least(1))
+    widths: tuple[int, ...] = field(metadata=within(1, MOST_CHANNELS))
+    strides: tuple[Triple, ...] = field(metadata=within(1, MOST_STRIDE))
+    kernels: tuple[Triple, ...] = field(
+        metadata=rule(lambda size: 1 <= size <= MOST_KERNEL and size % 2 == 1, f"must be odd, 1 to {MOST_KERNEL}")
+    )
+    blocks: tuple[int, ...] = field(metadata=within(1, MOST_BLOCKS))
     attention: tuple[bool, ...]
-    embedding: int = field(metadata=at_least(1))
+    embedding: int = field(metadata=within(1, MOST_CHANNELS))
     smooth_output: bool = False  # as in the plans of earlier releases
 
     def problems(self) -> Iterator[str]:

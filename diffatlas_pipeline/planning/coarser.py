@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from diffatlas_pipeline.planning.fingerprint import CaseShape, LabelStatistics
-from diffatlas_pipeline.planning.rules import median_shape
+from diffatlas_pipeline.planning.rules import median_shape, rounded
 from diffatlas_pipeline.planning.topology import Preset, network_for
 from diffatlas_pipeline.volumes.grids import TripleMm
 
@@ -41,7 +41,7 @@ def coarser_spacing(
     while _blocks(preset, cases, planned, dimensions) > allowed and finest < coarsest:
         finest = min(finest * STEP, coarsest)
         x, y, z = (max(own, finest) if axis < dimensions else own for axis, own in enumerate(spacing_mm))
-        planned = (round(x, 5), round(y, 5), round(z, 5))
+        planned = (rounded(x, 5), rounded(y, 5), rounded(z, 5))
     if planned == spacing_mm:
         return spacing_mm, ""
     voxels = radii[thinnest] / min(planned[:dimensions])

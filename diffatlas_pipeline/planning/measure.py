@@ -18,15 +18,15 @@ from diffatlas_pipeline.errors import DatasetError
 from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.planning.fingerprint import CaseShape, Fingerprint, IntensityStatistics, LabelStatistics
 from diffatlas_pipeline.planning.plan import ChannelPlan
-from diffatlas_pipeline.planning.rules import plan_channels, plan_distance, plan_spacing
+from diffatlas_pipeline.planning.rules import plan_channels, plan_distance, plan_spacing, rounded
 from diffatlas_pipeline.planning.spectrum import RadialPower, no_power, power_spectrum, radial_power
 from diffatlas_pipeline.planning.symmetry import CoarseCase, mirror_axes_of_labels, sample_coarsely
 from diffatlas_pipeline.volumes.crop import content_box, crop
 from diffatlas_pipeline.volumes.distance import inscribed_radius_mm, signed_distance_mm
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
-from diffatlas_pipeline.volumes.orientation import to_canonical
 from diffatlas_pipeline.volumes.resample import resample, resampled_shape
+from diffatlas_pipeline.volumes.upright import to_upright
 
 INTENSITY_SAMPLES = 10_000  # foreground voxels per case and channel
 MOST_SPECTRA = 50  # cases in the second pass
@@ -146,16 +146,16 @@ def _first_look(task: _FirstTask) -> _FirstLook:
 def _load(files: CaseFiles, values: Sequence[int]) -> _Case:
     assert files.label is not None  # every training case was given its label file
     volume, label_volume = read_volume(files.images), read_labels(files.label)
-    image, grid = to_canonical(volume.array, volume.grid)
-    native, _ = to_canonical(label_volume.array[None], label_volume.grid)
+    image, grid = to_upright(volume.array, volume.grid)
+    native, _ = to_upright(label_volume.array[None], label_volume.grid, is_label=True)
     start, shape = content_box(image)
     # Copies free the uncropped arrays.
     image, native = np.array(crop(image, start, shape)), np.array(crop(native, start, shape)[0])
     labels = np.zeros(native.shape, dtype=np.uint16)
     for index, value in enumerate(values):
         labels[native == value] = index + 1
-    spacing = grid.spacing_mm
-    return _Case(image, labels, (round(spacing[0], 5), round(spacing[1], 5), round(spacing[2], 5)), grid.shape, grid.dimensions)
+    x, y, z = (rounded(edge, 5) for edge in grid.spacing_mm)
+    return _Case(image, labels, (x, y, z), grid.shape, grid.dimensions)
 
 
 def _centre(foreground: np.ndarray) -> np.ndarray:

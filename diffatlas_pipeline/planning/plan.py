@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,7 @@ class DistancePlan:
     scale: float = field(metadata=above(0))
 
 
+MOST_PATCH_VOXELS = 1 << 30
 OPTIMISERS = ("adamw", "muon")
 
 
@@ -127,6 +129,10 @@ class Plan:
         for axis in self.augmentation.mirror_axes:
             if axis >= self.dimensions:
                 yield f"augmentation.mirror_axes {axis}; 0 to {self.dimensions - 1} is allowed"
+        if math.prod(self.patch_size) > MOST_PATCH_VOXELS:
+            yield f"patch_size {' x '.join(map(str, self.patch_size))}; at most {MOST_PATCH_VOXELS} voxels are allowed"
+        if len(self.channels) != len(self.dataset.channels):
+            yield f"channels {len(self.channels)}; the data set has {len(self.dataset.channels)}"
         total = self.network.total_stride
         if min(total) > 0 and any(size < 1 or size % stride for size, stride in zip(self.patch_size, total, strict=True)):
             needed, found = (" x ".join(map(str, triple)) for triple in (total, self.patch_size))

@@ -71,7 +71,7 @@ def _is_same_plan(path: Path, plan: Plan, completed: Callable[[Plan], Plan]) -> 
     that has been added since and is at its default.
     """
     try:
-        texts = (path.read_text(encoding="utf-8"), to_json(plan))
+        texts = (path.read_text(encoding="utf-8-sig"), to_json(plan))
         old, new = (completed(replace(from_json(Plan, text, str(path)), why={})) for text in texts)
     except UserError:
         return False
@@ -81,7 +81,7 @@ def _is_same_plan(path: Path, plan: Plan, completed: Callable[[Plan], Plan]) -> 
 def _differences(path: Path, plan: str) -> str:
     """The names of the entries in which the plan in ``path`` differs from the text ``plan``."""
     try:
-        old = Plan.migrated(json.loads(path.read_text(encoding="utf-8")), str(path))
+        old = Plan.migrated(json.loads(path.read_text(encoding="utf-8-sig")), str(path))
         new = json.loads(plan)
         names = [name for name in new if old.get(name) != new[name] and name != "why"]
     except (ValueError, AttributeError, UserError):

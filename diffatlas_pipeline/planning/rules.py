@@ -4,6 +4,7 @@ reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,12 @@ from diffatlas_pipeline.volumes.resample import resampled_shape
 ANISOTROPY = 3.0  # an axis this much coarser and this much shorter than the others is strongly anisotropic
 LOWER_PERCENTILE, UPPER_PERCENTILE = 0.5, 99.5
 FEWEST_TAU_VOXELS = 3
+
+
+def rounded(value: float, decimals: int) -> float:
+    """``value`` with so many decimals, or so many significant digits where it is below 1: no length becomes 0."""
+    smaller = 0 if not 0 < value < 1 else -math.floor(math.log10(value)) - 1
+    return round(value, decimals + smaller)
 
 
 def plan_spacing(cases: Sequence[CaseShape], dimensions: int = 3) -> tuple[TripleMm, str]:
@@ -33,7 +40,7 @@ def plan_spacing(cases: Sequence[CaseShape], dimensions: int = 3) -> tuple[Tripl
                 f"; axis {'XYZ'[coarse]} is over {ANISOTROPY:g} times coarser and shorter than the others, so it takes the "
                 "lowest decile of its spacings, lest thin slices are thrown away"
             )
-    x, y, z = (round(float(value), 5) for value in target)
+    x, y, z = (rounded(float(value), 5) for value in target)
     return (x, y, z), why
 
 
@@ -68,7 +75,7 @@ def plan_distance(labels: Sequence[LabelStatistics], spacing_mm: TripleMm, dimen
     radius = float(np.median(radii)) if radii else 0.0
     voxel = max(spacing_mm[axis] for axis in in_plane_axes(spacing_mm, dimensions))
     least = FEWEST_TAU_VOXELS * voxel
-    tau = round(max(radius, least), 2)
+    tau = rounded(max(radius, least), 2)
     rule = (
         f"{FEWEST_TAU_VOXELS} voxels of {voxel:g} mm at least"
         if radius < least

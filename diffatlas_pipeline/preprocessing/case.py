@@ -1,24 +1,28 @@
 """One case: from its native grid to the planned one, and every way back.
 
-native → (orient) → canonical → (crop to content) → normalise / encode labels → (resample) → planned grid.
+native → (orient, make axes perpendicular) → canonical → (crop to content) → normalise / encode labels → (resample) →
+planned grid.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.machine import available_bytes
 from diffatlas_pipeline.planning.plan import ChannelPlan, Plan
-from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, encode_labels
+from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels, encode_labels
 from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, denormalise, normalise
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.channels import missing_channels, with_missing, without_missing
 from diffatlas_pipeline.volumes.crop import content_box, crop, uncrop
-from diffatlas_pipeline.volumes.grids import LabelVolume, Triple, TripleMm, Volume
-from diffatlas_pipeline.volumes.orientation import from_canonical, to_canonical
+from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Triple, TripleMm, Volume
+from diffatlas_pipeline.volumes.orientation import canonical_grid, from_canonical
 from diffatlas_pipeline.volumes.resample import resample, resampled_shape
+from diffatlas_pipeline.volumes.upright import on_grid, to_upright
 
 IMAGE_ORDER = 3
 # Labels of real scans come back best from distance maps that are interpolated cubically on the way to the native grid;
@@ -26,6 +30,7 @@ IMAGE_ORDER = 3
 # spacing, 0.974 against 0.970 at twice), cubic elsewhere (0.9998 against 0.998 at 1.1 times).
 RESTORE_ORDER = 3
 COARSER = 1.25
+_COPIES = 3  # of image and distance maps in float32, at least, while a scan is prepared and segmented
 ANISOTROPY = 3.0  # an axis this much coarser than the finest is not interpolated cubically: it would ring between slices
 
 
@@ -41,7 +46,7 @@ def prepare_image(
     _check(volume, plan)
     missing = missing_channels(volume.array)
     channels = [channel for c, channel in enumerate(plan.channels) if c not in missing]
-    canonical, grid = to_canonical(without_missing(volume.array), volume.grid)
+    canonical, grid = to_upright(without_missing(volume.array), volume.grid)
     start, shape = content_box(canonical)
     spacing_mm = grid.spacing_mm
     planned_spacing_mm = plan.spacing_mm if plan.dimensions == 3 else (*plan.spacing_mm[:2], spacing_mm[2])
@@ -53,6 +58,7 @@ def prepare_image(
         planned_shape=resampled_shape(shape, spacing_mm, planned_spacing_mm),
         planned_spacing_mm=planned_spacing_mm,
     )
+    _check_size(record, len(plan.channels) + len(plan.dataset.labels), volume.source)
     cropped = crop(canonical, start, shape)
     image = normalise(cropped, channels, modality)
     image = resample(image, record.planned_shape, _image_order(spacing_mm, planned_spacing_mm))
@@ -76,8 +82,8 @@ def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np
             f"{labels.source}: labels have shape {labels.array.shape}, the image {record.native.shape}. "
             "Both must lie on one grid: resample the labels to the image."
         )
-    canonical, grid = to_canonical(labels.array[None], labels.grid)
-    cropped = crop(canonical, record.crop_start, record.crop_shape)[0]
+    upright, grid = to_upright(labels.array[None], labels.grid, is_label=True)
+    cropped = crop(upright, record.crop_start, record.crop_shape)[0]
     planned = np.empty((len(plan.dataset.labels), *record.planned_shape), dtype=np.float32)
     for k, label in enumerate(plan.dataset.labels):  # one at a time: native maps of many labels together may not fit
         native = encode_labels(cropped, [label], grid.spacing_mm, plan.distance.tau_mm)
@@ -107,6 +113,8 @@ def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> 
 
     Equal to decoding :func:`restore_distances`, in the memory of two labels whatever their number.
     """
+    if record.native.is_sheared:  # labels themselves cannot be interpolated
+        return decode_labels(restore_distances(distances, record), [label.value for label in plan.dataset.labels])
     nearest = np.full(record.crop_shape, np.inf, dtype=np.float32)
     shared = np.zeros(record.crop_shape, dtype=bool)  # zero distance to more than one label: on their common face
     labels = np.zeros(record.crop_shape, dtype=np.int32)
@@ -135,15 +143,26 @@ def restore_error_probability(distances: np.ndarray, record: SpatialRecord, shar
         np.logaddexp(total, logit, out=total)
         np.maximum(largest, logit, out=largest)
     wrong = -np.expm1(largest - total)
-    full = uncrop(wrong[None], record.crop_start, record.canonical.shape, 0)
-    return from_canonical(full, record.native)[0].astype(np.float32, copy=False)
+    return _uncropped(wrong[None], record, 0)[0].astype(np.float32, copy=False)
 
 
 def _to_native(planned: np.ndarray, record: SpatialRecord, limit: float, outside: float) -> np.ndarray:
     """(1, x, y, z) planned -> (1, X, Y, Z) native, within +-``limit``, and ``outside`` around the crop."""
     cropped = resample(np.asarray(planned, dtype=np.float32), record.crop_shape, RESTORE_ORDER)
     np.clip(cropped, -limit, limit, out=cropped)
-    return from_canonical(uncrop(cropped, record.crop_start, record.canonical.shape, outside), record.native)
+    return _uncropped(cropped, record, outside)
+
+
+def _uncropped(cropped: np.ndarray, record: SpatialRecord, outside: float) -> np.ndarray:
+    """(1, x, y, z) on the crop -> (1, X, Y, Z) native, with ``outside`` around it."""
+    upright = uncrop(cropped, record.crop_start, record.canonical.shape, outside)
+    canonical = on_grid(upright, record.canonical, _canonical_of(record), 1, [outside])
+    return from_canonical(canonical, record.native)
+
+
+def _canonical_of(record: SpatialRecord) -> Grid:
+    """The native grid in canonical orientation, before its axes were made perpendicular."""
+    return canonical_grid(record.native) if record.native.is_sheared else record.canonical
 
 
 def _image_order(spacing_mm: TripleMm, planned_spacing_mm: TripleMm) -> Triple:
@@ -160,6 +179,20 @@ def _distance_order(spacing_mm: TripleMm, planned_spacing_mm: TripleMm) -> Tripl
     """Interpolation order per axis of distance maps on their way to the planned grid."""
     x, y, z = (1 if new > COARSER * old else 3 for old, new in zip(spacing_mm, planned_spacing_mm, strict=True))
     return x, y, z
+
+
+def _check_size(record: SpatialRecord, channels: int, source: str) -> None:
+    """ImageError for a scan that at the planned spacing does not fit into memory: its spacing is most often wrong."""
+    needed = _COPIES * 4 * channels * math.prod(record.planned_shape)
+    free = available_bytes()
+    if free is not None and needed > free:
+        found, planned = (" x ".join(str(n) for n in shape) for shape in (record.crop_shape, record.planned_shape))
+        spacing = " x ".join(f"{edge:.4g}" for edge in record.canonical.spacing_mm)
+        raise ImageError(
+            f"{source}: {found} voxels of {spacing} mm are {planned} at the planned spacing, which takes "
+            f"{needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. If its spacing is right, crop it, or use a computer with "
+            "more memory."
+        )
 
 
 def _check(volume: Volume, plan: Plan) -> None:

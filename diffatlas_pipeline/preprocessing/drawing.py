@@ -11,7 +11,7 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.crop import crop
 from diffatlas_pipeline.volumes.grids import LabelVolume, grid_difference
-from diffatlas_pipeline.volumes.orientation import to_canonical
+from diffatlas_pipeline.volumes.upright import to_upright
 
 UNKNOWN = 255  # the value of a voxel that nobody has looked at
 ENOUGH = 0.5  # of a planned voxel that has to be drawn
@@ -59,8 +59,8 @@ def prepare_drawing(drawing: LabelVolume, record: SpatialRecord, plan: Plan) -> 
     """
     values = tuple(label.value for label in plan.dataset.labels)
     _check(drawing, record, values)
-    canonical, _ = to_canonical(drawing.array[None].astype(np.int32), drawing.grid)
-    cropped = crop(canonical, record.crop_start, record.crop_shape)[0]
+    upright, _ = to_upright(drawing.array[None].astype(np.int32), drawing.grid, is_label=True, outside=UNKNOWN)
+    cropped = crop(upright, record.crop_start, record.crop_shape)[0]
     covers = [_overlaps(n_in, n_out) for n_in, n_out in zip(record.crop_shape, record.planned_shape, strict=True)]
     shares = np.stack([_covered(cropped == value, covers) for value in (0, *values)])
     coarser = max(n_in / n_out for n_in, n_out in zip(record.crop_shape, record.planned_shape, strict=True))

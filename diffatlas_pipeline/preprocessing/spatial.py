@@ -11,7 +11,8 @@ from diffatlas_pipeline.volumes.grids import Grid, Triple, TripleMm
 class SpatialRecord:
     """How a native volume became the network's volume; enough to invert each step exactly.
 
-    native grid → (orient) → canonical → (crop) → ``crop`` box of the canonical grid → (resample) → ``planned_shape``.
+    native grid → (orient, make axes perpendicular) → canonical → (crop) → ``crop`` box of the canonical grid →
+    (resample) → ``planned_shape``.
     """
 
     native: Grid

@@ -27,6 +27,7 @@ Progress = Callable[[int, int], None]
 Box = tuple[slice, slice, slice]
 
 MARGIN = 0.1  # of the atlases' extent: how far beyond it a deformation may have to reach
+FEWEST_VOXELS = 4  # along each axis, of what is registered in space
 LEADS = 4  # that many atlases are aligned on their own; the best of them leads the others
 COMPARED_VOXELS = 2**21  # of a large target, about so many say how like an atlas is
 
@@ -138,10 +139,14 @@ def register_atlases(
         leads = best([scores[index] for index in chosen], LEADS)
         aligned = _all_aligned(target, [atlases[index] for index in chosen], leads, spacing_mm, seed, threads, steps)
         if all(one.how == "centre" for one in aligned):
-            raise UserError(
-                f"{case + ': ' if case else ''}none of {len(aligned)} atlas(es) could be aligned to it. Check that the scan is "
-                "not empty and shows the same part of the body as the training cases."
+            short = [f"{n} along {axis}" for n, axis in zip(full, "xyz", strict=True) if n < FEWEST_VOXELS and full[2] > 1]
+            help_ = (
+                f"It has too few voxels to be registered in space ({', '.join(short)}; {FEWEST_VOXELS} are needed): use a "
+                "method that learns, such as diffatlas."
+                if short
+                else "Check that the scan is not empty and shows the same part of the body as the training cases."
             )
+            raise UserError(f"{case + ': ' if case else ''}none of {len(aligned)} atlas(es) could be aligned to it. {help_}")
         likely = [aligned[index] for index in best([one.likeness for one in aligned], count)]
         box = _reached(full, likely)
         if box is not None:

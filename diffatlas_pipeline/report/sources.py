@@ -10,7 +10,7 @@ from typing import Any
 
 from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, Cell, read_benchmark
 from diffatlas_pipeline.benchmark.run import seconds_per_case
-from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.cases import segmentation_files
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation, labels_in
@@ -73,7 +73,7 @@ def prediction_source(
 ) -> Source:
     """The source of a prediction folder; ``evaluation`` None without references. ImageError without any prediction."""
     record = read_record(predictions / RECORD)
-    found = {files.case: files.images[0] for files in list_cases(predictions, None, 1)}
+    found = segmentation_files(predictions)
     references = {pair.case: pair.reference for pair in evaluation.pairs} if evaluation else {}
     if images is None and references:
         images = find_images(next(iter(references.values())))
@@ -129,8 +129,7 @@ def labels_of(predictions: Path, workers: int = 1) -> tuple[LabelClass, ...]:
         named = [LabelClass(str(name), int(value)) for name, value in (labels or {}).items()]
     except (AttributeError, TypeError, ValueError) as error:
         raise DatasetError(f'{predictions / RECORD}: "labels" must map names to numbers ({error}).') from error
-    files = [files.images[0] for files in list_cases(predictions, None, 1)]
-    return tuple(label for label in named if label.value) or labels_in(files, workers)
+    return tuple(label for label in named if label.value) or labels_in(list(segmentation_files(predictions).values()), workers)
 
 
 def _run_of(folder: Path, index: int, record: Cell, notes: list[str]) -> ModelRun:

@@ -14,7 +14,7 @@ from diffatlas_pipeline.atlases.bank import kept_atlases, spread_evenly
 from diffatlas_pipeline.data.loader import Unlabelled, training_batches
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
-from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.files import alone_in, from_json
 from diffatlas_pipeline.methods.base import LearnedMethod, Method
 from diffatlas_pipeline.methods.registry import (
     any_contrast_name,
@@ -94,10 +94,16 @@ def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutc
     cases.
 
     A fold that is trained is left as it is, unless ``overwrite``. UserError for what cannot be trained, before anything
-    is written; Stopped after SIGTERM, which says what is kept.
+    is written, and while another process trains the fold; Stopped after SIGTERM, which says what is kept.
     """
     job = checked_job(options, workspace)
-    fold = job.cases.fold
+    name = f".{job.model.path.name}.{job.cases.fold}.lock"
+    with alone_in(job.model.path.parent, f"a training of {job.cases.fold}", "Wait for it, or stop it first.", name):
+        return _trained(job, workspace)
+
+
+def _trained(job: Job, workspace: Workspace) -> TrainingOutcome:
+    options, fold = job.options, job.cases.fold
     model = ModelFolder.create(job.model.path, job.plan, replacing=fold if options.overwrite else None)
     if fold in model.folds() and not options.overwrite:
         return TrainingOutcome(model.path, fold, was_trained=True)

@@ -128,7 +128,7 @@ def segment_validation(
     console.say(f"Segmenting {len(files)} validation cases")
     as_it_is = replace(trained, calibration=None)  # whatever an interrupted run left
     predictor = Predictor([as_it_is], device, recipe_of(trained.plan, trained.method, trained.recipe), seed)
-    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), overwrite=True, maps=Maps(uncertainty=True))
+    wanted = Wanted(Destination(folder, trained.plan.dataset.file_ending), Maps(uncertainty=True))
     outcomes = predict_cases(Segmenter(predictor), files, wanted)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:

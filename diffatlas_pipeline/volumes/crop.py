@@ -18,7 +18,7 @@ def content_box(array: np.ndarray) -> tuple[Triple, Triple]:
     """
     content = np.zeros(array.shape[1:], dtype=bool)
     for channel in array:
-        content |= channel != _corner_value(channel)
+        content |= channel != corner_value(channel)
     x, y, z = mask_box(content)
     return (x.start, y.start, z.start), (x.stop - x.start, y.stop - y.start, z.stop - z.start)
 
@@ -50,7 +50,7 @@ def uncrop(array: np.ndarray, start: Triple, full_shape: Triple, fill: float) ->
     return full
 
 
-def _corner_value(channel: np.ndarray) -> float:
+def corner_value(channel: np.ndarray) -> float:
     """The most frequent value of the eight corner voxels (the smallest such value on a tie)."""
     values, counts = np.unique(channel[np.ix_(*((0, -1),) * 3)], return_counts=True)
     return values[np.argmax(counts)]

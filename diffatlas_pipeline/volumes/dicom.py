@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
 _MODALITY = "0008|0060"
+_STORED_AS = ("0028|1052", "0028|1053", "0028|0100", "0028|0103")  # intercept, slope, bits, signed: of each slice
 _UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
 
 
@@ -37,6 +38,9 @@ def read(folder: Path) -> tuple[np.ndarray, Grid]:
     names, grid = _slices(folder)
     if len(names) == 1:
         return execute(open_header(Path(names[0])), folder).reshape(grid.shape), grid
+    if len({_rescaling(open_header(Path(name))) for name in names}) > 1:  # a series is read in the first one's type
+        planes = [execute(open_header(Path(name)), folder).reshape(grid.shape[:2]) for name in names]
+        return np.stack([plane.astype(np.float32) for plane in planes], axis=2), grid
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(names)
     with _quiet():
@@ -122,6 +126,11 @@ def _same_plane(header: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bo
         and np.allclose(*directions, atol=1e-4)
         and len(_numbers(header, _POSITION)) == 3
     )
+
+
+def _rescaling(header: sitk.ImageFileReader) -> tuple[str, ...]:
+    """How the stored integers of a slice become values."""
+    return tuple(header.GetMetaData(tag).strip() if header.HasMetaDataKey(tag) else "" for tag in _STORED_AS)
 
 
 def _numbers(header: sitk.ImageFileReader, tag: str) -> list[float]:

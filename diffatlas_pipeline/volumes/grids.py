@@ -13,6 +13,7 @@ import numpy as np
 
 Triple = tuple[int, int, int]
 TripleMm = tuple[float, float, float]
+_PERPENDICULAR = 1e-3  # cosine of the angle between two axes; headers in single precision are off by less
 Affine = tuple[tuple[float, ...], ...]
 
 
@@ -38,6 +39,17 @@ class Grid:
         """Voxel edge lengths in mm: the norms of the affine's columns."""
         columns = np.linalg.norm(self.matrix[:3, :3], axis=0)
         return float(columns[0]), float(columns[1]), float(columns[2])
+
+    @property
+    def voxel_mm3(self) -> float:
+        """The volume of a voxel: the determinant, whatever the angles between its edges."""
+        return float(abs(np.linalg.det(self.matrix[:3, :3])))
+
+    @property
+    def is_sheared(self) -> bool:
+        """Whether its axes are not perpendicular, as with a tilted gantry."""
+        directions = self.matrix[:3, :3] / np.asarray(self.spacing_mm)
+        return bool(np.abs(directions.T @ directions - np.eye(3)).max() > _PERPENDICULAR)
 
     @staticmethod
     def of(shape: tuple[int, ...], affine: np.ndarray, dimensions: int = 3) -> Grid:

@@ -10,14 +10,45 @@ from pathlib import Path
 
 import numpy as np
 
-from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.errors import ImageError, NotScalar
 from diffatlas_pipeline.volumes import dicom, itk, nifti
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
 from diffatlas_pipeline.volumes.in_memory import finite
 
+_DICOM = (".dcm", ".dicom", ".ima")
 FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
 
+_WHOLE = 1e-4  # scaled integers are off by so much in single precision
 _LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32)  # the first that holds all values is taken
+
+
+def ending_of(path: Path) -> str | None:
+    """The ending of an image file as it is written, such as ".nii.gz" or ".MHA"; None for anything else, for folders,
+    and for names that are no text (:func:`is_text`).
+    """
+    if path.is_dir() or not is_text(path.name):
+        return None
+    lower = path.name.lower()
+    return next((path.name[-len(ending) :] for ending in FILE_ENDINGS if lower.endswith(ending)), None)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8; those of other encodings cannot, and appear in no record or page."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def name_without_ending(path: Path) -> str:
+    """The name of an image file without :func:`ending_of`, whatever dots are in it."""
+    return path.name[: len(path.name) - len(ending_of(path) or "")]
+
+
+def check_format(path: Path) -> None:
+    """ImageError if files named like ``path`` cannot be read."""
+    _format_of(path, "read")
 
 
 def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Volume:
@@ -52,10 +83,17 @@ def read_labels(path: Path) -> LabelVolume:
     """Read a segmentation: array (X, Y, Z) of integers. Raises ImageError for a bad file or values that are no
     integers.
     """
-    values, grid = _read(Path(path))
+    try:
+        values, grid = _read(Path(path))
+    except NotScalar as error:
+        raise ImageError(
+            f"{error.found}, but a segmentation is one label map of 2 or 3 axes. If its segments overlap or lie in layers "
+            "(.seg.nrrd), export them as one label map, such as with 'Export to new labelmap' in 3D Slicer."
+        ) from error
     if values.dtype.kind == "f":
         whole = np.rint(values)
-        wrong = values[~((whole == values) & (np.abs(values) < 2**31))]
+        with np.errstate(invalid="ignore"):  # of infinite values
+            wrong = values[~((np.abs(whole - values) <= _WHOLE) & (np.abs(values) < 2**31))]
         if wrong.size:
             examples = ", ".join(f"{value:g}" for value in np.unique(wrong)[:5])
             raise ImageError(
@@ -129,10 +167,13 @@ def _format_of(path: Path, verb: str) -> types.ModuleType:
     """The module that reads and writes files named like ``path``."""
     if verb == "read" and not path.exists():
         raise ImageError(f"{path}: no such file.")
-    if path.name.endswith(nifti.ENDINGS):
+    ending = (ending_of(path) or "").lower()
+    if ending in nifti.ENDINGS:
         return nifti
-    if path.name.endswith(itk.ENDINGS):
+    if ending in itk.ENDINGS:
         return itk
+    if verb == "read" and path.name.lower().endswith(_DICOM):
+        raise ImageError(f"{path}: one slice of DICOM. Give the folder that holds its whole series, and no other.")
     raise ImageError(
         f"{path}: cannot {verb} this kind of file. Allowed are {', '.join(FILE_ENDINGS)} (to read, DICOM folders too)."
     )
@@ -152,15 +193,17 @@ def _write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None
     if array.shape != grid.shape:
         raise ValueError(f"array of shape {array.shape} does not fit its grid of shape {grid.shape}")
     form = _format_of(path, "write")
-    template = like if like is not None and like.is_file() and like.name.endswith(form.ENDINGS) else None
+    ending = ending_of(path) or ""
+    template = like if like is not None and like.is_file() and (ending_of(like) or "").lower() in form.ENDINGS else None
     folder = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        form.write(folder / path.name, array, grid, template)
+        written = folder / f"{name_without_ending(path)}{ending.lower()}"  # libraries go by small letters
+        form.write(written, array, grid, template)
         # a separate data file goes before its header
-        for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
-            part.replace(path.parent / part.name)
+        for part in sorted(folder.iterdir(), key=lambda part: part == written):
+            part.replace(path.parent / (path.name if part == written else part.name))
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be written ({error.strerror or error}). Check that the folder exists, is writable and has space."

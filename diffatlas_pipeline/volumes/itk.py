@@ -5,6 +5,7 @@ ITK's world axes run left, posterior, superior; ours right, anterior, superior: 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.errors import ImageError, NotScalar
+from diffatlas_pipeline.volumes.compressed import check_checksum
 from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.room import check_room
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -22,12 +25,19 @@ ENDINGS = (".nrrd", ".mha", ".mhd")
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _META_HEADER_BYTES = 4096
+_BYTES_PER_VOXEL = 2  # at least, of what is read and a copy of it
+_READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO"}
 
 
 def read(path: Path) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of an NRRD or MetaImage file and their grid. Raises ImageError."""
     reader = open_header(path)
     grid = header_grid(reader, path)
+    check_room(math.prod(grid.shape) * _BYTES_PER_VOXEL, path)
+    try:
+        check_checksum(path)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
     return execute(reader, path).reshape(grid.shape), grid
 
 
@@ -88,10 +98,12 @@ def open_header(path: Path) -> sitk.ImageFileReader:
     """A reader that has read the header of ``path``. Raises ImageError."""
     import SimpleITK as sitk
 
-    if path.name.endswith((".mha", ".mhd")):
+    if path.name.lower().endswith((".mha", ".mhd")):
         _check_meta_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    if (kind := _READERS.get(path.suffix.lower())) is not None:  # ITK itself goes by small letters
+        reader.SetImageIO(kind)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -136,10 +148,7 @@ def _grid_of(reader: sitk.ImageFileReader | sitk.Image, components: int, source:
     size = reader.GetSize()
     dimensions = reader.GetDimension()
     if components != 1 or dimensions < 2 or any(n != 1 for n in size[3:]):
-        raise ImageError(
-            f"{source}: found shape {' x '.join(str(n) for n in size)} with {components} components, but one "
-            "file holds one scalar channel of 2 or 3 axes. Write each channel to a file of its own (case_0000, case_0001, ...)."
-        )
+        raise NotScalar(f"{source}: found shape {' x '.join(str(n) for n in size)} with {components} components")
     kept = min(dimensions, 3)
     direction = np.array(reader.GetDirection()).reshape(dimensions, dimensions)[:kept, :kept]
     affine = np.eye(4)

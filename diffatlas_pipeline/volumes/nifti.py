@@ -14,8 +14,10 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 
-from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.errors import ImageError, NotScalar
+from diffatlas_pipeline.volumes.compressed import GZIP, decompressed, first_bytes
 from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.room import check_room
 
 ENDINGS = (".nii.gz", ".nii")
 
@@ -23,9 +25,13 @@ _UNREADABLE = (
     *(OSError, EOFError, zlib.error, ValueError, OverflowError),
     *(ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError),
 )
-_GZIP = b"\x1f\x8b"
+_SPARE_BYTES = 1 << 20  # that a file may hold behind its voxels
 _HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 _NIFTI2_SIZES = (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # 540 in either byte order, the first field of a header
+_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a header's unit: metre, mm, micron; headers that name none are in mm
+_UNITS_OF_SPACE = 0x07  # the bits of xyzt_units that tell it
+_QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
+_ROUNDED = 1e-4  # by so much may the square of a quaternion's length exceed 1
 _LARGEST_NIFTI1_AXIS = 32767  # its header holds shapes as signed 16-bit integers
 
 
@@ -33,11 +39,16 @@ def read(path: Path) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of a NIfTI file, scaled as its header says, and their grid. Raises ImageError."""
     try:
         content = path.read_bytes()
-        if content[:2] == _GZIP:
-            content = gzip.decompress(content)  # all of it, so that the checksum at the end is verified
-        header = _header(content)
-        grid = _grid(header, path)
+        packed = content[:2] == GZIP
+        header = _header(first_bytes(content, _HEADER_BYTES) if packed else content)
         needed = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        check_room(needed, path)
+        if packed:
+            content = decompressed(content, needed + _SPARE_BYTES)
+        mended = header.binaryblock
+        if mended != content[: len(mended)]:
+            content = mended + content[len(mended) :]
+        grid = _grid(header, path)
         if len(content) < needed:
             raise EOFError(f"holds {len(content)} bytes, but its header announces {needed}")
         array = np.asanyarray(_kind(content).from_bytes(content).dataobj).reshape(grid.shape)
@@ -115,16 +126,21 @@ def _kind(content: bytes) -> Any:
 
 
 def _header(content: bytes) -> Any:
-    """The header at the beginning of an uncompressed file."""
+    """The header at the beginning of an uncompressed file; a quaternion that rounding has made too long is mended."""
     header_class = _kind(content).header_class
-    return header_class(content[: header_class.template_dtype.itemsize])
+    header = header_class(content[: header_class.template_dtype.itemsize])
+    squared = sum(float(header[name]) ** 2 for name in _QUATERNION)
+    if 1 < squared <= 1 + _ROUNDED:
+        for name in _QUATERNION:
+            header[name] = float(header[name]) / math.sqrt(squared)
+    return header
 
 
 def _read_header(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             content = file.read(_HEADER_BYTES)
-        if content[:2] == _GZIP:
+        if content[:2] == GZIP:
             with gzip.open(path) as file:
                 content = file.read(_HEADER_BYTES)
         return _header(content)
@@ -140,14 +156,13 @@ def _grid(header: Any, path: Path, affine: np.ndarray | None = None) -> Grid:
     dtype = header.get_data_dtype()
     if len(shape) not in (2, 3) or dtype.names is not None or dtype.kind == "c":
         found = f"shape {' x '.join(str(n) for n in full_shape)} of type {'RGB' if dtype.names else dtype}"
-        raise ImageError(
-            f"{path}: found {found}, but a file must hold one scalar channel of 2 or 3 axes. "
-            "Write each channel (or time point) to a file of its own (case_0000, case_0001, ...)."
-        )
+        raise NotScalar(f"{path}: found {found}")
     if min(shape) < 1:
         raise ImageError(f"{path}: holds no voxels (shape {' x '.join(str(n) for n in full_shape)}). Export it again.")
     x, y, z = (*shape, 1)[:3]
-    return Grid.of((x, y, z), header.get_best_affine() if affine is None else affine, 2 if z == 1 else 3)
+    matrix = np.array(header.get_best_affine() if affine is None else affine, dtype=np.float64)
+    matrix[:3] *= _MM.get(int(header["xyzt_units"]) & _UNITS_OF_SPACE, 1.0)
+    return Grid.of((x, y, z), matrix, 2 if z == 1 else 3)
 
 
 def _damaged(path: Path, error: BaseException) -> ImageError:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,8 @@ import torch
 
 from diffatlas_pipeline.commands.predict import main
 from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.inference.predictor import Predictor, Prepared
+from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.volumes.grids import Grid
@@ -204,3 +209,56 @@ def test_damaged_model_is_said(workspace: Path, capsys: pytest.CaptureFixture[st
     weights = next((workspace / "workspace").rglob("checkpoint_final.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "damaged" in failing(workspace, capsys)
+
+
+def test_segmentations_do_not_go_among_the_scans(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They would be taken for scans the next time."""
+    error = failing(workspace, capsys, "-o", str(workspace / "in"))
+    assert f"{workspace / 'in'}: holds the scans" in error and "give another -o" in error
+    assert sorted(path.name for path in (workspace / "in").iterdir()) == ["one.nii.gz", "two_0000.nii.gz"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_what_is_no_scan_is_named_and_the_rest_is_done(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = workspace / "in"
+    (scans / "one.nii.gz").rename(scans / "One.NII.GZ")
+    (scans / "e.img").touch()
+    (scans / "patient" / "study").mkdir(parents=True)
+    Path(os.fsdecode(os.fsencode(scans) + b"/M\xfcller.nii.gz")).touch()
+    predict(workspace)
+    printed = capsys.readouterr().out
+    assert "3 file(s) or folder(s) are no scans and are left out: M\\udcfcller.nii.gz, e.img, patient" in printed
+    assert {path.name for path in (workspace / "out").glob("*.nii.gz")} == {"One.nii.gz", "two.nii.gz"}
+
+
+def test_the_record_says_what_each_segmentation_was_made_with(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted while the second case is sampled; then that one is made with other settings."""
+    whole, begun = Predictor.segment, []
+
+    def interrupted(self: Predictor, prepared: Prepared, progress: Progress | None = None) -> PlannedSegmentation:
+        begun.append(prepared.seed)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return whole(self, prepared, progress)
+
+    shutil.copy(workspace / "in" / "one.nii.gz", workspace / "in" / "zero.nii.gz")
+    monkeypatch.setattr(Predictor, "segment", interrupted)
+    with pytest.raises(SystemExit):
+        predict(workspace, "--steps", "1")
+    found = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]
+    assert found["one"]["status"] == "segmented" and "zero" not in found
+    predict(workspace, "--steps", "2")
+    cases = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]
+    steps = {case: entry["made_with"]["settings"]["sampler"]["steps"] for case, entry in cases.items()}
+    assert steps["one"] == 1 and steps["zero"] == 2
+
+
+def test_a_changed_scan_is_segmented_again(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predict(workspace)
+    before = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]
+    image = np.random.default_rng(5).random(GRID.shape).astype(np.float32)
+    write_scalars(workspace / "in" / "one.nii.gz", image, GRID)
+    predict(workspace)
+    assert "one: its scan has changed since, so it was segmented again" in capsys.readouterr().out
+    after = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]
+    assert after["two"] == before["two"] and after["one"]["input"] != before["one"]["input"]

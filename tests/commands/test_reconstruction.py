@@ -57,7 +57,8 @@ def test_a_scan_is_its_reconstruction_and_what_is_left(
         np.testing.assert_allclose(read_grid(made).matrix, read_grid(source).matrix, atol=1e-5)
         scan, both = array(source), array(made) + array(left)
         assert both.shape == scan.shape and np.isfinite(both).all()
-        assert np.corrcoef(both.ravel(), scan.ravel())[0, 1] > 0.9, "up to cropping, bounds and resampling"
+        ends = (both.min(), both.max()) if source.name.endswith("_0000.nii.gz") else np.percentile(scan, (0.5, 99.5))
+        assert np.corrcoef(both.ravel(), np.clip(scan, *ends).ravel())[0, 1] > 0.95, "cut off at the plan's bounds"
     assert len(list((out / "residual").iterdir())) == 8
     model = loaded(workspace, "diffatlas")
     paths = [scans(workspace) / f"case00_000{c}.nii.gz" for c in (0, 1)]

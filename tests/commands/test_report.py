@@ -74,6 +74,6 @@ def test_mistakes_are_one_clear_error(folders: tuple[Path, Path], tmp_path: Path
     (tmp_path / "file").touch()
     assert "cannot be written" in failing(["-p", str(predictions), "-o", str(tmp_path / "file" / "x.html")], capsys)
     (tmp_path / "empty").mkdir()
-    assert "holds no images" in failing(["-p", str(tmp_path / "empty")], capsys)
+    assert "holds no segmentations" in failing(["-p", str(tmp_path / "empty")], capsys)
     (predictions / "a.nii.gz").unlink()
     assert "no prediction for 1 of 2" in failing(["-p", str(predictions), "-r", str(dataset / "labelsTs")], capsys)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
+from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters, _intensity_transforms
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.planning.plan import AugmentationPlan
 from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, encode_labels
@@ -186,3 +188,32 @@ def test_deformation_in_a_plane_stays_in_it_and_is_off_by_default() -> None:
     image, distances = augmentation.apply(maps / STORED_LIMIT, maps, parameters)
     assert image.shape == distances.shape == (2, *patch)
     assert not np.array_equal(image, maps[:, : patch[0], : patch[1]])
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("n", range(1, 9))
+def test_volumes_of_few_voxels_can_be_changed_in_every_way(axis: int, n: int) -> None:
+    """All changes at once, again and again; patches of one to eight voxels along each axis."""
+    patch: Triple = tuple(n if a == axis else 12 for a in range(3))  # type: ignore[assignment]
+    plan = replace(PLAN, elastic=1.0)
+    augmentation = Augmentation(plan, patch, (1.0, 1.2, 2.0), any_contrast=1.0)
+    rng = np.random.default_rng(n)
+    for _ in range(6):
+        drawn = replace(augmentation.draw(rng), zoom=1.2, angles_degrees=(5.0, 0.0, 8.0), elastic_strength=0.1)
+        extent = augmentation.source_extent(drawn)
+        image = rng.uniform(-1, 1, (1, *extent)).astype(np.float32)
+        changed, maps = augmentation.apply(image, random_maps(extent), drawn)
+        assert changed.shape[1:] == maps.shape[1:] == patch
+        assert np.isfinite(changed).all() and np.isfinite(maps).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 12), (12, 2, 12), (12, 12, 3), (1, 1, 12), (2, 3, 1)])
+def test_every_change_of_intensity_takes_short_axes(shape: Triple) -> None:
+    chain = _intensity_transforms(tuple(a for a, n in enumerate(shape) if n <= 3))
+    for random in chain.transforms:
+        image = torch.rand((2, *shape))
+        for seed in range(3):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            found = random.transform(image=image.clone())["image"]
+            assert found.shape == image.shape and torch.isfinite(found).all()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from diffatlas_pipeline.datasets.cases import list_cases
+from diffatlas_pipeline.datasets.cases import left_out, list_cases, segmentation_files
 from diffatlas_pipeline.errors import ImageError
 
 
@@ -119,3 +119,40 @@ def test_empty_or_absent_folder_is_named(tmp_path):
 def test_real_folder():
     cases = list_cases(Path(os.environ["DIFFATLAS_TEST_DATA"]) / "Task04_Hippocampus" / "imagesTr", ".nii.gz", 1)
     assert len(cases) == 200 and cases[0].case == "hippocampus_001"
+
+
+def test_segmentations_have_no_channels(tmp_path):
+    """A case may be called scan_0001: its segmentation is scan_0001.nii.gz, whatever lies beside it."""
+    touch(tmp_path, "scan_0000.nii.gz", "scan_0001.nii.gz", "1.2.840.5.nii.gz", "B.NII.GZ", "prediction.json", ".x.nii.gz")
+    (tmp_path / "uncertainty").mkdir()
+    assert list(segmentation_files(tmp_path)) == ["1.2.840.5", "B", "scan_0000", "scan_0001"]
+    assert segmentation_files(tmp_path / "B.NII.GZ") == {"B": tmp_path / "B.NII.GZ"}
+    touch(tmp_path, "scan_0000.mha")
+    with pytest.raises(
+        ImageError, match=r"1 case\(s\) with several files.*\n  scan_0000: scan_0000\.mha and scan_0000\.nii\.gz"
+    ):
+        segmentation_files(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="empty: holds no segmentations"):
+        segmentation_files(tmp_path / "empty")
+    with pytest.raises(ImageError, match="absent: no such folder"):
+        segmentation_files(tmp_path / "absent")
+
+
+def test_endings_are_found_in_capitals_and_the_rest_is_named(tmp_path):
+    touch(tmp_path, "a.nii.gz", "B.NII.GZ", "c.nii.GZ", "D.Nii", "e.img", "notes.txt", ".hidden")
+    (tmp_path / "patient").mkdir()
+    assert [case.case for case in list_cases(tmp_path, None, 1)] == ["B", "D", "a", "c"]
+    assert left_out(tmp_path, images_of(tmp_path, None)) == ("e.img", "notes.txt", "patient")
+    assert [case.case for case in list_cases(tmp_path, ".nii.gz", 1)] == ["B", "a", "c"]
+    assert left_out(tmp_path, images_of(tmp_path, ".nii.gz")) == ("D.Nii", "e.img", "notes.txt", "patient")
+    assert left_out(tmp_path / "a.nii.gz", [tmp_path / "a.nii.gz"]) == left_out(tmp_path, [tmp_path]) == ()
+
+
+def test_voxels_beside_their_header_are_not_left_out(tmp_path):
+    touch(tmp_path, "a.mhd", "a.zraw", "B.MHD", "B.raw", "c.raw")
+    assert left_out(tmp_path, images_of(tmp_path, None)) == ("c.raw",)
+
+
+def images_of(folder: Path, file_ending: str | None) -> list[Path]:
+    return [image for case in list_cases(folder, file_ending, 1) for image in case.images]

@@ -156,3 +156,18 @@ def test_a_data_set_without_any_foreground_is_refused(tmp_path: Path) -> None:
         write_nifti(folder / f"labelsTr/case{index:02d}.nii.gz", np.zeros((24, 28, 20), np.uint8), EYE)
     with pytest.raises(DatasetError, match="no voxel of any label"):
         check_dataset(read_dataset(folder), workers=1)
+
+
+def test_endings_in_capitals_count_and_other_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_dataset(tmp_path, cases=3)
+    (folder / "imagesTr" / "case01_0000.nii.gz").rename(folder / "imagesTr" / "case01_0000.NII.GZ")
+    (folder / "labelsTr" / "case02.nii.gz").rename(folder / "labelsTr" / "case02.Nii.gz")
+    (folder / "imagesTr" / "extra.img").touch()
+    (folder / "labelsTr" / "notes.txt").touch()
+    text = (folder / "dataset.json").read_bytes()
+    (folder / "dataset.json").write_bytes(b"\xef\xbb\xbf" + text)  # as some editors write it
+    dataset = read_dataset(folder)
+    assert [files.case for files in dataset.training] == ["case00", "case01", "case02"]
+    assert dataset.left_out == ("imagesTr/extra.img", "labelsTr/notes.txt")
+    check_dataset(dataset, workers=1)
+    assert "2 file(s) are left out" in capsys.readouterr().out

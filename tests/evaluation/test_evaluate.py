@@ -163,3 +163,22 @@ def test_two_files(folders: tuple[Path, Path]) -> None:
 def test_negative_tolerance_is_refused(folders: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="tolerance"):
         evaluate_folders(*folders, tolerance_mm=-1)
+
+
+def test_cases_may_end_in_four_digits(tmp_path: Path) -> None:
+    for case in ("scan_0000", "scan_0001", "1.2.840.5"):
+        write(tmp_path / "p", case, cubes())
+        write(tmp_path / "r", case, cubes())
+    found = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    assert sorted(set(found.cases["case"])) == ["1.2.840.5", "scan_0000", "scan_0001"]
+    one = evaluate_folders(tmp_path / "p" / "1.2.840.5.nii.gz", tmp_path / "r" / "1.2.840.5.nii.gz")
+    assert set(one.cases["case"]) == {"1.2.840.5"}
+
+
+def test_a_tolerance_far_beyond_the_voxels_gives_no_nsd(tmp_path: Path) -> None:
+    for folder, shift in (("p", 3), ("r", 0)):
+        write(tmp_path / folder, "a", cubes(shift), affine=np.diag([0.0003, 0.0003, 0.0003, 1]))
+    found = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    assert found.cases["nsd"].isna().all() and found.cases["dice"].notna().all()
+    assert "NSD is not given for 1 of 1 cases" in found.warnings[0] and "`tolerance_mm`" in found.warnings[0]
+    assert evaluate_folders(tmp_path / "p", tmp_path / "r", tolerance_mm=0.0003).cases["nsd"].notna().all()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffatlas_pipeline.evaluation.metrics import dice, hd95_mm, nsd, score, surface_distances, volume_mm3
+from diffatlas_pipeline.volumes.grids import Grid
 
 
 def ellipsoid(shape: tuple[int, int, int], centre: tuple, radii: tuple) -> np.ndarray:
@@ -57,12 +58,16 @@ def test_surface_area_of_a_cube_is_nearly_its_own() -> None:
     assert area == pytest.approx(2 * (40 * 20 + 40 * 10 + 20 * 10), rel=0.06)  # marching cubes cuts the edges
 
 
+def grid(mask: np.ndarray, spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Grid:
+    return Grid.of(mask.shape, np.diag([*spacing_mm, 1.0]))
+
+
 def test_shifted_cube_has_the_shift_as_distance() -> None:
     a = np.zeros((40, 20, 20), dtype=bool)
     b = a.copy()
     a[5:15, 5:15, 5:15] = True
     b[8:18, 5:15, 5:15] = True
-    result = score(a, b, (1.5, 1.0, 1.0), tolerance_mm=1.0)
+    result = score(a, b, grid(a, (1.5, 1.0, 1.0)), tolerance_mm=1.0)
     assert result.hd95_mm == pytest.approx(4.5)
     assert result.dice == pytest.approx(0.7)
     assert result.volume_prediction_mm3 == pytest.approx(1500)
@@ -76,7 +81,7 @@ shapes = st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(1, 9))
 def test_metrics_are_symmetric_bounded_and_perfect_for_equal_masks(shape: tuple, seed: int, spacing: float, tol: float) -> None:
     a, b = noise(seed, shape, 0.4), noise(seed + 1, shape, 0.4)
     spacing_mm = (spacing, 1.0, 2 * spacing)
-    forward, backward = score(a, b, spacing_mm, tol), score(b, a, spacing_mm, tol)
+    forward, backward = score(a, b, grid(a, spacing_mm), tol), score(b, a, grid(a, spacing_mm), tol)
     if math.isnan(forward.dice):
         assert not a.any()
         assert not b.any()
@@ -88,7 +93,7 @@ def test_metrics_are_symmetric_bounded_and_perfect_for_equal_masks(shape: tuple,
     diagonal = math.hypot(*(n * s for n, s in zip(shape, spacing_mm, strict=True)))
     assert 0 <= forward.hd95_mm <= diagonal
     if a.any():
-        same = score(a, a, spacing_mm, tol)
+        same = score(a, a, grid(a, spacing_mm), tol)
         assert (same.dice, same.nsd, same.hd95_mm) == (1, 1, 0)
 
 
@@ -102,11 +107,11 @@ def test_nsd_grows_with_the_tolerance(shape: tuple, seed: int, tolerance: float)
 def test_empty_masks() -> None:
     empty, full = np.zeros((3, 4, 12), dtype=bool), np.zeros((3, 4, 12), dtype=bool)
     full[1, 1, 1] = True
-    both = score(empty, empty, (1.0, 1.0, 1.0), 1.0)
+    both = score(empty, empty, grid(empty), 1.0)
     assert math.isnan(both.dice)
     assert math.isnan(both.nsd)
     assert math.isnan(both.hd95_mm)
-    for missed in (score(empty, full, (1.0, 1.0, 1.0), 100.0), score(full, empty, (1.0, 1.0, 1.0), 100.0)):
+    for missed in (score(empty, full, grid(full), 100.0), score(full, empty, grid(full), 100.0)):
         assert (missed.dice, missed.nsd) == (0, 0)
         assert missed.hd95_mm == pytest.approx(13)
 
@@ -137,3 +142,39 @@ def test_hd95_ignores_the_farthest_twentieth_of_the_area() -> None:
     b = a.copy()
     b[50, 15, 15] = True  # a far speck of tiny area
     assert hd95_mm(surface_distances(a, b, (1.0, 1.0, 1.0))) == 0
+
+
+def sheared(mask: np.ndarray, tilt: float) -> Grid:
+    """Slices of 2 mm, each shifted by ``tilt`` along y."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[1, 2] = tilt
+    return Grid.of(mask.shape, affine)
+
+
+def test_on_a_sheared_grid_lengths_are_those_of_space() -> None:
+    """A tilted gantry: the distance of two voxels, a volume, and a sphere's surface, whatever the shear."""
+    one, two = np.zeros((32, 32, 24), dtype=bool), np.zeros((32, 32, 24), dtype=bool)
+    one[16, 20, 10], two[16, 15, 14] = True, True
+    tilted = sheared(one, 2 * math.tan(math.radians(30)))
+    found = score(one, two, tilted, 1.0)
+    away = tilted.matrix[:3, :3] @ np.array([0, -5, 4])
+    assert found.hd95_mm == pytest.approx(float(np.linalg.norm(away)))
+    assert found.volume_prediction_mm3 == pytest.approx(2)
+    places = np.moveaxis(np.indices((40, 60, 24)), 0, -1)
+    areas = []
+    for tilt in (0.0, 0.7):
+        space = sheared(np.zeros((40, 60, 24), dtype=bool), tilt)
+        middle = space.matrix[:3, :3] @ np.array([19.5, 29.5, 11.5])
+        ball = np.linalg.norm(places @ space.matrix[:3, :3].T - middle, axis=-1) < 12
+        axes = space.matrix[:3, :3] if tilt else None
+        areas.append(surface_distances(ball, ball, space.spacing_mm, axes).areas_reference.sum())
+    assert areas[1] == pytest.approx(areas[0], rel=0.04), "staircases of another slope"
+
+
+@given(shapes, st.integers(0, 50))
+def test_the_sheared_way_without_shear_is_the_usual_one(shape: tuple, seed: int) -> None:
+    a, b = noise(seed, shape, 0.4), noise(seed + 1, shape, 0.4)
+    spacing_mm = (0.8, 1.0, 2.5)
+    usual, other = (surface_distances(a, b, spacing_mm, axes) for axes in (None, np.diag(spacing_mm)))
+    for name in ("to_reference_mm", "areas_prediction", "to_prediction_mm", "areas_reference"):
+        np.testing.assert_allclose(getattr(other, name), getattr(usual, name), rtol=1e-5)

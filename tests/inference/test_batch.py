@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.atlases.segmenter import Segmenter
-from diffatlas_pipeline.inference.batch import Wanted, predict_cases, timing_table
+from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases, timing_table
+from diffatlas_pipeline.inference.earlier import digest_of_file, digest_of_scan
 from diffatlas_pipeline.inference.export import Destination, find_cases
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume
@@ -53,26 +54,42 @@ def test_alone_or_among_others_a_case_gets_the_same_result(tmp_path: Path) -> No
     assert np.array_equal(segmented(predictor, volume).labels, read_labels(tmp_path / "out" / "b.nii.gz").array)
 
 
-def test_outputs_are_kept_unless_overwritten(tmp_path: Path) -> None:
+def test_each_outcome_is_told_when_it_is_there(tmp_path: Path) -> None:
     write_scans(tmp_path / "in", "a.nii.gz", "b.nii.gz")
-    predictor, cases = ready(), find_cases(tmp_path / "in", 1)
-    predict_cases(Segmenter(predictor), cases[:1], Wanted(out(tmp_path)), quiet=True)
-    before = (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns
-    outcomes = predict_cases(Segmenter(predictor), cases, Wanted(out(tmp_path)), quiet=True)
-    assert [outcome.status for outcome in outcomes] == ["kept", "segmented"]
-    assert (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns == before
-    again = predict_cases(Segmenter(predictor), cases, Wanted(out(tmp_path), overwrite=True), quiet=True)
-    assert [outcome.status for outcome in again] == ["segmented", "segmented"]
-    assert (tmp_path / "out" / "a.nii.gz").stat().st_mtime_ns > before
+    heard: list[tuple[str, bool]] = []
+
+    def told(outcome: CaseOutcome) -> None:
+        heard.append((outcome.case, (tmp_path / "out" / f"{outcome.case}.nii.gz").exists()))
+
+    cases = find_cases(tmp_path / "in", 1)
+    outcomes = predict_cases(Segmenter(ready()), cases, Wanted(out(tmp_path)), quiet=True, told=told)
+    assert heard == [("a", True), ("b", True)]
+    for outcome, files in zip(outcomes, cases, strict=True):
+        assert outcome.input == digest_of_scan(files)
+        assert outcome.output == digest_of_file(tmp_path / "out" / f"{outcome.case}.nii.gz")
 
 
-def test_a_bug_is_not_taken_for_the_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_scans(tmp_path / "in", "a.nii.gz")
-    predictor = ready()
+@pytest.mark.parametrize("stage", ["prepare", "segment", "familiarity", "restore"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(RuntimeError("a bug"), "a fault of this program (RuntimeError: a bug)"), (MemoryError("134 GiB"), "not enough memory")],
+)
+def test_one_case_never_ends_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, fault: Exception, said: str
+) -> None:
+    """Whatever goes wrong, and where; of a fault of ours the traceback is shown."""
+    write_scans(tmp_path / "in", "a.nii.gz", "b.nii.gz", "c.nii.gz")
+    predictor, calls = ready(), []
+    whole = getattr(predictor, stage)
 
-    def broken(*arguments: object) -> None:
-        raise RuntimeError("a bug")
+    def broken(*arguments: object) -> object:
+        calls.append(stage)
+        if len(calls) == 2:
+            raise fault
+        return whole(*arguments)
 
-    monkeypatch.setattr(predictor, "restore", broken)
-    with pytest.raises(RuntimeError, match="a bug"):
-        predict_cases(Segmenter(predictor), find_cases(tmp_path / "in", 1), Wanted(out(tmp_path)), quiet=True)
+    monkeypatch.setattr(predictor, stage, broken)
+    outcomes = predict_cases(Segmenter(predictor), find_cases(tmp_path / "in", 1), Wanted(out(tmp_path)), quiet=True)
+    assert [outcome.status for outcome in outcomes] == ["segmented", "failed", "segmented"]
+    assert said in outcomes[1].message and not (tmp_path / "out" / "b.nii.gz").exists()
+    assert ("Traceback" in capsys.readouterr().err) == isinstance(fault, RuntimeError)

@@ -29,7 +29,7 @@ def test_single_file_input(tmp_path: Path) -> None:
 
 def test_inputs_are_never_replaced(tmp_path: Path) -> None:
     write_scans(tmp_path, "a.nii.gz")
-    with pytest.raises(UserError, match="replace an input"):
+    with pytest.raises(UserError, match="holds the scans"):
         check_output(Destination(tmp_path, ".nii.gz"), find_cases(tmp_path, 1))
 
 

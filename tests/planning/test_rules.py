@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import pytest
 
 from diffatlas_pipeline.planning.fingerprint import CaseShape, IntensityStatistics, LabelStatistics
-from diffatlas_pipeline.planning.rules import in_plane_axes, plan_channels, plan_distance, plan_spacing, planned_shape
+from diffatlas_pipeline.planning.rules import (
+    in_plane_axes,
+    plan_channels,
+    plan_distance,
+    plan_spacing,
+    planned_shape,
+    rounded,
+)
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 
@@ -96,3 +103,16 @@ def test_tau_is_the_median_radius_or_three_voxels(
 def test_the_planned_shape_is_that_of_the_content() -> None:
     (case,) = cases([(1.0, 2.0, 3.0)], (10, 20, 30))
     assert planned_shape(case, (2.0, 2.0, 1.5)) == (5, 20, 60)
+
+
+@pytest.mark.parametrize(
+    ("value", "decimals", "expected"),
+    [(4.0316, 2, 4.03), (0.35, 5, 0.35), (0.0003, 2, 0.0003), (0.00034567, 5, 0.00034567), (1.23456789, 5, 1.23457), (0, 2, 0)],
+)
+def test_rounding_keeps_what_is_small(value: float, decimals: int, expected: float) -> None:
+    assert rounded(value, decimals) == pytest.approx(expected, rel=1e-9)
+
+
+def test_tau_of_tiny_voxels_is_not_nothing() -> None:
+    distance, _ = plan_distance([label(0.0009)], (0.0003, 0.0003, 0.0003), 3)
+    assert distance.tau_mm == pytest.approx(0.0009)

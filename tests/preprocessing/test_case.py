@@ -260,3 +260,32 @@ def test_an_image_comes_back_on_its_own_grid_and_in_its_own_units(orientation: n
     low, high = np.percentile(volume.array, [0.5, 99.5])
     np.testing.assert_allclose(mri, ((volume.array[0] - low) / (high - low)).clip(0, 1), atol=1e-5)
     assert labels.grid == record.native
+
+
+def test_a_tilted_gantry_returns_to_its_grid_and_is_measured_in_space() -> None:
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[1, 2] = 1.0
+    grid = Grid.of((40, 44, 20), affine)
+    places = np.moveaxis(np.indices(grid.shape), 0, -1) @ affine[:3, :3].T
+    middle = affine[:3, :3] @ np.array([19.5, 21.5, 9.5])
+    away = np.linalg.norm(places - middle, axis=-1)
+    labels = LabelVolume((away < 11).astype(np.int32), grid)
+    image = np.where(away < 11, 200.0, 10.0).astype(np.float32) + np.random.default_rng(0).normal(0, 3, grid.shape)
+    plan = make_plan(spacing_mm=(1.0, 1.0, 1.0))
+    planned, record = prepare_image(Volume(image[None].astype(np.float32), grid), plan)
+    assert record.native == grid and not record.canonical.is_sheared and record.planned_spacing_mm == (1.0, 1.0, 1.0)
+    distances = prepare_labels(labels, record, plan)
+    assert planned.shape[1:] == distances.shape[1:]
+    result = restore_labels(distances, record, plan)
+    assert result.shape == grid.shape and dice(result == 1, labels.array == 1) > 0.95
+    tau = plan.distance.tau_mm
+    found = restore_distances(distances, record)[0] * tau
+    near = np.abs(away - 11) < tau / 2
+    assert np.abs(found - (away - 11))[near].mean() < 0.5, "mm, of distances in space"
+
+
+def test_a_scan_that_would_not_fit_is_refused_before_it_is_made() -> None:
+    volume, _ = make_case((17, 22, 15))
+    huge = Volume(volume.array, make_grid((17, 22, 15), (1000.0, 1000.0, 1000.0)), "scan.nii.gz")
+    with pytest.raises(ImageError, match=r"scan\.nii\.gz: .* voxels of 1000 x 1000 x 1000 mm are .* GB are free"):
+        prepare_image(huge, make_plan())

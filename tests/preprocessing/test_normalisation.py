@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import ChannelPlan
-from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, is_out_of_domain, normalise
+from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, is_out_of_domain, normalise, padding_value
 
 CT = ChannelPlan("CT", "ct", -200.0, 300.0)
 MRI = ChannelPlan("MRI", "percentile", 0.5, 99.5)
@@ -87,3 +87,23 @@ def test_subsampled_percentiles_are_close(monkeypatch: pytest.MonkeyPatch) -> No
 def test_unknown_modality_is_named_with_what_is_allowed() -> None:
     with pytest.raises(UserError, match=r"'xray'.*CT, MRI"):
         normalise(scan(), [CT], "xray")
+
+
+@pytest.mark.parametrize("value", [-9999.0, -3.4e38, 1e6])
+def test_what_pads_a_scan_does_not_count(value: float) -> None:
+    image = scan(shape=(20, 21, 22))
+    inside = normalise(image[:, 4:, :, :], [MRI])
+    padded = image.copy()
+    padded[:, :4] = value
+    assert padding_value(padded[0]) == np.float32(value) and padding_value(image[0]) is None
+    found = normalise(padded, [MRI])
+    np.testing.assert_array_equal(found[:, 4:], inside)
+    assert (found[:, :4] == (-1 if value < 0 else 1)).all()
+
+
+def test_a_dark_background_or_two_values_are_no_padding() -> None:
+    image = np.clip(scan(shape=(20, 21, 22)), 0, None)
+    image[:, :8] = 0
+    two = np.zeros((8, 8, 8), dtype=np.float32)
+    two[4:] = 1
+    assert padding_value(image[0]) is None and padding_value(two) is None and padding_value(two * 0) is None

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 from diffatlas_pipeline.training.checkpoints import (
@@ -71,6 +73,38 @@ def test_changed_bytes_are_noticed(tmp_path: Path) -> None:
     path.write_bytes(bytes(content))
     with pytest.raises(ValueError, match="checksum"):
         read_tensors(path)
+
+
+def test_any_changed_bit_is_noticed_or_without_meaning(tmp_path: Path) -> None:
+    """Also in the text beside the tensors: iteration 64 becomes 74 by one bit."""
+    path, told = tmp_path / "x.safetensors", {"progress": '{"iteration": 64}'}
+    saved = {"a": torch.arange(7.0), "b": torch.tensor(3)}
+    write_tensors(path, saved, told)
+    good, noticed = path.read_bytes(), 0
+    for bit in range(8 * len(good)):
+        content = bytearray(good)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(content))
+        try:
+            found, text = read_tensors(path)
+        except ValueError:
+            noticed += 1
+            continue
+        assert text == told and set(found) == set(saved)
+        assert all(torch.equal(found[name], saved[name]) for name in saved)
+    assert noticed > 0.9 * 8 * len(good)
+
+
+def test_files_of_earlier_releases_are_read(tmp_path: Path) -> None:
+    """They have a checksum of the tensors alone."""
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.arange(7.0)}, {"kept": "text"})
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    old = {**metadata, "checksum": metadata["checksum"].partition("-")[0]}
+    save_file({"a": torch.arange(7.0)}, path, old)
+    tensors_, text = read_tensors(path)
+    assert torch.equal(tensors_["a"], torch.arange(7.0)) and text == {"kept": "text"}
 
 
 def test_a_training_that_is_over_leaves_no_checkpoint(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Small grids and arrays for the tests of files."""
 
+from pathlib import Path
+
+import nibabel as nib
 import numpy as np
 
 RNG = np.random.default_rng(0)
@@ -20,3 +23,15 @@ def labels(shape=SHAPE, highest: int = 3) -> np.ndarray:
     array = RNG.integers(0, highest + 1, size=shape)
     array.flat[0] = highest
     return array
+
+
+def nifti_image(path: Path, affine: np.ndarray, qform: int, sform: int, kind=nib.Nifti1Image, shape=SHAPE) -> Path:
+    image = kind(RNG.integers(-1000, 1000, size=shape).astype(np.int16), affine)
+    image.set_sform(affine, sform)
+    image.set_qform(affine, qform)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = b"patient name"
+    image.header["cal_max"] = 500
+    image.header.set_slope_inter(1, 0)
+    image.to_filename(path)
+    return path

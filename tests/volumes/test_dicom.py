@@ -154,3 +154,27 @@ def test_real_series(study, shape):
     np.testing.assert_array_equal(volume.array[0].T, sitk.GetArrayFromImage(image))
     corner = image.TransformIndexToPhysicalPoint([n - 1 for n in shape])
     np.testing.assert_allclose((volume.grid.matrix @ [*(n - 1 for n in shape), 1])[:3], np.array(corner) * [-1, -1, 1])
+
+
+def test_slices_with_their_own_rescaling_are_read_one_by_one(tmp_path):
+    """As in PET: each slice has the slope that makes most of its bits."""
+    folder = write_series(tmp_path / "case", VALUES)
+    scaled = write_series(tmp_path / "other", VALUES)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in (0, 3, 5):
+        path = next(folder.glob(f"*_{k}.dcm"))
+        image = sitk.ReadImage(str(path))
+        finer = sitk.Cast(image, sitk.sitkFloat64) * 0.25 - 10
+        for key in image.GetMetaDataKeys():
+            finer.SetMetaData(key, image.GetMetaData(key))
+        finer.SetMetaData("0028|1052", "-10")
+        finer.SetMetaData("0028|1053", "0.25")
+        writer.SetFileName(str(path))
+        writer.Execute(finer)
+    volume = read_volume([folder])
+    order = [next(folder.glob(f"*_{k}.dcm")) for k in range(VALUES.shape[2])]
+    expected = np.concatenate([sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T for path in order], axis=2)
+    assert np.abs(expected - np.rint(expected)).max() > 0.2, "values between integers"
+    np.testing.assert_allclose(volume.array[0], expected, atol=1e-3)
+    assert volume.grid == read_volume([scaled]).grid

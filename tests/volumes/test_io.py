@@ -2,7 +2,6 @@
 
 import gzip
 import os
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +11,7 @@ import SimpleITK as sitk
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_grid, read_labels, read_volume, write_labels, write_scalars
-from tests.volumes.examples import RNG, SHAPE, labels, oblique_affine
+from tests.volumes.examples import RNG, SHAPE, labels, nifti_image, oblique_affine
 
 
 # ------------------------------------------------------------------------------------------------------ round trips
@@ -96,18 +95,6 @@ def test_formats_agree_about_one_grid(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------- NIfTI headers
-def nifti_image(path: Path, affine: np.ndarray, qform: int, sform: int, kind=nib.Nifti1Image, shape=SHAPE) -> Path:
-    image = kind(RNG.integers(-1000, 1000, size=shape).astype(np.int16), affine)
-    image.set_sform(affine, sform)
-    image.set_qform(affine, qform)
-    image.header.set_xyzt_units("mm", "sec")
-    image.header["descrip"] = b"patient name"
-    image.header["cal_max"] = 500
-    image.header.set_slope_inter(1, 0)
-    image.to_filename(path)
-    return path
-
-
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 @pytest.mark.parametrize(("qform", "sform"), [(1, 1), (1, 0), (0, 2), (2, 4), (0, 0)])
 @pytest.mark.parametrize("shape", [SHAPE, (5, 6), (5, 6, 1), (5, 6, 7, 1)])

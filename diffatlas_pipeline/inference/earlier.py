@@ -1,0 +1,76 @@
+"""What an earlier run left in an output folder: which segmentations are kept, and which are made again."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.volumes.io import read_labels
+
+_BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a segmentation ``is_kept``, and what the user should know of it ("": nothing)."""
+
+    is_kept: bool
+    warning: str = ""
+
+
+def decide(files: CaseFiles, path: Path, known: Mapping[str, Any] | None) -> Decision:
+    """What becomes of the file ``path`` that is there for a case, of which the record says ``known``.
+
+    A segmentation of the present scan is kept, edited or not. One of a scan that has changed since is made again,
+    unless it was edited: then it is kept, with a warning, since the work in it would be lost. So is one that no record
+    tells of. What cannot be read is made again.
+    """
+    if not path.exists():
+        return Decision(False)
+    try:
+        read_labels(path)
+    except UserError:
+        return Decision(False, "what was there could not be read, and was replaced")
+    if known is None or known.get("input") == "":  # it failed then, or was kept without a record
+        return Decision(
+            True, "its segmentation was kept, but no record tells what it was made from. `overwrite` makes it again"
+        )
+    if "input" not in known or known["input"] == digest_of_scan(files):  # earlier releases wrote no digests
+        return Decision(True)
+    if known.get("output") == digest_of_file(path):
+        return Decision(False, "its scan has changed since, so it was segmented again")
+    return Decision(
+        True, "its segmentation was kept, since it was edited, but its scan has changed since. `overwrite` segments it again"
+    )
+
+
+def digest_of_scan(files: CaseFiles) -> str:
+    """SHA-256 of the content of all files of a scan, and of which channels they are."""
+    whole = hashlib.sha256(repr(files.missing).encode())
+    for image in files.images:
+        for part in sorted(image.iterdir()) if image.is_dir() else [image, *_data_files(image)]:
+            whole.update(digest_of_file(part).encode())
+    return whole.hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of the content of a file; "" if it cannot be read."""
+    whole = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                whole.update(block)
+    except OSError:
+        return ""
+    return whole.hexdigest()
+
+
+def _data_files(header: Path) -> Iterator[Path]:
+    """The voxels of a MetaImage header, in the file beside it."""
+    if header.suffix.lower() == ".mhd":
+        yield from sorted(path for path in header.parent.glob(f"{header.stem}.*raw"))

@@ -1,0 +1,89 @@
+"""Compressed voxels whose checksum is verified, and that take no more memory than their header announces."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+
+GZIP = b"\x1f\x8b"
+_GZIP_BITS, _ZLIB_BITS = 31, 15
+_BLOCK_BYTES = 1 << 20
+_LONGEST_HEADER = 1 << 20
+
+
+def decompressed(content: bytes, most: int) -> bytes:
+    """The content of a gzip file, whose checksums are verified, of at most ``most`` bytes. zlib.error or EOFError
+    otherwise.
+    """
+    parts, left = [], most
+    while content[:2] == GZIP:  # a file may have several members, one after the other
+        stream = zlib.decompressobj(_GZIP_BITS)
+        parts.append(stream.decompress(content, left + 1))
+        left -= len(parts[-1])
+        if left < 0:
+            raise EOFError(f"holds more than the {most} bytes that its header announces")
+        if not stream.eof:
+            raise EOFError("the compressed data end too early")
+        content = stream.unused_data.lstrip(b"\0")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def first_bytes(content: bytes, count: int) -> bytes:
+    """The first ``count`` bytes of the content of a gzip file. zlib.error if it is damaged there."""
+    return zlib.decompressobj(_GZIP_BITS).decompress(content, count)
+
+
+def check_checksum(path: Path) -> None:
+    """Verify the checksum of the compressed voxels of a MetaImage or NRRD file, which ITK reads over.
+
+    Uncompressed voxels have none. ValueError if the data are damaged, or lie in another folder than their header.
+    """
+    with path.open("rb") as file:
+        header = file.read(_LONGEST_HEADER)
+    found = _nrrd(header) if header.startswith(b"NRRD") else _meta(header)
+    if found is None:
+        return
+    name, start, bits = found
+    if name is not None and Path(name).name != name:
+        raise ValueError(f"its data file {name!r} lies in another folder")
+    if bits:
+        _verify(path if name is None else path.with_name(name), 0 if name else start, bits)
+
+
+def _meta(header: bytes) -> tuple[str | None, int, int] | None:
+    """The data file (None: this file), where the voxels begin, and how they are compressed (0: not at all)."""
+    data = re.search(rb"^ElementDataFile\s*=[ \t]*([^\r\n]*)\r?\n?", header, re.MULTILINE)
+    if data is None or data.group(1).strip() == b"LIST" or b"%" in data.group(1):
+        return None
+    compressed = re.search(rb"^CompressedData\s*=\s*True", header[: data.start()], re.MULTILINE | re.IGNORECASE)
+    name = data.group(1).strip().decode("utf-8", errors="replace")
+    return None if name == "LOCAL" else name, data.end(), _ZLIB_BITS if compressed else 0
+
+
+def _nrrd(header: bytes) -> tuple[str | None, int, int] | None:
+    end = re.search(rb"\r?\n\r?\n", header)
+    text = header[: end.start() if end else len(header)]
+    encoding = re.search(rb"^encoding:\s*(\w+)", text, re.MULTILINE)
+    data = re.search(rb"^data ?file:\s*([^\r\n]*)", text, re.MULTILINE)
+    if data is not None and (data.group(1).startswith(b"LIST") or b"%" in data.group(1)):
+        return None
+    gzip = encoding is not None and encoding.group(1).lower() in (b"gzip", b"gz")
+    name = None if data is None else data.group(1).strip().decode("utf-8", errors="replace")
+    return name, end.end() if end else len(header), _GZIP_BITS if gzip else 0
+
+
+def _verify(path: Path, start: int, bits: int) -> None:
+    stream = zlib.decompressobj(bits)
+    with path.open("rb") as file:
+        file.seek(start)
+        while not stream.eof:
+            block = file.read(_BLOCK_BYTES)
+            if not block:
+                raise ValueError("its compressed data end too early")
+            while block and not stream.eof:
+                try:
+                    stream.decompress(block, _BLOCK_BYTES)
+                except zlib.error as error:
+                    raise ValueError(f"its compressed data are damaged: {error}") from error
+                block = stream.unconsumed_tail

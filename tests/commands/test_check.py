@@ -1,0 +1,73 @@
+"""All problems of a data set are listed; geometry is mended on request, in a copy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.commands.check import main
+from diffatlas_pipeline.volumes.io import read_grid, read_labels
+from tests.planning.raw_data import write_dataset, write_nifti
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "raw", cases=30)
+
+
+def check(raw: Path, *options: str) -> None:
+    main(["-d", str(raw), "--workers", "1", *options])
+
+
+def refused(raw: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        check(raw, *options)
+    assert stopped.value.code == 2
+    found = capsys.readouterr()
+    return found.out, found.err
+
+
+def test_a_good_data_set(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(raw)
+    printed = capsys.readouterr().out
+    assert "no problem in 30 cases" in printed and "note" not in printed
+    assert printed.splitlines()[-1] == f"Next: DiffAtlas_plan_and_preprocess -d {raw}"
+
+
+def test_every_problem_of_every_case_and_what_is_unusual(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(25):
+        (raw / "labelsTr" / f"case{index:02d}.nii.gz").write_bytes(b"damaged")
+    image = read_labels(raw / "labelsTr" / "case26.nii.gz").array.astype(np.float32)
+    sheared = np.eye(4)
+    sheared[1, 2] = 0.5
+    write_nifti(raw / "imagesTr" / "case26_0000.nii.gz", image, sheared)
+    for index in (27, 28):
+        write_nifti(raw / "imagesTr" / f"case{index}_0000.nii.gz", image + 1, np.eye(4))
+    (raw / "imagesTr" / "notes.txt").touch()
+    printed, error = refused(raw, capsys)
+    assert "26 of 30 cases cannot be used" in error and "more" not in error
+    assert all(f"case{index:02d}" in error for index in (*range(25), 26)) and "can mend it in a copy" in error
+    assert "case26" in printed and "axes are not perpendicular" in printed
+    assert "case27" in printed and "the same image as case28" in printed
+    assert "1 file(s) are left out" in printed and "imagesTr/notes.txt" in printed
+
+
+def test_geometry_is_mended_in_a_copy(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = read_labels(raw / "labelsTr" / "case03.nii.gz").array
+    shifted = np.diag([1.0, 1.0, 1.3, 1.0])
+    shifted[0, 3] = 7
+    write_nifti(raw / "labelsTr" / "case03.nii.gz", labels.astype(np.uint8), shifted)
+    before = {path: path.read_bytes() for path in raw.rglob("*.nii.gz")}
+    refused(raw, capsys)
+    mended = tmp_path / "mended" / raw.name
+    check(raw, "--fix-geometry", str(mended))
+    printed = capsys.readouterr().out
+    assert "1 file(s) got the geometry" in printed and "labelsTr/case03.nii.gz" in printed
+    check(mended)
+    assert {path: path.read_bytes() for path in raw.rglob("*.nii.gz")} == before, "the source stays as it is"
+    np.testing.assert_array_equal(read_labels(mended / "labelsTr" / "case03.nii.gz").array, labels)
+    assert read_grid(mended / "labelsTr" / "case03.nii.gz") == read_grid(raw / "imagesTr" / "case03_0000.nii.gz")
+    _, error = refused(raw, capsys, "--fix-geometry", str(mended))
+    assert "is not empty. Give a new folder" in error

@@ -1,0 +1,78 @@
+"""What is there is kept only if it belongs to the present scan; edited work is never lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.inference.earlier import decide, digest_of_file, digest_of_scan
+from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.io import write_labels, write_scalars
+
+GRID = Grid.of((4, 5, 6), np.eye(4))
+
+
+def write(path: Path, value: int) -> Path:
+    write_labels(path, np.full(GRID.shape, value, dtype=np.uint8), GRID)
+    return path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[CaseFiles, Path, dict[str, Any]]:
+    """A scan, its segmentation, and what the record says of it."""
+    write_scalars(tmp_path / "scan.nii.gz", np.zeros(GRID.shape), GRID)
+    files, path = CaseFiles("scan", (tmp_path / "scan.nii.gz",), None), write(tmp_path / "out.nii.gz", 1)
+    return files, path, {"input": digest_of_scan(files), "output": digest_of_file(path)}
+
+
+def test_what_is_not_there_is_made(made: tuple[CaseFiles, Path, dict[str, Any]], tmp_path: Path) -> None:
+    files, _, known = made
+    assert decide(files, tmp_path / "absent.nii.gz", known) == decide(files, tmp_path / "absent.nii.gz", None)
+    assert not decide(files, tmp_path / "absent.nii.gz", known).is_kept
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("changed", [False, True])
+def test_kept_or_made_again(made: tuple[CaseFiles, Path, dict[str, Any]], edited: bool, changed: bool) -> None:
+    files, path, known = made
+    if edited:
+        write(path, 2)
+    if changed:
+        write_scalars(files.images[0], np.ones(GRID.shape), GRID)
+    found = decide(files, path, known)
+    assert found.is_kept == (edited or not changed), "only what nobody has worked on is made again"
+    assert ("changed since" in found.warning) == changed
+
+
+@pytest.mark.parametrize("content", [b"", b"half a file", None])
+def test_half_a_file_is_made_again(made: tuple[CaseFiles, Path, dict[str, Any]], content: bytes | None) -> None:
+    files, path, known = made
+    path.write_bytes(path.read_bytes()[:-9] if content is None else content)
+    found = decide(files, path, known)
+    assert not found.is_kept and "could not be read" in found.warning
+
+
+def test_a_file_that_no_record_tells_of_is_kept_and_told(made: tuple[CaseFiles, Path, dict[str, Any]]) -> None:
+    files, path, _ = made
+    found = decide(files, path, None)
+    assert found.is_kept and "no record" in found.warning
+    assert decide(files, path, {"status": "segmented"}).is_kept, "earlier releases wrote no digests"
+
+
+def test_the_digest_of_a_scan_is_of_all_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for name in ("1.dcm", "2.dcm"):
+        (folder / name).write_bytes(name.encode())
+    write_labels(tmp_path / "a.mhd", np.zeros(GRID.shape, dtype=np.uint8), GRID)
+    for image, part in ((folder, folder / "2.dcm"), (tmp_path / "a.mhd", tmp_path / "a.zraw")):
+        files = CaseFiles("a", (image,), None)
+        before = digest_of_scan(files)
+        assert digest_of_scan(files) == before
+        part.write_bytes(part.read_bytes() + b"x")
+        assert digest_of_scan(files) != before
+    assert digest_of_scan(CaseFiles("a", (folder,), None, missing=(1,))) != digest_of_scan(CaseFiles("a", (folder,), None))
