@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import platform
@@ -127,12 +128,10 @@ def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock") -> Iterat
     lock, owner = FileLock(folder / name, fallback_to_soft=False), folder / f"{name}.owner"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        with _unless_there_are_no_locks():
+            lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(f"{folder}: {doing} is running there already ({_text_of(owner)}). {mend}") from error
-    except NotImplementedError:
-        yield
-        return
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}). {mend}") from error
     try:
@@ -146,6 +145,18 @@ def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock") -> Iterat
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def _unless_there_are_no_locks() -> Iterator[None]:
+    """Pass over what some network drives answer when a lock is asked for: nobody can be kept out there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    except NotImplementedError:  # what filelock makes of the second
+        pass
 
 
 def _text_of(path: Path) -> str:

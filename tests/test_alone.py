@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -52,3 +53,17 @@ def test_an_error_inside_frees_it(tmp_path: Path) -> None:
         raise ValueError("inside")
     with alone_in(tmp_path, "a training", "Wait."):
         pass
+
+
+@pytest.mark.parametrize("answer", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
+def test_where_a_drive_has_no_locks_the_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Exception
+) -> None:
+    def acquire(*_: object, **__: object) -> None:
+        raise answer
+
+    monkeypatch.setattr("diffatlas_pipeline.files.FileLock.acquire", acquire)
+    done = False
+    with alone_in(tmp_path, "a training", "Wait."):
+        done = True
+    assert done
