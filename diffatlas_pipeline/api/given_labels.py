@@ -13,7 +13,7 @@ from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume
 from diffatlas_pipeline.volumes.in_memory import is_image, volume_of_images
-from diffatlas_pipeline.volumes.io import ending_of, name_without_ending, read_labels
+from diffatlas_pipeline.volumes.io import WHOLE, ending_of, name_without_ending, read_labels
 
 
 def drawing_of(given: Any, scan: Grid) -> LabelVolume:
@@ -62,6 +62,6 @@ def find_drawings(source: Path, cases: Sequence[CaseFiles]) -> dict[str, Path]:
 def _integers(values: np.ndarray) -> np.ndarray:
     """``values`` as int32; ImageError if they are no integers."""
     whole = np.rint(values)
-    if values.dtype.kind not in "biuf" or not np.array_equal(whole, values):
+    if values.dtype.kind not in "biuf" or not (np.abs(whole - values) <= WHOLE).all():
         raise ImageError("`given_labels`: labels must be integers. Give a label map, not probabilities.")
     return whole.astype(np.int32)

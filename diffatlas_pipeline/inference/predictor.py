@@ -18,7 +18,7 @@ from diffatlas_pipeline.inference.familiarity import Description, Familiarity, K
 from diffatlas_pipeline.inference.padded import reconstructed_padded, segment_padded, unexplained_padded
 from diffatlas_pipeline.inference.result import Maps, Result
 from diffatlas_pipeline.inference.running_network import restored, with_room
-from diffatlas_pipeline.inference.scan_warnings import padded, unusual
+from diffatlas_pipeline.inference.scan_warnings import of_padding, unusual
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
@@ -139,7 +139,7 @@ class Predictor:
         image, record = prepare_image(volume, self.plan, modality)
         self._check_channels(image, volume.source)
         seed = scan_seed(self.seed, to_canonical(volume.array, volume.grid)[0])
-        warnings = [*unusual(image, record, self.plan, modality), *padded(volume, self.plan, modality)]
+        warnings = [*unusual(image, record, self.plan, modality), *of_padding(volume, self.plan, modality)]
         if drawing is None:
             return Prepared(image, record, seed, tuple(warnings))
         self.check_takes_drawings()

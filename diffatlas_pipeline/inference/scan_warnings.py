@@ -14,7 +14,7 @@ FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned sp
 FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT
 
 
-def padded(volume: Volume, plan: Plan, modality: str | None) -> list[str]:
+def of_padding(volume: Volume, plan: Plan, modality: str | None) -> list[str]:
     """Warnings of values that pad channels of ``volume`` and were kept out of their contrast."""
     values = {
         channel.name: padding_value(array)

@@ -18,7 +18,7 @@ from diffatlas_pipeline.volumes.in_memory import finite
 _DICOM = (".dcm", ".dicom", ".ima")
 FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
 
-_WHOLE = 1e-4  # scaled integers are off by so much in single precision
+WHOLE = 1e-4  # scaled integers are off by so much in single precision
 _LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32)  # the first that holds all values is taken
 
 
@@ -93,7 +93,7 @@ def read_labels(path: Path) -> LabelVolume:
     if values.dtype.kind == "f":
         whole = np.rint(values)
         with np.errstate(invalid="ignore"):  # of infinite values
-            wrong = values[~((np.abs(whole - values) <= _WHOLE) & (np.abs(values) < 2**31))]
+            wrong = values[~((np.abs(whole - values) <= WHOLE) & (np.abs(values) < 2**31))]
         if wrong.size:
             examples = ", ".join(f"{value:g}" for value in np.unique(wrong)[:5])
             raise ImageError(

@@ -177,3 +177,16 @@ def test_a_ct_model_says_when_a_scan_is_hardly_a_ct() -> None:
     predictor = ready(folds=[fold(small=ct)])
     assert any("`modality=" in warning for warning in segmented(predictor, volume).warnings)
     assert not any("`modality=" in warning for warning in segmented(predictor, volume, "MRI").warnings)
+
+
+def test_padding_is_said() -> None:
+    """As of a scan whose corners a program filled with -9999."""
+    image, _ = scan()
+    grid = Grid.of(image.shape, np.eye(4))
+
+    def said(array: np.ndarray) -> list[str]:
+        return [one for one in ready().prepare(Volume(array[None], grid)).warnings if "padded" in one]
+
+    assert said(image) == []
+    image[:4] = -9999
+    assert said(image) == ["channel MRI is padded with -9999, which is taken for no intensity"]
