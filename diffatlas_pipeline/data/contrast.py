@@ -111,9 +111,12 @@ def _in_thick_slices(channel: np.ndarray, axis: int, thickness: float, first: fl
 def _bias_field(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Smooth, of mean about zero."""
     points = [min(BIAS_POINTS, n) for n in shape]
-    coarse = rng.standard_normal(points) * rng.uniform(0, BIAS)
-    zoom = [n / p for n, p in zip(shape, points, strict=True)]
-    return ndimage.zoom(coarse, zoom, order=1, mode="nearest").astype(np.float32)
+    field = (rng.standard_normal(points) * rng.uniform(0, BIAS)).astype(np.float32)
+    for axis, voxels in enumerate(shape):
+        at, control = np.linspace(0, points[axis] - 1, voxels), np.arange(points[axis])
+        weights = np.stack([np.interp(at, control, one) for one in np.eye(points[axis])], axis=1).astype(np.float32)
+        field = np.moveaxis(np.tensordot(weights, field, (1, axis)), 0, axis)
+    return field
 
 
 def _normalised(channel: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffatlas_pipeline.networks.convolution import Convolution
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.volumes.grids import Triple
 
@@ -52,7 +53,7 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * outputs) if embedding else None
         self.norm2 = nn.GroupNorm(_groups(outputs), outputs, affine=not embedding)
         self.conv2 = _convolution(outputs, outputs, kernel)
-        self.skip = nn.Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.skip = Convolution(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         nn.init.zeros_(self.conv2.weight)  # a block starts as the identity
 
     def forward(self, x: Tensor, embedding: Tensor | None) -> Tensor:
@@ -70,8 +71,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.GroupNorm(_groups(width), width)
-        self.qkv = nn.Conv3d(width, 3 * width, 1)
-        self.out = nn.Conv3d(width, width, 1)
+        self.qkv = Convolution(width, 3 * width, 1)
+        self.out = Convolution(width, width, 1)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ class UNet(nn.Module):
         for stage, width in enumerate(widths):
             before = widths[max(stage - 1, 0)]
             stride = plan.strides[stage]
-            self.down.append(nn.Conv3d(before, width, stride, stride) if stage else nn.Identity())
+            self.down.append(Convolution(before, width, stride, stride) if stage else nn.Identity())
             self.encoder.append(
                 nn.ModuleList(ResidualBlock(width, width, kernels[stage], size) for _ in range(plan.blocks[stage]))
             )
@@ -154,8 +155,8 @@ def build_network(plan: NetworkPlan, inputs: int, outputs: int, levels: bool = T
     return network
 
 
-def _convolution(inputs: int, outputs: int, kernel: Triple) -> nn.Conv3d:
-    return nn.Conv3d(inputs, outputs, kernel, padding=_each(lambda k: k // 2, kernel))
+def _convolution(inputs: int, outputs: int, kernel: Triple) -> Convolution:
+    return Convolution(inputs, outputs, kernel, padding=_each(lambda k: k // 2, kernel))
 
 
 def _stem(inputs: int, width: int, kernel: Triple, stride: Triple) -> nn.Module:
@@ -163,7 +164,7 @@ def _stem(inputs: int, width: int, kernel: Triple, stride: Triple) -> nn.Module:
     if stride == (1, 1, 1):
         return _convolution(inputs, width, kernel)
     block, padding = _overlapping(kernel, stride)
-    return nn.Conv3d(inputs, width, block, stride, padding=padding)
+    return Convolution(inputs, width, block, stride, padding=padding)
 
 
 def _head(width: int, outputs: int, kernel: Triple, stride: Triple) -> nn.Module:
