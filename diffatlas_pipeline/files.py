@@ -50,6 +50,15 @@ def from_json(kind: type[T], text: str, source: str = "") -> T:
     return from_plain(kind, raw, source)
 
 
+def read_json(kind: type[T], path: Path) -> T:
+    """:func:`from_json` of a file. OSError if it cannot be read, UserError if it does not hold a ``kind``."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text ({error}): it is damaged. Restore it, or make it again.") from error
+    return from_json(kind, text, str(path))
+
+
 def from_plain(kind: type[T], raw: Any, source: str = "") -> T:
     """A value of the dataclass ``kind`` from plain data, as JSON holds it.
 

@@ -28,6 +28,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_stopped(process: int, proc: Path = PROC) -> bool:
+    """Whether a signal stopped the process of that number (SIGSTOP, Ctrl-Z). False where the system does not tell."""
+    state = _text(proc / str(process) / "stat").rpartition(")")[2].split()  # a name may hold any sign but the last ")"
+    return state[:1] == ["T"]
+
+
 def available_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     """Memory that can still be taken without swapping, within the limits of containers and job schedulers (control
     groups).

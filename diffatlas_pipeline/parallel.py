@@ -9,15 +9,18 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.machine import is_stopped
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,6 +28,7 @@ Result = TypeVar("Result")
 TIMEOUT_S = 1800.0  # a case takes seconds, a huge one minutes: one that takes this long will not end
 WORTH_WORKERS_S = 10.0  # of work left, from which on other processes are worth their start
 ENDING_S = 5.0  # for a terminated process to be gone
+LOOK_S, LOOKS = 5.0, 6  # seconds between looks at the processes; a stopped one is given up after so many looks
 ONE_THREAD = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -47,32 +51,34 @@ def run_cases(
 ) -> list[Result]:
     """``function`` of each item, in the order of ``items``, whatever the number of ``workers`` (1 = in this process).
 
-    ``function`` must be importable (spawned workers). Raises DatasetError that names the case when its worker was
-    killed, or when it was not finished after ``timeout_s`` seconds, and says what to do: with ``memory`` of its item (a
-    sentence) and ``kept``, a sentence on what need not be done again. An exception of ``function`` is passed on.
+    ``function`` must be importable (spawned workers). A worker that is killed, or stopped and not woken, or not
+    finished after ``timeout_s`` seconds costs its case alone: that is said at once, the other cases are done, and then
+    DatasetError names those that were lost and says what to do: with ``memory`` of an item (a sentence) and ``kept``, a
+    sentence on what need not be done again. An exception of ``function`` is passed on at once.
     """
     results: dict[int, Result] = {}
+    lost: dict[int, str] = {}
     with console.bar(title, len(items), "cases") as bar:
         if workers <= 1 or len(items) <= 1:
             for index, item in enumerate(items):
                 results[index] = function(item)
                 bar.advance()
         else:
-            pools = _Pools(function, items, min(workers, len(items)), timeout_s)
-            try:
-                for index, result in pools.finished():
-                    results[index] = result
+            workers = min(workers, len(items))
+            for index, found in _Pools(function, items, workers, timeout_s).finished():
+                if isinstance(found, _Lost):
+                    needs = memory(items[index]) if memory and found.reason is _KILLED else ""
+                    lost[index] = _sentences(f"{names[index]}:", found.reason, needs)
+                    if not results and len(lost) >= workers:
+                        break  # none of the processes lives long enough: the others would die as well
+                    console.warn(f"{lost[index]} The other cases go on.")
+                else:
+                    results[index] = found
                     bar.advance()
-            except _Killed as error:
-                needs = memory(items[error.index]) if memory else ""
-                raise DatasetError(
-                    f"{names[error.index]}: {_sentences(_KILLED, unguarded_script(), needs, kept, _FEWER)}"
-                ) from error
-            except _Stalled as error:
-                late = ", ".join(names[index] for index in error.indices)
-                waited = f"{timeout_s / 60:.0f} minutes" if timeout_s >= 120 else f"{timeout_s:.0f} s"
-                stalled = f"not finished after {waited}, so the work was stopped."
-                raise DatasetError(f"{late}: {_sentences(stalled, kept, _STALLED)}") from error
+    if lost:
+        killed = any(_KILLED in said for said in lost.values())
+        script = unguarded_script() if killed and not results else ""
+        raise DatasetError(_sentences(*lost.values(), script, kept, _FEWER if killed else _STALLED))
     return [results[index] for index in range(len(items))]
 
 
@@ -106,6 +112,7 @@ def unguarded_script() -> str:
 
 _GUARD = 'In the script, put the calls under the line: if __name__ == "__main__":'
 _KILLED = "the process working on it was killed, most often by the system for lack of memory."
+_STOPPED = "the process working on it was stopped from outside (SIGSTOP) and not woken, so it was ended."
 _FEWER = "Run the same command again with fewer `workers`."
 _STALLED = (
     "Open the file in a viewer: if it is damaged, or far larger than the others, mend it or leave it out. If it lies on a "
@@ -118,74 +125,124 @@ def _sentences(*sentences: str) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-class _Killed(Exception):
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self.index = index
+class StoppedProcesses:
+    """Tells which processes stand still because a signal stopped them. It counts looks, not seconds: where all were
+    stopped together, by Ctrl-Z or a job scheduler, the looks were, too.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, int] = {}
+
+    def look(self, processes: Iterable[int]) -> list[int]:
+        """Those of ``processes`` (their numbers) that were found stopped at this and the LOOKS - 1 looks before."""
+        self._seen = {number: self._seen.get(number, 0) + 1 for number in processes if is_stopped(number)}
+        return [number for number, times in self._seen.items() if times >= LOOKS]
 
 
-class _Stalled(Exception):
-    def __init__(self, indices: Sequence[int]) -> None:
-        super().__init__(indices)
-        self.indices = indices
+@dataclass(frozen=True)
+class _Lost:
+    """What came of an item whose process ended without a result."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Task:
+    index: int
+    pool: int
+    deadline: float
 
 
 class _Pools(Generic[Item, Result]):
     """One pool per process: when a process dies, its pool breaks and no other, so the case is known."""
 
     def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int, timeout_s: float) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(workers)]
+        self._pools = [_pool() for _ in range(workers)]
         self._function, self._items, self._timeout_s = function, items, timeout_s
         self._waiting = iter(range(len(items)))
-        self._running: dict[Future[Result], tuple[int, ProcessPoolExecutor, float]] = {}
+        self._running: dict[Future[Result], _Task] = {}
+        self._processes: dict[int, BaseProcess] = {}  # the last of each pool
+        self._ended: dict[int, str] = {}  # why the process of an item was ended from here
+        self._stopped, self._look_at = StoppedProcesses(), time.monotonic() + LOOK_S
 
-    def finished(self) -> Iterator[tuple[int, Result]]:
-        """(index, result) of each item as it ends. Raises _Killed, _Stalled, or what the function raised."""
+    def finished(self) -> Iterator[tuple[int, Result | _Lost]]:
+        """(index, result) of each item as it ends; raises what the function raised."""
         try:
-            with _one_thread():  # a process inherits the environment in which it is started: at the first submit
-                for pool in self._pools:
+            with _one_thread():  # a process inherits the environment in which it is started: at a submit
+                for pool in range(len(self._pools)):
                     self._submit(pool)
-            while self._running:
-                first = min(deadline for _, _, deadline in self._running.values())
-                done, _ = wait(self._running, timeout=max(0.0, first - time.monotonic()), return_when=FIRST_COMPLETED)
-                if not done:
-                    now = time.monotonic()
-                    raise _Stalled([index for index, _, deadline in self._running.values() if deadline <= now + 0.1])
-                for future in done:
-                    index, pool, _ = self._running.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool as error:
-                        raise _Killed(index) from error
-                    self._submit(pool)
-                    yield index, result
+                while self._running:
+                    done, _ = wait(self._running, timeout=self._look_at - time.monotonic(), return_when=FIRST_COMPLETED)
+                    for future in done:
+                        task = self._running.pop(future)
+                        try:
+                            result: Result | _Lost = future.result()
+                        except BrokenProcessPool:
+                            result = _Lost(self._ended.pop(task.index, _KILLED))
+                            self._replace(task.pool)
+                        self._submit(task.pool)
+                        yield task.index, result
+                    if time.monotonic() >= self._look_at:
+                        self._end_those_that_hang()
         except BaseException:
-            self._terminate()
+            self._end(self._processes.values())
             self._shut_down(wait=False)
             raise
         self._shut_down(wait=True)  # idle processes end at once; left to themselves, they disturb the end of this one
+
+    def _end_those_that_hang(self) -> None:
+        """End the processes of items that take too long or stand still: then their pools break."""
+        now = time.monotonic()
+        self._look_at = now + LOOK_S
+        numbers = {process.pid: pool for pool, process in self._processes.items() if process.pid is not None}
+        stopped = {numbers[number] for number in self._stopped.look(numbers)}
+        for task in self._running.values():
+            if task.pool in stopped:
+                self._ended[task.index] = _STOPPED
+            elif now >= task.deadline:
+                limit = self._timeout_s
+                waited = f"{limit / 60:.0f} minutes" if limit >= 120 else f"{limit:.0f} s"
+                self._ended[task.index] = f"not finished after {waited}, so it was ended."
+            else:
+                continue
+            self._end([self._processes[task.pool]])
+
+    def _submit(self, pool: int) -> None:
+        index = next(self._waiting, None)
+        if index is None:
+            return
+        try:
+            future = self._pools[pool].submit(self._function, self._items[index])
+        except BrokenProcessPool:  # its process died while it was idle
+            self._replace(pool)
+            future = self._pools[pool].submit(self._function, self._items[index])
+        for process in (getattr(self._pools[pool], "_processes", None) or {}).values():
+            self._processes[pool] = process
+        self._running[future] = _Task(index, pool, time.monotonic() + self._timeout_s)
+
+    def _replace(self, pool: int) -> None:
+        self._pools[pool].shutdown(wait=True)
+        self._pools[pool] = _pool()
 
     def _shut_down(self, wait: bool) -> None:
         for pool in self._pools:
             pool.shutdown(wait=wait, cancel_futures=True)
 
-    def _submit(self, pool: ProcessPoolExecutor) -> None:
-        index = next(self._waiting, None)
-        if index is None:
-            return
-        try:
-            future = pool.submit(self._function, self._items[index])
-        except BrokenProcessPool as error:
-            raise _Killed(index) from error
-        self._running[future] = index, pool, time.monotonic() + self._timeout_s
-
-    def _terminate(self) -> None:
-        processes = [process for pool in self._pools for process in (getattr(pool, "_processes", None) or {}).values()]
-        for process in processes:
+    @staticmethod
+    def _end(processes: Iterable[BaseProcess]) -> None:
+        """Terminate, and kill what does not hear it: a process that was stopped, or that waits for a lost disk."""
+        ending = list(processes)
+        for process in ending:
             process.terminate()
-        for process in processes:
-            process.join(ENDING_S)  # not for ever: one that waits for a lost disk does not end
+        for process in ending:
+            process.join(ENDING_S)
+            if process.is_alive():
+                process.kill()
+                process.join(ENDING_S)
+
+
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 @contextmanager

@@ -148,5 +148,6 @@ def store_cases(folder: Path, plan: Plan, shapes: list[Triple]) -> list[str]:
         volume, labels = make_case(shape, plan.spacing_mm, seed)
         image, record = prepare_image(volume, plan, beyond=True)
         names.append(f"case_{seed:03d}")
-        write_case(folder, names[-1], image, prepare_labels(labels, record, plan), record, beyond=True)
+        distances = prepare_labels(labels, record, plan)
+        write_case(folder, names[-1], image, distances, record, plan=plan.stored_digest(), beyond=True)
     return names

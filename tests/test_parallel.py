@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffatlas_pipeline import parallel
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.datasets.sizes import SMALL_BYTES, memory_note, useful_workers
 from diffatlas_pipeline.errors import DatasetError
@@ -30,6 +31,22 @@ def die_at_two(number: int) -> int:
     return number
 
 
+def die(number: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stop_at_one(number: int) -> int:
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return number
+
+
+def make_folder_or_die(folder: str) -> None:
+    if folder.endswith("dies"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path(folder).mkdir()
+
+
 def threads(_: int) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
 
@@ -46,22 +63,45 @@ def test_results_keep_the_order(workers: int) -> None:
     assert run_cases(square, [3, 1, 2, 0], NAMES, workers, "Test") == [9, 1, 4, 0]
 
 
-def test_a_killed_worker_is_named_with_its_case_and_no_other() -> None:
+def test_a_killed_worker_costs_its_own_case_which_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         DatasetError, match=r"^dies: .*killed.* It needs 2 GB\. All but 2 is kept\. .*fewer `workers`"
     ) as caught:
         run_cases(die_at_two, [0, 1, 2, 3], NAMES, 2, "Test", memory=lambda n: f"It needs {n} GB.", kept="All but 2 is kept.")
     assert not {"a:", "b:", "d:"} & set(str(caught.value).split())
+    assert "The other cases go on." in capsys.readouterr().out
     assert not multiprocessing.active_children()
 
 
-def test_a_stalled_worker_is_named_and_ended_although_others_go_on() -> None:
+def test_cases_after_a_killed_one_are_done(tmp_path: Path) -> None:
+    folders = [str(tmp_path / name) for name in ("a", "dies", "c", "d", "e")]
+    with pytest.raises(DatasetError, match=r"^dies: "):
+        run_cases(make_folder_or_die, folders, ["a", "dies", "c", "d", "e"], 2, "Test")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c", "d", "e"]
+
+
+def test_a_slow_worker_is_named_and_ended_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time counts from when a process is started: the function needs no import, so that all soon have one."""
-    started = time.monotonic()
-    with pytest.raises(DatasetError, match=r"^b: not finished after 12 s.* Open the file .*fewer `workers`.* again\.$"):
-        run_cases(time.sleep, [0, 300, *[0.02] * 3000], [*NAMES[:2], *["a"] * 3000], 2, "Test", timeout_s=12)
-    assert time.monotonic() - started < 60
+    monkeypatch.setattr(parallel, "LOOK_S", 0.5)
+    with pytest.raises(DatasetError, match=r"^b: not finished after 8 s.* Open the file .*fewer `workers`.* again\.$"):
+        run_cases(time.sleep, [0, 300, *[0.02] * 600], [*NAMES[:2], *["a"] * 600], 2, "Test", timeout_s=8)
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells that a process is stopped")
+def test_a_stopped_worker_is_named_and_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parallel, "LOOK_S", 0.1)
+    began = time.monotonic()
+    with pytest.raises(DatasetError, match=r"^stops: .*SIGSTOP.*Open the file"):
+        run_cases(stop_at_one, [0, 1, 2, 3], ["a", "stops", "c", "d"], 2, "Test")
+    assert time.monotonic() - began < 60
+    assert not multiprocessing.active_children()
+
+
+def test_where_no_process_lives_the_others_are_not_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DatasetError, match=r"^\d: .*killed.* \d: .*killed"):
+        run_cases(die, list(range(50)), [str(number) for number in range(50)], 2, "Test")
+    assert capsys.readouterr().out.count("killed") == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])

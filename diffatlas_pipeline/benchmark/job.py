@@ -24,7 +24,7 @@ from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.fields import at_least, problems_of
-from diffatlas_pipeline.files import alone_in, from_json
+from diffatlas_pipeline.files import alone_in, read_json
 from diffatlas_pipeline.machine import default_workers, usable_cores
 from diffatlas_pipeline.methods.registry import METHODS as KNOWN
 from diffatlas_pipeline.methods.registry import check_plan, recipe_of, training_digest, usable_recipes
@@ -159,7 +159,7 @@ def _plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, chil
 
 def _plan(path: Path, methods: Sequence[MethodChoice]) -> Plan:
     """The plan of the data set. UserError if it is not usable or has not the recipe of one of ``methods``."""
-    plan = from_json(Plan, path.read_text(encoding="utf-8"), str(path))
+    plan = read_json(Plan, path)
     check_plan(plan, str(path))
     for method in methods:
         recipe_of(plan, method.name, method.trained)

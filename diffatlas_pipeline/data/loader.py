@@ -1,163 +1,35 @@
-"""Batches of augmented patches, made ahead of the training by worker processes.
+"""Batches made ahead of the training by worker processes, none of which is waited for in vain.
 
-batchgenerators makes the batches: its DataLoader deals out the sample numbers, over several workers too, and its
-augmenter applies the transform. The worker processes are those of ``torch.utils.data.DataLoader``: it notices a killed
-worker while it waits for a batch, and its workers notice a killed parent, so neither side is left waiting (with
-batchgenerators' MultiThreadedAugmenter the training waits for ever).
+The processes are those of ``torch.utils.data.DataLoader``: it notices a killed worker while it waits for a batch, and
+its workers notice a killed parent, so neither side is left waiting (with batchgenerators' MultiThreadedAugmenter the
+training waits for ever). One that a signal stopped is noticed here: torch would wait for the rest of its batch.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import blosc2
-import numpy as np
 import torch
-from batchgenerators.dataloading import data_loader
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
-from batchgenerators.transforms.abstract_transforms import AbstractTransform
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
+from diffatlas_pipeline.data.batches import Batch, BatchStream, Unlabelled
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.parallel import unguarded_script
+from diffatlas_pipeline.parallel import LOOK_S, StoppedProcesses, unguarded_script
 from diffatlas_pipeline.planning.plan import Plan
 
-Batch = dict[str, torch.Tensor]
 PREFETCHED = 2  # batches that each worker makes ahead
 STOP_SECONDS = 10.0  # for a worker that was told to end
 STALL_SECONDS = 600.0  # a batch takes well under a second; a worker silent for so long will never answer
-
-
-@dataclass(frozen=True)
-class Unlabelled:
-    """Cases of which only the image is used, and the share of all samples that is drawn from them.
-
-    With ``labelled``, a folder that holds these cases with pseudo-labels, they are used as labelled ones.
-    """
-
-    cases: tuple[str, ...] = ()
-    fraction: float = 0.0
-    labelled: Path | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.cases) and self.fraction > 0
-
-    def source(self, folder: Path, plan: Plan) -> PatchSource:
-        """Their patches; ``folder`` is the preprocessed data set. DatasetError for cases that cannot be read."""
-        return PatchSource(self.labelled or folder, self.cases, plan, labelled=self.labelled is not None)
-
-
-class PatchLoader(data_loader.DataLoader):
-    """Reads the boxes that the patches of batches ``numbers`` are augmented from, and draws how: worker ``part`` of
-    ``parts`` makes every ``parts``-th batch. Sample b of batch i is number i * batch size + b, and depends on ``seed``,
-    i and b alone.
-    """
-
-    def __init__(
-        self,
-        source: PatchSource,
-        augmentation: Augmentation,
-        batch_size: int,
-        seed: int,
-        numbers: range,
-        part: int = 0,
-        parts: int = 1,
-        unlabelled: PatchSource | None = None,
-        fraction: float = 0.0,
-    ) -> None:
-        super().__init__(source, batch_size, parts, shuffle=False)
-        self.set_thread_id(part)
-        self.indices = range(numbers.start * batch_size, numbers.stop * batch_size)
-        self.augmentation = augmentation
-        self.seed = seed
-        self.unlabelled, self.fraction = unlabelled, fraction
-
-    def generate_train_batch(self) -> dict[str, Any]:
-        """{"image": boxes (C, *extent), "distances": boxes (K, *extent), "parameters"}: a list each, one entry per
-        sample.
-        """
-        samples = [self._sample(*divmod(index, self.batch_size)) for index in self.get_indices()]
-        images, distances, parameters = map(list, zip(*samples, strict=True))
-        return {"image": images, "distances": distances, "parameters": parameters}
-
-    def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, AugmentationParameters]:
-        rng = np.random.default_rng((self.seed, iteration, position))
-        parameters = self.augmentation.draw(rng)
-        source = self._data
-        if self.unlabelled is not None and rng.random() < self.fraction:
-            source = self.unlabelled
-        image, distances = source.sample(
-            rng, self.augmentation.source_extent(parameters), beyond=parameters.contrast_seed is not None
-        )
-        return image, distances, parameters
-
-
-class AugmentPatches(AbstractTransform):
-    """Turns the boxes and drawn parameters of a batch into "image" (B, C, *patch) and "distances" (B, K, *patch)."""
-
-    def __init__(self, augmentation: Augmentation) -> None:
-        self.augmentation = augmentation
-
-    def __call__(self, image: list[np.ndarray], distances: list[np.ndarray], parameters: list[AugmentationParameters]) -> Batch:
-        patches = [self.augmentation.apply(*sample) for sample in zip(image, distances, parameters, strict=True)]
-        images, maps = zip(*patches, strict=True)
-        return {"image": torch.from_numpy(np.stack(images)), "distances": torch.from_numpy(np.stack(maps))}
-
-
-class BatchStream(IterableDataset):
-    """The batches ``numbers``, or this worker process's share of them, in order.
-
-    torch's DataLoader asks its workers in turn, as batchgenerators' deals to them, so the batches come out in order
-    again.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        cases: Sequence[str],
-        plan: Plan,
-        seed: int,
-        numbers: range,
-        unlabelled: Unlabelled,
-        any_contrast: float,
-    ) -> None:
-        self.folder, self.cases, self.plan, self.seed, self.numbers = folder, tuple(cases), plan, seed, numbers
-        self.unlabelled, self.any_contrast = unlabelled, any_contrast
-
-    def __iter__(self) -> Iterator[Batch | UserError]:
-        """An error of the user's ends the stream as its last entry: it crosses processes better as a value than
-        raised.
-        """
-        plan, worker = self.plan, get_worker_info()
-        part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm, self.any_contrast)
-        try:
-            source = PatchSource(self.folder, self.cases, plan)  # opened by the process that reads
-            more = self.unlabelled.source(self.folder, plan) if self.unlabelled else None
-            loader = PatchLoader(
-                source,
-                augmentation,
-                plan.training.batch_size,
-                self.seed,
-                self.numbers,
-                part,
-                parts,
-                more,
-                self.unlabelled.fraction,
-            )
-            yield from SingleThreadedAugmenter(loader, AugmentPatches(augmentation))
-        except UserError as error:
-            yield error
 
 
 class TrainingBatches:
@@ -177,12 +49,16 @@ class TrainingBatches:
         self._workers = workers
         with _deaf_children():
             self._batches: Iterator[Batch | UserError] | None = iter(loader)
+        self._watch = _Watch(getattr(self._batches, "_workers", ()))
 
     def __enter__(self) -> TrainingBatches:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Torch says that a worker was lost wherever the training is just then, not only where it asks for a batch."""
         self.close()
+        if self._workers and isinstance(error, RuntimeError) and is_lost_worker(error):
+            raise self._lost(error) from error
 
     def __iter__(self) -> TrainingBatches:
         return self
@@ -198,20 +74,32 @@ class TrainingBatches:
         except (RuntimeError, EOFError, OSError) as error:
             self.close()
             if self._workers and is_lost_worker(error):
-                script = unguarded_script()
-                raise UserError(
-                    f"A process that makes training batches died or no longer answers ({error or type(error).__name__}). Most "
-                    "often the system killed it for lack of memory: run again with fewer `workers`; the training goes on from "
-                    f"its last checkpoint.{' ' * bool(script)}{script}"
-                ) from error
+                raise self._lost(error) from error
             raise
         if isinstance(batch, UserError):
             self.close()
             raise batch
         return batch
 
+    def _lost(self, error: Exception) -> UserError:
+        if self._watch.killed:
+            advice = "It was stopped from outside (SIGSTOP) and not woken."
+        elif "Bus error" in str(error):
+            advice = (
+                "Its shared memory (/dev/shm) is full: give the container more (docker: --shm-size=1g), or do without such "
+                "processes by `workers` 0."
+            )
+        else:
+            advice = "Most often the system killed it for lack of memory: run again with fewer `workers`."
+        script = unguarded_script()
+        return UserError(
+            f"A process that makes training batches died or no longer answers ({error or type(error).__name__}). {advice} Run "
+            f"the same command again: the training goes on from its last checkpoint.{' ' * bool(script)}{script}"
+        )
+
     def close(self) -> None:
         """Stop the workers; safe to call again."""
+        self._watch.end()
         batches, self._batches = self._batches, None
         # Not left to the garbage collector: a traceback may keep the iterator, and so the workers, alive.
         shutdown = getattr(batches, "_shutdown_workers", None)
@@ -225,6 +113,27 @@ class TrainingBatches:
                     raise
                 for worker in getattr(batches, "_workers", ()):
                     worker.join(STOP_SECONDS)
+
+
+class _Watch:
+    """Kills those of ``workers`` that a signal stopped and nobody wakes, so that nothing waits for them."""
+
+    def __init__(self, workers: Sequence[BaseProcess]) -> None:
+        self.killed = False
+        self._workers, self._over = workers, threading.Event()
+        if workers:
+            threading.Thread(target=self._run, name="watch over the workers", daemon=True).start()
+
+    def end(self) -> None:
+        self._over.set()
+
+    def _run(self) -> None:
+        stopped = StoppedProcesses()
+        while not self._over.wait(LOOK_S):
+            alive = {worker.pid: worker for worker in self._workers if worker.pid is not None and worker.is_alive()}
+            for number in stopped.look(alive):
+                self.killed = True
+                alive[number].kill()
 
 
 def training_batches(

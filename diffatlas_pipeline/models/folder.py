@@ -13,6 +13,7 @@ Layout::
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from torch import Tensor
 from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError, UserError
-from diffatlas_pipeline.files import from_json, to_json, write_text_atomically
+from diffatlas_pipeline.files import read_json, to_json, write_text_atomically
 from diffatlas_pipeline.methods.registry import check_plan, training_digest
 from diffatlas_pipeline.models.atlas_file import read_atlases, write_atlases
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
@@ -84,10 +85,12 @@ class ModelFolder:
         ModelError if ``path`` already holds trained folds of another plan; the fold ``replacing`` may be of another.
         """
         folder = ModelFolder(path)
-        if set(folder.folds()) - {replacing} and not folder._is_of(plan):
+        others = set(folder.folds()) - {replacing}
+        if others and not folder._is_of(plan):
             raise ModelError(f"{path} holds models trained with another plan. Move it away, then train again.")
         try:
-            write_text_atomically(path / PLANS, to_json(plan))
+            if not any(PLANS in folder.remembered(fold) for fold in others):  # else theirs, which says the same, stays
+                write_text_atomically(path / PLANS, to_json(plan))
             write_text_atomically(path / DATASET, _json(dataset_json(plan.dataset)))
             write_text_atomically(path / VERSIONS, _json(versions()))
         except OSError as error:
@@ -110,12 +113,11 @@ class ModelFolder:
     def plan(self) -> Plan:
         """The plan. ModelError if the folder has none, UserError if values in it are not allowed."""
         try:
-            text = (self.path / PLANS).read_text(encoding="utf-8")
+            plan = read_json(Plan, self.path / PLANS)
         except OSError as error:
             raise ModelError(
                 f"{self.path}: {PLANS} cannot be read ({error.strerror}). Give a model folder as `model`."
             ) from error
-        plan = from_json(Plan, text, str(self.path / PLANS))
         check_plan(plan, str(self.path / PLANS))
         return plan
 
@@ -163,8 +165,9 @@ class ModelFolder:
         except ValueError as error:
             raise ModelError(f"{error}. Delete it to do without its atlases.") from error
         plan = self.plan()
+        self._check_untouched(name, metadata)
         kept = [self.path / name / file for file in (KNOWN_CASES, CALIBRATION)]
-        texts = [file.read_text(encoding="utf-8") if file.is_file() else None for file in kept]
+        texts = [file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None for file in kept]
         return TrainedFold(plan, str(method), str(recipe), name, state, metadata, atlases, *texts)
 
     def write_known_cases(self, fold: str, text: str) -> None:
@@ -174,6 +177,12 @@ class ModelFolder:
     def write_calibration(self, fold: str, text: str) -> None:
         """Keep what held-out cases tell of its errors: a file of its own, which is made after the training."""
         write_text_atomically(self.path / fold / CALIBRATION, text)
+
+    def has_known_cases(self, fold: str) -> bool:
+        return (self.path / fold / KNOWN_CASES).is_file()
+
+    def has_calibration(self, fold: str) -> bool:
+        return (self.path / fold / CALIBRATION).is_file()
 
     def is_trained(self, fold: str) -> bool:
         """Whether the training of ``fold`` was finished."""
@@ -202,10 +211,20 @@ class ModelFolder:
         folder.mkdir(parents=True, exist_ok=True)
         if atlases:
             write_atlases(folder, atlases)
-        write_text_atomically(folder / METADATA, _json({**metadata, "versions": versions()}))
+        digest = _digest_of_plans(self.path / PLANS, metadata)
+        write_text_atomically(folder / METADATA, _json({**metadata, PLANS: digest, "versions": versions()}))
         temporary = folder / f".{WEIGHTS}.tmp"
         write_tensors(temporary, dict(weights), {})
         temporary.replace(folder / WEIGHTS)
+
+    def _check_untouched(self, fold: str, metadata: Mapping[str, Any]) -> None:
+        """ModelError if plans.json is not what ``fold`` was trained with; one of release 1 does not say."""
+        if PLANS in metadata and metadata[PLANS] != _digest_of_plans(self.path / PLANS, metadata):
+            raise ModelError(
+                f"{self.path / PLANS} was changed after {fold} was trained: its weights would segment something else. "
+                "Restore the file. To try another plan, edit that of the preprocessed data set and train again; `steps`, "
+                "`draws` and the like are options of prediction."
+            )
 
     def _parts(self) -> tuple[str, str]:
         """Method and recipe: from the first trained fold's metadata, else from the folder's name."""
@@ -236,6 +255,14 @@ def dataset_json(description: DatasetDescription) -> dict[str, Any]:
         "labels": {"background": 0, **{label.name: label.value for label in description.labels}},
         "file_ending": description.file_ending,
     }
+
+
+def _digest_of_plans(path: Path, metadata: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits of all that segmentations depend on in the file: not reasons, nor other recipes."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    own = raw.get("recipes", {}).get(metadata["method"], {}).get(metadata["recipe"])
+    counted = {**raw, "recipes": own, "why": None}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -124,6 +124,13 @@ class Plan:
         plain = _without_defaults(dataclasses.replace(read, recipes={}, why={}))
         return digest_of(plain | {"recipes": (), "why": {}})  # as release 0.1 wrote them: its plans keep their digests
 
+    def stored_digest(self) -> str:
+        """Twelve hexadecimal digits that tell plans apart by what stored cases depend on."""
+        read = from_json(Plan, to_json(self))
+        return digest_of(
+            (STORED_LIMIT, read.dimensions, read.spacing_mm, read.channels, read.distance.tau_mm, read.dataset.labels)
+        )
+
     def problems(self) -> Iterator[str]:
         """What does not go together."""
         for axis in self.augmentation.mirror_axes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.datasets.splits import load_splits, make_splits, write_splits
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.files import from_json, to_json, write_text_atomically
+from diffatlas_pipeline.files import from_json, read_json, to_json, write_text_atomically
 from diffatlas_pipeline.planning.plan import Plan
 
 PLANS, SPLITS = "plans.json", "splits.json"
@@ -71,8 +71,8 @@ def _is_same_plan(path: Path, plan: Plan, completed: Callable[[Plan], Plan]) -> 
     that has been added since and is at its default.
     """
     try:
-        texts = (path.read_text(encoding="utf-8-sig"), to_json(plan))
-        old, new = (completed(replace(from_json(Plan, text, str(path)), why={})) for text in texts)
+        plans = (read_json(Plan, path), from_json(Plan, to_json(plan)))  # 1 and 1.0 are one number
+        old, new = (completed(replace(one, why={})) for one in plans)
     except UserError:
         return False
     return old == new

@@ -54,7 +54,8 @@ def preprocess_case(files: CaseFiles, plan: Plan, folder: Path, overwrite: bool)
             return None
         image, record = prepare_image(read_volume(files.images), plan, files.modality, beyond=True)
         distances = None if files.label is None else prepare_labels(read_labels(files.label), record, plan)
-        write_case(folder, files.case, image, distances, record, settings, files.modality, beyond=True)
+        made_with = (settings, plan.stored_digest())
+        write_case(folder, files.case, image, distances, record, *made_with, files.modality, beyond=True)
     except UserError as error:
         return f"{files.case}: {error}"
     return None

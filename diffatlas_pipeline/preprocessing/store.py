@@ -19,7 +19,7 @@ import blosc2
 import numpy as np
 
 from diffatlas_pipeline.errors import DatasetError
-from diffatlas_pipeline.files import from_json, write_text_atomically
+from diffatlas_pipeline.files import read_json, write_text_atomically
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.grids import Triple
 
@@ -41,9 +41,10 @@ class StoredArray:
 class CaseFacts:
     """The JSON beside a stored case.
 
-    ``settings`` is a digest of what the arrays were made with; ``foreground`` holds, per label of the plan, up to
-    ``FOREGROUND_POINTS`` voxels (x, y, z) inside it, flattened. ``modality`` is what the scan was said to be, if
-    anything. ``beyond``: the image goes on beyond the planned Hounsfield bounds.
+    ``settings`` is a digest of what the arrays were made with, and ``plan`` of the plan's part in it ("" where an
+    earlier release wrote them); ``foreground`` holds, per label of the plan, up to ``FOREGROUND_POINTS`` voxels (x, y,
+    z) inside it, flattened. ``modality`` is what the scan was said to be, if anything. ``beyond``: the image goes on
+    beyond the planned Hounsfield bounds.
     """
 
     case: str
@@ -55,6 +56,7 @@ class CaseFacts:
     version: int = STORE_VERSION
     modality: str | None = None
     beyond: bool = False
+    plan: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def write_case(
     distances: np.ndarray | None,
     record: SpatialRecord,
     settings: str = "",
+    plan: str = "",
     modality: str | None = None,
     beyond: bool = False,
 ) -> None:
@@ -137,6 +140,7 @@ def write_case(
         case=case,
         record=record,
         settings=settings,
+        plan=plan,
         image=_write_array(_array_path(folder, case, "image"), image),
         distances=None if distances is None else _write_array(_array_path(folder, case, "distances"), distances),
         foreground=() if distances is None else tuple(_inside(channel) for channel in distances),
@@ -151,7 +155,7 @@ def open_case(folder: Path, case: str) -> StoredCase:
     path = _facts_path(folder, case)
     if not path.is_file():
         raise DatasetError(f"{path}: case '{case}' is not preprocessed. {_AGAIN}")
-    return StoredCase(folder, from_json(CaseFacts, path.read_text(encoding="utf-8"), str(path)))
+    return StoredCase(folder, read_json(CaseFacts, path))
 
 
 def list_stored(folder: Path) -> list[str]:

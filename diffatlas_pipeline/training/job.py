@@ -11,10 +11,11 @@ import torch
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.bank import kept_atlases, spread_evenly
-from diffatlas_pipeline.data.loader import Unlabelled, training_batches
+from diffatlas_pipeline.data.batches import Unlabelled
+from diffatlas_pipeline.data.loader import training_batches
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
-from diffatlas_pipeline.files import alone_in, from_json
+from diffatlas_pipeline.files import alone_in, read_json
 from diffatlas_pipeline.methods.base import LearnedMethod, Method
 from diffatlas_pipeline.methods.registry import (
     any_contrast_name,
@@ -72,6 +73,11 @@ class Job:
         return self.model.path / self.cases.fold
 
     @property
+    def validates(self) -> bool:
+        """Whether its validation cases are segmented when it is trained."""
+        return bool(self.cases.validation and self.options.validation)
+
+    @property
     def duration(self) -> Duration:
         planned = self.plan.training.iterations if self.options.max_time_s is None else UNLIMITED
         return Duration(self.options.iterations or planned, self.options.max_time_s)
@@ -105,21 +111,29 @@ def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutc
 def _trained(job: Job, workspace: Workspace) -> TrainingOutcome:
     options, fold = job.options, job.cases.fold
     model = ModelFolder.create(job.model.path, job.plan, replacing=fold if options.overwrite else None)
-    if fold in model.folds() and not options.overwrite:
-        return TrainingOutcome(model.path, fold, was_trained=True)
-    if options.overwrite and job.folder.exists():
-        shutil.rmtree(job.folder)
-    stopped = _train(job)
-    console.say(f"Model written to {job.folder}")
-    validated = bool(job.cases.validation and options.validation)
-    if stopped:
-        left = ", but its validation cases were not segmented" if validated else ""
-        raise Stopped(f"Stopped. {fold} is trained and written{left}.")
-    keep_known_cases(model, fold, job.cases, job.source, options.seed, job.device)
-    if validated:
-        segment_validation(model, fold, job.cases.validation, workspace, options.dataset, options.seed, job.device)
+    was_trained = fold in model.folds() and not options.overwrite
+    if not was_trained:
+        if options.overwrite and job.folder.exists():
+            shutil.rmtree(job.folder)
+        stopped = _train(job)
+        console.say(f"Model written to {job.folder}")
+        if stopped:
+            left = ", but its validation cases were not segmented: the same command does that" if job.validates else ""
+            raise Stopped(f"Stopped. {fold} is trained and written{left}.")
+    _describe(job, workspace)
     few = len(job.cases.training) <= FEW_CASES and isinstance(job.method, LearnedMethod)
-    return TrainingOutcome(model.path, fold, better_with_atlases=few)
+    return TrainingOutcome(model.path, fold, was_trained, better_with_atlases=few and not was_trained)
+
+
+def _describe(job: Job, workspace: Workspace) -> None:
+    """What follows a training, as far as it is not there yet: an earlier run may have been killed before or within
+    it.
+    """
+    options, model, cases = job.options, job.model, job.cases
+    if not model.has_known_cases(cases.fold):
+        keep_known_cases(model, cases.fold, cases, job.source, options.seed, job.device)
+    if job.validates and not model.has_calibration(cases.fold):
+        segment_validation(model, cases.fold, cases.validation, workspace, options.dataset, options.seed, job.device)
 
 
 def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
@@ -156,7 +170,7 @@ def read_plan(source: Path) -> Plan:
     path = source / "plans.json"
     if not path.is_file():
         raise UserError(f"{path} is missing. Run `plan_and_preprocess` first.")
-    plan = from_json(Plan, path.read_text(encoding="utf-8"), str(path))
+    plan = read_json(Plan, path)
     check_plan(plan, str(path))
     return plan
 
@@ -187,6 +201,7 @@ def _train(job: Job) -> bool:
         "seconds": round(trained.seconds, 1),
         "teaching_seconds": round(labelling_s, 1),
         "precision": trained.precision,
+        "skipped_batches": trained.skipped,
     }
     atlases = kept_atlases(whole_cases(job.source, spread_evenly(training)), job.plan.spacing_mm)
     job.model.write_fold(job.cases.fold, trained.weights, described, atlases)

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.files import write_text_atomically
 
 SECONDS_BETWEEN_PICTURES = 20
@@ -32,9 +33,7 @@ class TrainingLog:
         self.path = folder / "log.csv"
         self.rows: list[Row] = []
         if iteration and self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if row["iteration"] <= iteration]
+            self.rows = [row for row in _rows_of(self.path) if row["iteration"] <= iteration]
         self._collected: dict[str, list[float]] = defaultdict(list)
         self._drawn_s = -math.inf
         self._events = _tensorboard(folder)
@@ -80,6 +79,20 @@ def _place(column: str) -> tuple[int, str, int]:
     if column.startswith("loss_"):
         return 1, "", 0
     return (4, "", 0) if column.startswith("dice_") else (3, "", 0)
+
+
+def _rows_of(path: Path) -> list[Row]:
+    """What was logged; nothing, with a warning, if the file is damaged: the training does not depend on it."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+        if all("iteration" in row for row in rows):
+            return rows
+        fault = "a row names no iteration"
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        fault = str(error)
+    console.warn(f"{path} is damaged ({fault}): the log begins anew. The weights are not concerned.")
+    return []
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

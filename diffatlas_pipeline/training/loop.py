@@ -25,7 +25,7 @@ from diffatlas_pipeline.training.stopping import until_told_to_stop
 
 EPOCHS = 40  # rows of the log in a training of any length; more where an epoch is long:
 SECONDS_BETWEEN_CHECKPOINTS = 600.0  # the most that a killed training loses
-MOST_SKIPPED = 20  # batches in a row whose gradient was not finite
+MOST_SKIPPED = 10  # batches in a row whose gradient was not finite
 COLLAPSE_DICE = 0.01
 
 Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, Tensor]]]]
@@ -56,6 +56,7 @@ class Run:
 class Trained:
     """What came of a training: EMA weights by name, the iterations and seconds it took, the precision it ran in.
 
+    ``skipped``: batches without a finite gradient, which changed nothing.
     ``told_to_stop``: SIGTERM came in the last step, so nothing is to follow but what keeps the result.
     """
 
@@ -63,6 +64,7 @@ class Trained:
     iterations: int
     seconds: float
     precision: str
+    skipped: int = 0
     told_to_stop: bool = False
 
 
@@ -105,7 +107,8 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
             if stop and progress < 1:
                 kept = ", with a checkpoint: the same training goes on from there" if run.checkpoints else ""
                 raise Stopped(f"Stopped at iteration {iteration}{kept}.")
-    return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision, told())
+    stepper.check_end(iteration)
+    return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision, stepper.skipped, told())
 
 
 class _Clock:
@@ -126,7 +129,7 @@ class _Stepper:
     ) -> None:
         self.method, self.state, self.network, self.device = method, state, network, device
         self.precision = precision
-        self._skipped = 0
+        self.skipped = self._in_a_row = 0
 
     def step(self, batch: dict[str, Tensor], rate: float) -> dict[str, float]:
         image, distances = (batch[name].to(self.device, non_blocking=True) for name in ("image", "distances"))
@@ -141,17 +144,31 @@ class _Stepper:
         report.total.backward()
         norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), clip))
         if not math.isfinite(norm):
-            self._skipped += 1
-            if self._skipped >= MOST_SKIPPED:
-                raise UserError(
-                    f"Training diverged: {MOST_SKIPPED} batches in a row had no finite gradient. Start again with `overwrite` "
-                    "and a lower learning_rate in plans.json."
-                )
+            self.skipped += 1
+            self._in_a_row += 1
+            if self._in_a_row >= MOST_SKIPPED:
+                raise self._diverged()
             return {}
-        self._skipped = 0
+        self._in_a_row = 0
         state.optimiser.step()
         state.update_ema()
         return {"loss": float(report.total.detach()), "gradient_norm": norm, **report.parts}
+
+    def check_end(self, iterations: int) -> None:
+        """UserError if no batch of a short training changed anything; a warning if some did not."""
+        if self._in_a_row >= iterations:
+            raise self._diverged()
+        if self.skipped:
+            console.warn(
+                f"{self.skipped} of {iterations} batches had no finite gradient and were skipped. If the result is poor, train "
+                "again with a lower learning_rate in plans.json, or with `precision` float32."
+            )
+
+    def _diverged(self) -> UserError:
+        return UserError(
+            f"Training diverged: {self._in_a_row} batches in a row had no finite gradient. Start again with `overwrite` and a "
+            "lower learning_rate in plans.json, or with `precision` float32."
+        )
 
     def _faster_precision(self, image: Tensor, distances: Tensor) -> str:
         """Measured on a real batch, with noise of its own: the training's is not to depend on how often one

@@ -16,7 +16,7 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.policy import AtlasUse
 from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
-from diffatlas_pipeline.data.loader import Unlabelled
+from diffatlas_pipeline.data.batches import Unlabelled
 from diffatlas_pipeline.datasets.splits import load_splits
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor

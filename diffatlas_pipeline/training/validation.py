@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -125,6 +126,7 @@ def segment_validation(
         return
     files = [case for case in raw.training if case.case in set(cases)]
     folder = model.path / fold / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)  # a run that was killed here may have put some maps right, and not others
     console.say(f"Segmenting {len(files)} validation cases")
     as_it_is = replace(trained, calibration=None)  # whatever an interrupted run left
     predictor = Predictor([as_it_is], device, recipe_of(trained.plan, trained.method, trained.recipe), seed)

@@ -3,13 +3,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from diffatlas_pipeline.data.loader import Batch, Unlabelled, is_lost_worker, training_batches
+from diffatlas_pipeline.data import loader
+from diffatlas_pipeline.data.batches import Batch, Unlabelled
+from diffatlas_pipeline.data.loader import is_lost_worker, training_batches
 from diffatlas_pipeline.errors import DatasetError, UserError
 from tests.factories import make_plan, store_cases
 
@@ -140,6 +143,31 @@ def test_killed_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]]
                 assert time.monotonic() - start < 30
         assert time.monotonic() - start < 30
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells that a process is stopped")
+def test_a_stopped_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "LOOK_S", 0.2)
+    with pytest.raises(UserError, match=r"SIGSTOP.*last checkpoint"), training_batches(*stored, PLAN, 7, 0, 10**6, 1) as made:
+        next(made)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+        start = time.monotonic()
+        for _ in made:
+            assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 30
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_lost_while_the_training_computes_is_told_as_one(stored: tuple[Path, list[str]]) -> None:
+    """Torch's own handler raises as soon as a worker has died, also in the middle of a step."""
+    with pytest.raises(UserError, match="fewer `workers`"), training_batches(*stored, PLAN, 7, 0, 10**6, workers=1) as made:
+        next(made)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        time.sleep(20)
 
 
 @pytest.mark.parametrize(

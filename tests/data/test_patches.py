@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_patch_is_a_piece_of_the_case(tmp_path: Path) -> None:
         assert len(found) >= 1  # never reaches beyond a volume that is large enough
         starts.add(tuple(found[0]))
     assert len(starts) > 10
+
+
+@pytest.mark.parametrize("change", [{"spacing_mm": (1.0, 1.0, 2.0)}, {"distance": replace(make_plan().distance, tau_mm=7.5)}])
+def test_cases_made_with_another_plan_are_refused(tmp_path: Path, change: dict) -> None:
+    plan = make_plan()
+    names = store_cases(tmp_path, plan, [(20, 20, 20)])
+    PatchSource(tmp_path, names, replace(plan, patch_size=(16, 16, 16)))  # what training may change
+    with pytest.raises(DatasetError, match=r"case_000.* another plan: spacing_mm.*`overwrite`"):
+        PatchSource(tmp_path, names, replace(plan, **change))
 
 
 def test_half_of_the_patches_or_more_hold_foreground(tmp_path: Path) -> None:

@@ -145,3 +145,37 @@ def test_the_recipes_of_others_do_not_make_it_another_plan(workspace: Workspace)
         ModelFolder.create(
             path, replace(plan(), recipes=make_recipes(diffatlas={"default": recipe(segmentation_weight=0.123)}))
         )
+
+
+def test_a_plan_that_was_changed_after_the_training_is_refused(workspace: Workspace) -> None:
+    """Spacing, scale or tau other than those of the training segment something else, without a word."""
+    path = make(workspace, "Dataset001_A")
+    text = (path / "plans.json").read_text(encoding="utf-8")
+    changes = {'"scale": 1.0': '"scale": 1.5', " 99.5": " 98.5", '"iterations": 10': '"iterations": 11'}
+    for before, after in changes.items():
+        assert before in text
+        (path / "plans.json").write_text(text.replace(before, after, 1), encoding="utf-8")
+        with pytest.raises(ModelError, match=r"plans\.json was changed after fold0 was trained.*Restore"):
+            find_model(workspace).load("fold0")
+    (path / "plans.json").write_text(text, encoding="utf-8")
+    assert find_model(workspace).load("fold0").plan == plan()
+
+
+def test_a_second_fold_leaves_the_first_its_plan(workspace: Workspace) -> None:
+    path = make(workspace, "Dataset001_A")
+    written = (path / "plans.json").read_bytes()
+    others = make_recipes(diffatlas={"default": recipe(), "paper": recipe(steps=7)})
+    ModelFolder.create(path, replace(plan(), recipes=others, why={"patch_size": "a reason"}))
+    add_fold(path, "fold1")
+    assert (path / "plans.json").read_bytes() == written
+    assert [ModelFolder(path).load(fold).fold for fold in ("fold0", "fold1")] == ["fold0", "fold1"]
+
+
+def test_a_fold_that_does_not_say_its_plan_is_used_as_before(workspace: Workspace) -> None:
+    """As release 1 wrote it."""
+    path = make(workspace, "Dataset001_A")
+    described = path / "fold0" / "checkpoint_final.json"
+    metadata = json.loads(described.read_text(encoding="utf-8"))
+    del metadata["plans.json"]
+    described.write_text(json.dumps(metadata), encoding="utf-8")
+    assert ModelFolder(path).load("fold0").fold == "fold0"

@@ -89,6 +89,10 @@ def test_sigterm_in_the_last_step_ends_it_after_the_fold_is_written(workspace: P
     finally:
         sender.join()
         signal.signal(signal.SIGTERM, before)
-    left = ", but its validation cases were not segmented" if validation else ""
+    left = ", but its validation cases were not segmented: the same command does that" if validation else ""
     assert str(stopped.value) == f"Stopped. {fold.name} is trained and written{left}."
     assert (fold / "checkpoint_final.safetensors").is_file() and not (fold / "validation").exists()
+    again = run_training(replace(options, validation=validation), Workspace.resolve(workspace))
+    assert again.was_trained, "what was left over is made, and nothing else"
+    assert (fold / "validation" / "summary.json").is_file() is validation
+    assert (fold / "calibration.json").is_file() is validation

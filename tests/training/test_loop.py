@@ -16,6 +16,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.training.checkpoints import LATEST
+from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.training.loop import Run, train
 from diffatlas_pipeline.training.schedule import Duration
 from tests.factories import make_plan, make_recipe
@@ -135,10 +136,34 @@ def test_a_time_budget_ends_it(tmp_path: Path) -> None:
     assert log["learning_rate"].iloc[-1] < 0.2 * log["learning_rate"].max()
 
 
-def test_divergence_is_an_error_not_a_silent_nan(tmp_path: Path) -> None:
-    @contextmanager
-    def broken(first: int) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
-        yield iter(lambda: {"image": torch.full((2, 1, 8, 8, 8), math.nan), "distances": torch.zeros(2, 2, 8, 8, 8)}, None)
+@contextmanager
+def broken(first: int) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
+    yield iter(lambda: {"image": torch.full((2, 1, 8, 8, 8), math.nan), "distances": torch.zeros(2, 2, 8, 8, 8)}, None)
 
-    with pytest.raises(UserError, match="diverged"):
-        train(method(), run(tmp_path, iterations=100), broken, None)
+
+@pytest.mark.parametrize(("iterations", "counted"), [(100, 10), (3, 3)])
+def test_divergence_is_an_error_not_a_silent_nan(tmp_path: Path, iterations: int, counted: int) -> None:
+    with pytest.raises(UserError, match=rf"diverged: {counted} batches in a row.*learning_rate"):
+        train(method(), run(tmp_path, iterations=iterations), broken, None)
+
+
+def test_a_batch_without_a_finite_gradient_is_skipped_counted_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def with_one_bad(first: int) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
+        bad = {name: tensor * math.nan if name == "image" else tensor for name, tensor in batch(2).items()}
+        yield iter([batch(number) if number != 2 else bad for number in range(first, 6)])
+
+    trained = train(method(), run(tmp_path, iterations=6), with_one_bad, None)
+    assert trained.skipped == 1 and all(weight.isfinite().all() for weight in trained.weights.values())
+    assert "1 of 6 batches had no finite gradient" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\x00", b"iteration,loss\n1,not a number\n", b"loss\n1\n"])
+def test_a_damaged_log_does_not_end_a_resumed_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes
+) -> None:
+    (tmp_path / "log.csv").write_bytes(damage)
+    log = TrainingLog(tmp_path, iteration=5)
+    assert log.rows == [] and "log.csv is damaged" in capsys.readouterr().out
