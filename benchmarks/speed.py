@@ -30,7 +30,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.tiling import windows
 from diffatlas_pipeline.methods.diffatlas import DEFAULT
-from diffatlas_pipeline.networks.execution import faster_precision, resolve_device, running_in
+from diffatlas_pipeline.networks.execution import faster_precision, native_precision, resolve_device, running_in
 from diffatlas_pipeline.networks.memory import training_bytes
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.networks.unet import build_network
@@ -153,8 +153,8 @@ def forward_flops(subject: Subject) -> tuple[int, int]:
 class Stopwatch:
     """One subject ready to run: :meth:`sampling_ms` and :meth:`training_ms` do one step each and return its time.
 
-    As in real use: everything in channels-last order, and bfloat16 where it is measured faster. A sampling step is one
-    forward pass of one window, a training step forward, backward and an AdamW update of a batch.
+    As in real use: everything in channels-last order, and in the precision that training and prediction choose. A
+    sampling step is one forward pass of one window, a training step forward, backward and an AdamW update of a batch.
     """
 
     def __init__(self, subject: Subject, device: torch.device, precision: str | None = None) -> None:
@@ -162,11 +162,10 @@ class Stopwatch:
         self.network = subject.build().to(device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), 1e-4)
         self.one, self.batch = example(subject, 1, device), example(subject, subject.batch, device)
-        self.precision = {train: precision or self._faster(train) for train in (False, True)}
+        self.precision = {False: precision or native_precision(device), True: precision or self._faster()}
 
-    def _faster(self, train: bool) -> str:
-        inputs = self.batch if train else self.one
-        return faster_precision(self.device, self.network, lambda: self.network(*inputs), train)
+    def _faster(self) -> str:
+        return faster_precision(self.device, self.network, lambda: self.network(*self.batch))
 
     def sampling_ms(self) -> float:
         self.network.eval()

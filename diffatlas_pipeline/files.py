@@ -127,6 +127,24 @@ def write_text_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def drive_fault(error: OSError) -> UserError | None:
+    """What a drive that is full, read-only, not ours or broken is to a user; None for an error of another kind."""
+    place, reason = error.filename or "A file", error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return UserError(
+            f"{place}: cannot be written ({reason}). Make room there, then give the same command again: what was finished is "
+            "kept."
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UserError(f"{place}: cannot be read or written ({reason}). Ask for the right to, or give another folder.")
+    if error.errno in (errno.EIO, getattr(errno, "ESTALE", errno.EIO)):
+        return UserError(
+            f"{place}: the drive failed ({reason}). Copy the data to another one and give the same command again: what was "
+            "finished is kept."
+        )
+    return None
+
+
 @contextmanager
 def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock") -> Iterator[None]:
     """Make ``folder`` and be the only process that is ``doing`` this there ("a training"), by a lock called ``name``.

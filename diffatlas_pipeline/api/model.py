@@ -58,8 +58,8 @@ def load_model(
     ``device`` is "auto", "cpu", "cuda", "cuda:1" or "mps". ``folds`` names those to use; several are averaged (default:
     the only one, or all of a cross-validation). ``steps``, ``solver``, ``draws`` and ``guidance_level`` sample
     otherwise than the model's recipe says. ``seed`` is that of the noise. ``precision`` is "float32", "bfloat16", or
-    "auto": the faster one, as measured. ``registrations`` is a folder in which what registration finds is kept. Raises
-    UserError.
+    "auto": bfloat16 where the device has instructions for it. ``registrations`` is a folder in which what registration
+    finds is kept. Raises UserError.
     """
     unpacked = None
     if not isinstance(model, ModelFolder):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from diffatlas_pipeline import __version__, console
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
+from diffatlas_pipeline.files import drive_fault
 from diffatlas_pipeline.machine import default_workers
 
 TERMINATED = 128 + signal.SIGTERM
@@ -39,6 +40,12 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
             command(arguments)
         except UserError as error:
             print(f"Error: {console.in_words(str(error))}", file=sys.stderr)
+            sys.exit(2)
+        except OSError as error:
+            told = drive_fault(error)
+            if told is None:
+                raise
+            print(f"Error: {console.in_words(str(told))}", file=sys.stderr)
             sys.exit(2)
         except Stopped as error:
             print(error, file=sys.stderr)

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
-        "--precision", default="auto", help="float32, bfloat16, or auto: the faster one, as measured (default: %(default)s)"
+        "--precision", default="auto", help="float32, bfloat16, or auto: what the device is made for (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="generate pairs again that are there already")
     _common.add_workspace(parser)

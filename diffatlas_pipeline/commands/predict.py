@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
-        "--precision", default="auto", help="float32, bfloat16, or auto: the faster one, as measured (default: %(default)s)"
+        "--precision", default="auto", help="float32, bfloat16, or auto: what the device is made for (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="segment cases again whose output is there already")
     _common.add_workspace(parser)

@@ -73,7 +73,7 @@ class TrainingBatches:
             raise
         except (RuntimeError, EOFError, OSError) as error:
             self.close()
-            if self._workers and is_lost_worker(error):
+            if self._workers and (is_lost_worker(error) or _lacks_shared_memory(error)):
                 raise self._lost(error) from error
             raise
         if isinstance(batch, UserError):
@@ -84,7 +84,7 @@ class TrainingBatches:
     def _lost(self, error: Exception) -> UserError:
         if self._watch.killed:
             advice = "It was stopped from outside (SIGSTOP) and not woken."
-        elif "Bus error" in str(error):
+        elif _lacks_shared_memory(error):
             advice = (
                 "Its shared memory (/dev/shm) is full: give the container more (docker: --shm-size=1g), or do without such "
                 "processes by `workers` 0."
@@ -172,6 +172,11 @@ def is_lost_worker(error: Exception) -> bool:
     # OSError).
     lost = ("killed", "exited", "timed out")
     return not isinstance(error, RuntimeError) or ("worker" in str(error) and any(word in str(error) for word in lost))
+
+
+def _lacks_shared_memory(error: Exception) -> bool:
+    """Whether batches did not fit into what processes share (/dev/shm), which containers keep small."""
+    return any(word in str(error) for word in ("Bus error", "shared memory", "No space left on device"))
 
 
 @contextmanager

@@ -60,8 +60,8 @@ class Prepared:
 class Predictor:
     """Networks ready to segment: their signed distances are averaged, which makes several folds an ensemble.
 
-    ``recipe`` says how to sample. ``precision`` "auto" uses bfloat16 where a measurement on this machine shows it
-    faster. ``batch_size`` None goes by the device. Raises ModelError if the folds differ in plan or method, or their
+    ``recipe`` says how to sample. ``precision`` "auto" uses bfloat16 where the device has instructions for
+    it. ``batch_size`` None goes by the device. Raises ModelError if the folds differ in plan or method, or their
     weights do not fit the plan; UserError for more sampling steps than training steps.
     """
 

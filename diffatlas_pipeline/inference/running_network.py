@@ -12,23 +12,21 @@ from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.inference.stitched import is_out_of_memory
 from diffatlas_pipeline.methods.base import LearnedMethod, Method
 from diffatlas_pipeline.models.folder import TrainedFold
-from diffatlas_pipeline.networks.execution import faster_precision, running_in
+from diffatlas_pipeline.networks.execution import native_precision, running_in
 
 T = TypeVar("T")
 
 
 class RunningNetwork(nn.Module):
-    """A network and the precision it runs in; "auto" is decided at its first call, on the real input."""
+    """A network and the precision it runs in; "auto" is that which the device has instructions for."""
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
         super().__init__()
         self.network = network.to(device).eval()
         self.device = device
-        self.precision = precision
+        self.precision = native_precision(device) if precision == "auto" else precision
 
     def forward(self, windows: Tensor, *levels: Tensor) -> Tensor:
-        if self.precision == "auto":
-            self.precision = faster_precision(self.device, self.network, lambda: self.network(windows, *levels), train=False)
         with running_in(self.precision, self.device):
             return self.network(windows, *levels)
 

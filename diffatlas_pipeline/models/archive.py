@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.files import drive_fault
 from diffatlas_pipeline.models.folder import PLANS, ModelFolder
 
 MOST_BYTES = 8 * 2**30  # unpacked: a model with its atlases has a hundredth of that
@@ -31,7 +32,13 @@ class UnpackedModel:
                 if sum(entry.file_size for entry in packed.infolist()) > MOST_BYTES:
                     raise ModelError(f"{archive}: unpacks to more than {MOST_BYTES / 2**30:.0f} GB, so it is no model.")
                 packed.extractall(root)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        except OSError as error:
+            told = drive_fault(error)
+            raise ModelError(
+                f"{archive}: cannot be unpacked to {root} ({error.strerror or error}). "
+                + ("Make room there, or set TMPDIR to another folder." if told else "Copy it again.")
+            ) from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise ModelError(f"{archive}: cannot be unpacked ({error}). Copy it again.") from error
         found = sorted(root.glob(PLANS)) or sorted(root.glob(f"*/{PLANS}"))
         if len(found) != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -14,9 +15,15 @@ from torch import Tensor
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Tensors and text, with a checksum, through to the disk."""
+    """Tensors and text, with a checksum, through to the disk. OSError if it cannot be written."""
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(stored, path, {**metadata, "checksum": f"{_checksum(stored)}-{_checksum_of_text(metadata)}"})
+    try:
+        save_file(stored, path, {**metadata, "checksum": f"{_checksum(stored)}-{_checksum_of_text(metadata)}"})
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code.group(1)), os.strerror(int(code.group(1))), str(path)) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -1,4 +1,4 @@
-"""How a network is run on a device: precision by measurement, not by belief."""
+"""How a network is run on a device: in which precision it learns, and in which it segments."""
 
 from __future__ import annotations
 
@@ -34,12 +34,23 @@ def running_in(precision: str, device: torch.device) -> AbstractContextManager[N
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
-def faster_precision(device: torch.device, network: nn.Module, run: Callable[[], Tensor], train: bool) -> str:
-    """ "bfloat16" where it is measured faster than float32 for ``network``, else "float32".
+def native_precision(device: torch.device) -> str:
+    """ "bfloat16" where the device has instructions for it, else "float32".
 
-    ``run`` calls it on a real input on ``device``; what it returns is differentiated if ``train``. Processors without
-    bfloat16 instructions emulate it several times slower, those with them halve a step; where torch does not rule it
-    out, only a measurement tells. Leaves no gradients behind.
+    Nothing is measured: the same scan is to be segmented in the same way whenever one asks on this machine.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    kinds = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public name for them
+    return "bfloat16" if device.type == "cpu" and any(getattr(torch.cpu, kind, bool)() for kind in kinds) else "float32"
+
+
+def faster_precision(device: torch.device, network: nn.Module, run: Callable[[], Tensor]) -> str:
+    """ "bfloat16" where a training step of ``network`` is measured faster in it than in float32, else "float32".
+
+    ``run`` calls it on a real input on ``device``; what it returns is differentiated. Processors without bfloat16
+    instructions emulate it several times slower, those with them halve a step; where torch does not rule it out, only a
+    measurement tells. Leaves no gradients behind.
     """
     if device.type == "mps" or (device.type == "cpu" and not _computes_bfloat16()):
         return "float32"
@@ -48,7 +59,7 @@ def faster_precision(device: torch.device, network: nn.Module, run: Callable[[],
 
     def seconds(precision: str) -> float:
         with running_in(precision, device):
-            return _seconds(network, run, train)
+            return _seconds(network, run)
 
     full = min(seconds("float32") for _ in range(_REPEATS))
     half = seconds("bfloat16")
@@ -62,12 +73,9 @@ def _computes_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _seconds(network: nn.Module, run: Callable[[], Tensor], train: bool) -> float:
+def _seconds(network: nn.Module, run: Callable[[], Tensor]) -> float:
     """One step's time; callers take the best of a few, because a shared machine only ever adds time."""
     start = time.perf_counter()
-    with torch.set_grad_enabled(train):
-        output = run()
-    if train:
-        output.float().square().mean().backward()
-        network.zero_grad(set_to_none=True)
+    run().float().square().mean().backward()
+    network.zero_grad(set_to_none=True)
     return time.perf_counter() - start

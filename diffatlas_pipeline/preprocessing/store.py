@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from diffatlas_pipeline.errors import DatasetError
 from diffatlas_pipeline.files import read_json, write_text_atomically
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.grids import Triple
+from diffatlas_pipeline.volumes.room import check_room
 
 STORE_VERSION = 1
 CHUNK = 64  # voxels per axis: a patch touches few chunks, and little is unpacked in vain
@@ -89,6 +91,7 @@ class StoredCase:
 
     def read_image(self) -> np.ndarray:
         """(C, x, y, z) float32 in [-1, 1]: the whole image as a network sees it."""
+        check_room(4 * math.prod(self.image.shape), _array_path(self.folder, self.case, "image"))
         return np.clip(self.image[:], -1, 1).astype(np.float32)
 
     @cached_property
@@ -115,7 +118,12 @@ class StoredCase:
         path = _array_path(self.folder, self.case, kind)
         if not self._is_intact(kind):
             raise DatasetError(f"{path}: missing, or not as it was written (checksum). {_AGAIN}")
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        if not _is_plain_array(path):
+            raise DatasetError(f"{path}: holds more than an array of numbers, which opening it could run. Do not use it.")
+        array = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
+        if array.shape != getattr(self.facts, kind).shape:
+            raise DatasetError(f"{path}: is not of the shape that the case's JSON tells. {_AGAIN}")
+        return array
 
 
 _AGAIN = "Make it again with `plan_and_preprocess`; only missing and damaged cases are redone."
@@ -178,9 +186,10 @@ def _write_array(path: Path, array: np.ndarray) -> StoredArray:
     temporary.unlink(missing_ok=True)
     chunks = (1, *(min(CHUNK, n) for n in array.shape[1:]))
     blocks = (1, *(min(BLOCK, n) for n in array.shape[1:]))
+    stored = np.ascontiguousarray(array, dtype=np.float16)
     try:
         blosc2.asarray(
-            np.ascontiguousarray(array, dtype=np.float16),
+            stored,
             urlpath=str(temporary),
             mode="w",
             chunks=chunks,
@@ -188,11 +197,24 @@ def _write_array(path: Path, array: np.ndarray) -> StoredArray:
             cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
             dparams={"nthreads": 1},
         )
+        if not np.array_equal(blosc2.open(str(temporary), mode="r")[:], stored, equal_nan=True):
+            raise RuntimeError("it reads otherwise than it was written")
         checksum = _checksum(temporary)
         temporary.replace(path)
+    except (RuntimeError, ValueError) as error:  # what blosc2 says of a full drive
+        raise DatasetError(f"{path}: cannot be written ({error}). Make room there; finished cases are kept.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return StoredArray(tuple(int(n) for n in array.shape), checksum)
+
+
+def _is_plain_array(path: Path) -> bool:
+    """Whether the only metalayer of a blosc2 frame is that of its array: blosc2 evaluates expressions, and runs
+    functions, that another one holds. (The frame format has the metalayers' map at byte 91, after 87 bytes of fixed
+    length.)
+    """
+    with path.open("rb") as file:
+        return file.read(99)[91:] == b"\xde\x00\x01\xa4b2nd"
 
 
 def _checksum(path: Path) -> str:

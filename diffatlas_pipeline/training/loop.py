@@ -178,7 +178,7 @@ class _Stepper:
         def loss() -> Tensor:
             return self.method.loss(self.state.network, image, distances, torch.Generator().manual_seed(0)).total
 
-        return faster_precision(self.device, self.state.network, loss, train=True)
+        return faster_precision(self.device, self.state.network, loss)
 
 
 def _resume(run: Run, state: TrainingState) -> TrainingStatus:

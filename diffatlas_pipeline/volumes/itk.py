@@ -61,8 +61,11 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
         else:
             image = image_of(array, grid)
         sitk.WriteImage(image, str(path), useCompression=True)
+        check_checksum(path)  # ITK does not say that a drive is full
     except RuntimeError as error:
         raise OSError(_reason(error)) from error
+    except ValueError as error:
+        raise OSError(f"what was written is incomplete: {error}") from error
 
 
 def image_of(array: np.ndarray, grid: Grid) -> sitk.Image:

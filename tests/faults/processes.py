@@ -1,0 +1,67 @@
+"""Commands in processes of their own, to be killed, stopped, or given a small disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+LIMIT_S = 240
+
+
+def command_line(command: str, *words: object) -> list[str]:
+    return [sys.executable, "-m", "diffatlas_pipeline", command, *(str(word) for word in words)]
+
+
+def run(command: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        command_line(command, *words), env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=LIMIT_S
+    )
+
+
+def killed_after(seconds: float, command: str, *words: object) -> bool:
+    """Start a command and kill it and all its processes after so many seconds; False if it had ended by then."""
+    process = subprocess.Popen(
+        command_line(command, *words),
+        env={**os.environ, **ONE_THREAD},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(LIMIT_S)
+        return True
+    return False
+
+
+def on_small_disk(place: Path, kilobytes: int, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python ``script`` for which ``place`` is an empty disk of that size. Skips the test where users cannot
+    mount one.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    mount = f"mount -t tmpfs -o size={kilobytes}k none {place}"
+    if shutil.which("unshare") is None or _in_own_mounts(f"{mount} && true").returncode != 0:
+        pytest.skip("this system lets nobody mount a disk of his own")
+    return _in_own_mounts(f'{mount} && exec "$0" "$1"', sys.executable, _written(place, script))
+
+
+def _written(place: Path, script: str) -> str:
+    path = place.parent / f"{place.name}_script.py"
+    path.write_text(script, encoding="utf-8")
+    return str(path)
+
+
+def _in_own_mounts(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    words: Sequence[str] = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", line, *arguments]
+    return subprocess.run(words, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=LIMIT_S)

@@ -1,0 +1,109 @@
+"""A full disk: an error that names the file, nothing half written under a final name, earlier results as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffatlas_pipeline.api.preparation import plan_and_preprocess
+from tests.faults.processes import on_small_disk, run
+from tests.planning.raw_data import write_dataset
+
+SCRIPT = """
+import os, shutil, sys
+from pathlib import Path
+
+place = Path({place!r})
+{prepare}
+free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+(place / "filler").write_bytes(b"x" * max(0, free - {left}))
+before = {{path: path.read_bytes() for path in place.rglob("*") if path.is_file() and not path.name.startswith(".")}}
+from diffatlas_pipeline.commands import {command}
+try:
+    if __name__ == "__main__":
+        {command}.main({words!r})
+except SystemExit as end:
+    print("ended with", end.code)
+    changed = [str(path) for path, content in before.items() if path.suffix != ".log" and path.read_bytes() != content]
+    print("changed:", changed)
+    new = [path for path in place.rglob("*") if path.is_file() and path not in before and not path.name.startswith(".")]
+    print("new:", sorted(path.name for path in new))
+    print("empty:", [path.name for path in new if path.stat().st_size == 0])
+"""
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("workspace")
+    write_dataset(place / "raw", cases=3)
+    plan_and_preprocess(7, workspace=place, device="cpu", workers=1)
+    trained = run("train", 7, "fold0", "--iterations", 1, "--device", "cpu", "--no-validation", "--workspace", place)
+    assert trained.returncode == 0, trained.stderr
+    return place
+
+
+def ended(tmp_path: Path, command: str, words: list[str], prepare: str, left: int, size: int = 40_000) -> tuple[str, str]:
+    place = tmp_path / "disk"
+    filled = [word.replace("PLACE", str(place)) for word in words]
+    text = SCRIPT.format(place=str(place), prepare=prepare, left=left, command=command, words=filled)
+    done = on_small_disk(place, size, text)
+    assert "ended with 2" in done.stdout, done.stdout + done.stderr
+    assert "changed: []" in done.stdout and "empty: []" in done.stdout, done.stdout
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_while_preprocessing(workspace: Path, tmp_path: Path) -> None:
+    words = ["-d", "7", "--workspace", "PLACE", "--workers", "1"]
+    prepare = f"shutil.copytree({str(workspace / 'raw')!r}, place / 'raw')"
+    out, error = ended(tmp_path, "plan_and_preprocess", words, prepare, left=30_000)
+    assert "cannot be written" in error
+    assert ".b2nd" not in out or "case" in error
+
+
+def test_while_training(workspace: Path, tmp_path: Path) -> None:
+    words = ["7", "fold1", "--iterations", "2", "--device", "cpu", "--workers", "0", "--no-validation", "--workspace", "PLACE"]
+    prepare = f"shutil.copytree({str(workspace / 'preprocessed')!r}, place / 'preprocessed')"
+    out, error = ended(tmp_path, "train", words, prepare, left=300_000)
+    assert "cannot be written" in error and "No space left" in error and "Make room" in error
+    assert "checkpoint_final.safetensors" not in out
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".mhd"])
+def test_while_writing_an_image(tmp_path: Path, ending: str) -> None:
+    """An image of noise, which does not shrink, on a disk of half its size."""
+    place = tmp_path / "disk"
+    script = f"""
+import numpy as np
+from pathlib import Path
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.io import write_scalars
+place, noise = Path({str(place)!r}), np.random.default_rng(0).standard_normal((60, 60, 60)).astype(np.float32)
+try:
+    write_scalars(place / "a{ending}", noise, Grid.of(noise.shape, np.eye(4)))
+except ImageError as error:
+    print("told:", error)
+print("left:", list(place.iterdir()))
+"""
+    done = on_small_disk(place, 400, script)
+    assert "told:" in done.stdout and f"a{ending}: cannot be written" in done.stdout, done.stdout + done.stderr
+    assert "left: []" in done.stdout, done.stdout
+
+
+def test_while_predicting(workspace: Path, tmp_path: Path) -> None:
+    model = workspace / "results" / "Dataset007_Balls" / "diffatlas__default"
+    scans = workspace / "raw" / "Dataset007_Balls" / "imagesTr"
+    words = ["-i", str(scans), "-o", "PLACE/out", "-m", str(model), "--device", "cpu"]
+    out, error = ended(tmp_path, "predict", words, "(place / 'out').mkdir()", left=0)
+    assert "cannot be written" in error
+    assert "new: []" in out
+
+
+def test_while_evaluating(workspace: Path, tmp_path: Path) -> None:
+    labels = workspace / "raw" / "Dataset007_Balls" / "labelsTr"
+    prepare = f"shutil.copytree({str(labels)!r}, place / 'predictions')"
+    words = ["-p", "PLACE/predictions", "-r", str(labels), "-o", "PLACE/scores", "--workers", "1"]
+    _, error = ended(tmp_path, "evaluate", words, prepare, left=0)
+    assert "cannot be written" in error

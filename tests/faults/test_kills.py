@@ -1,0 +1,102 @@
+"""kill -9 in the middle of the work: the same command again comes to the very same files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.faults.processes import killed_after, run
+from tests.planning.raw_data import write_dataset
+
+KILLS = int(os.environ.get("DIFFATLAS_TEST_KILLS", "2"))  # of each command; 20 are a long round
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def bytes_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def left_in_memory() -> set[str]:
+    names = [path.name for path in SHARED_MEMORY.iterdir()] if SHARED_MEMORY.is_dir() else []
+    return {name for name in names if name.startswith(("torch_", "sem."))}
+
+
+def kill_at_random(seconds: float, command: str, *words: object) -> None:
+    """Kill the command ``KILLS`` times, somewhere in its ``seconds``, each time going on with what is there."""
+    rng = np.random.default_rng(0)
+    for _ in range(KILLS):
+        killed_after(float(rng.uniform(0.3, 1.0)) * seconds, command, *words)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("workspace")
+    write_dataset(place / "raw", cases=6)
+    return place
+
+
+@pytest.fixture(scope="module")
+def prepared(workspace: Path) -> float:
+    """The seconds that preparing takes."""
+    start = time.monotonic()
+    done = run("plan_and_preprocess", "-d", 7, "--device", "cpu", "--workers", 1, "--workspace", workspace)
+    assert done.returncode == 0, done.stderr
+    return time.monotonic() - start
+
+
+@pytest.mark.slow
+def test_killed_while_preprocessing(workspace: Path, prepared: float, tmp_path: Path) -> None:
+    shutil.copytree(workspace / "raw", tmp_path / "raw")
+    words = ("-d", 7, "--device", "cpu", "--workers", 1, "--workspace", tmp_path)
+    kill_at_random(prepared, "plan_and_preprocess", *words)
+    assert run("plan_and_preprocess", *words).returncode == 0
+    expected, found = (bytes_below(place / "preprocessed" / "Dataset007_Balls" / "cases") for place in (workspace, tmp_path))
+    assert expected.keys() == found.keys()
+    arrays = [name for name in expected if name.endswith(".b2nd")]
+    assert arrays and all(expected[name] == found[name] for name in arrays)
+
+
+@pytest.mark.slow
+def test_killed_while_predicting(workspace: Path, prepared: float, tmp_path: Path) -> None:
+    trained = run("train", 7, "fold0", "--iterations", 1, "--device", "cpu", "--no-validation", "--workspace", workspace)
+    assert trained.returncode == 0, trained.stderr
+    scans = workspace / "raw" / "Dataset007_Balls" / "imagesTr"
+    words = ("-i", scans, "--workspace", workspace, "--device", "cpu", "--precision", "float32")
+    start = time.monotonic()
+    assert run("predict", *words, "-o", tmp_path / "whole").returncode == 0
+    kill_at_random(time.monotonic() - start, "predict", *words, "-o", tmp_path / "killed")
+    last = run("predict", *words, "-o", tmp_path / "killed")
+    assert last.returncode == 0, last.stderr
+    expected, found = (bytes_below(tmp_path / name) for name in ("whole", "killed"))
+    assert expected.keys() == found.keys()
+    assert all(expected[name] == found[name] for name in expected if name.endswith(".nii.gz"))
+    record = json.loads(found["prediction.json"])
+    assert len(record["cases"]) == 6 and {case["status"] for case in record["cases"].values()} <= {"written", "kept"}
+
+
+@pytest.mark.slow
+def test_killed_while_training(workspace: Path, prepared: float, tmp_path: Path) -> None:
+    memory, start = left_in_memory(), time.monotonic()
+    expected = trained(workspace, tmp_path / "whole", kill_within_s=0)
+    found = trained(workspace, tmp_path / "killed", kill_within_s=time.monotonic() - start)
+    assert expected == found
+    assert left_in_memory() <= memory
+
+
+def trained(workspace: Path, place: Path, kill_within_s: float) -> bytes:
+    """The weights that a training of 40 iterations comes to."""
+    shutil.copytree(workspace / "preprocessed", place / "preprocessed")
+    words = ["7", "fold0", "--iterations", 40, "--device", "cpu", "--precision", "float32", "--no-validation"]
+    words += ["--workers", 1, "--workspace", place]
+    if kill_within_s:
+        kill_at_random(kill_within_s, "train", *words)
+    done = run("train", *words)
+    assert done.returncode == 0, done.stderr
+    fold = place / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0"
+    return (fold / "checkpoint_final.safetensors").read_bytes()
