@@ -7,7 +7,7 @@ two-dimensional image is a volume with Z = 1.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,7 @@ Triple = tuple[int, int, int]
 TripleMm = tuple[float, float, float]
 _PERPENDICULAR = 1e-3  # cosine of the angle between two axes; headers in single precision are off by less
 Affine = tuple[tuple[float, ...], ...]
+SFORM = "sform"
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Grid:
     """A sampling grid in space.
 
     ``shape`` is (X, Y, Z); ``affine`` the 4x4 voxel-to-world matrix in mm (RAS+ world, as NIfTI); ``dimensions`` is 2
-    when the file held a two-dimensional image (then Z = 1), else 3.
+    when the file held a two-dimensional image (then Z = 1), else 3. ``form`` names what a NIfTI header was read by, for
+    messages.
     """
 
     shape: Triple
     affine: Affine
     dimensions: int = 3
+    form: str = field(default="", compare=False)
 
     @property
     def matrix(self) -> np.ndarray:
@@ -52,9 +55,9 @@ class Grid:
         return bool(np.abs(directions.T @ directions - np.eye(3)).max() > _PERPENDICULAR)
 
     @staticmethod
-    def of(shape: tuple[int, ...], affine: np.ndarray, dimensions: int = 3) -> Grid:
+    def of(shape: tuple[int, ...], affine: np.ndarray, dimensions: int = 3, form: str = "") -> Grid:
         x, y, z = (int(n) for n in shape)
-        return Grid((x, y, z), tuple(tuple(float(v) for v in row) for row in np.asarray(affine)), dimensions)
+        return Grid((x, y, z), tuple(tuple(float(v) for v in row) for row in np.asarray(affine)), dimensions, form)
 
     def of_box(self, box: tuple[slice, slice, slice], shape: Triple) -> Grid:
         """The grid of ``shape`` voxels that fills the same space as the voxels in ``box``.
@@ -107,13 +110,21 @@ def grid_difference(a: Grid, b: Grid, tolerance_mm: float | None = None) -> str 
     largest = float(displacement.max())
     if largest <= tolerance:  # a NaN in either affine is not within tolerance
         return None
-    return f"corners lie up to {largest:.4g} mm apart (tolerance {tolerance:.4g} mm): {_cause(a, b)}"
+    apart = f"corners lie up to {largest:.4g} mm apart (tolerance {tolerance:.4g} mm)"
+    return f"{apart}: {_cause(a, b)}{_forms(a, b)}"
 
 
 def _corners_mm(grid: Grid) -> np.ndarray:
     """World coordinates (8, 3) of the outer corners of the corner voxels."""
     corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in grid.shape))))
     return corners @ grid.matrix[:3, :3].T + grid.matrix[:3, 3]
+
+
+def _forms(a: Grid, b: Grid) -> str:
+    """What the headers were read by, if that may be the reason: programs differ in which of the two they write."""
+    if not a.form or not b.form or a.form == b.form == SFORM:
+        return ""
+    return f"; the first was read by its {a.form}, the second by its {b.form}"
 
 
 def _cause(a: Grid, b: Grid) -> str:

@@ -16,7 +16,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from diffatlas_pipeline.errors import ImageError, NotScalar
 from diffatlas_pipeline.volumes.compressed import GZIP, decompressed, first_bytes
-from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.grids import SFORM, Grid
 from diffatlas_pipeline.volumes.room import check_room
 
 ENDINGS = (".nii.gz", ".nii")
@@ -162,7 +162,17 @@ def _grid(header: Any, path: Path, affine: np.ndarray | None = None) -> Grid:
     x, y, z = (*shape, 1)[:3]
     matrix = np.array(header.get_best_affine() if affine is None else affine, dtype=np.float64)
     matrix[:3] *= _MM.get(int(header["xyzt_units"]) & _UNITS_OF_SPACE, 1.0)
-    return Grid.of((x, y, z), matrix, 2 if z == 1 else 3)
+    return Grid.of((x, y, z), matrix, 2 if z == 1 else 3, _form_of(header))
+
+
+def _form_of(header: Any) -> str:
+    """Which of its two matrices a header is read by, and whether the other one says something else."""
+    by_sform, by_qform = header["sform_code"] > 0, header["qform_code"] > 0
+    if not by_sform:
+        return "qform" if by_qform else "voxel sizes alone (it has neither sform nor qform)"
+    if by_qform and not np.allclose(header.get_sform(), header.get_qform(), rtol=1e-3, atol=0.1):
+        return f"{SFORM} (its qform says otherwise)"
+    return SFORM
 
 
 def _damaged(path: Path, error: BaseException) -> ImageError:

@@ -89,3 +89,19 @@ def test_one_slice_of_dicom_is_told_what_to_give(tmp_path):
     (tmp_path / "one.dcm").write_bytes(b"x")
     with pytest.raises(ImageError, match="folder that holds its whole series"):
         read_volume([tmp_path / "one.dcm"])
+
+
+def test_messages_on_geometry_name_the_form_that_was_read(tmp_path):
+    """Programs differ in which of the two they write and read."""
+    affine, moved = np.diag([1.0, 1.0, 2.0, 1.0]), np.diag([1.0, 1.0, 2.0, 1.0])
+    moved[:3, 3] = 5, 0, 0
+    image = nib.Nifti1Image(np.ones((6, 5, 4), np.uint8), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(moved, 1)
+    image.to_filename(tmp_path / "both.nii")
+    image.set_sform(None, 0)
+    image.to_filename(tmp_path / "qform.nii")
+    with pytest.raises(
+        ImageError, match=r"the first was read by its sform \(its qform says otherwise\), the second by its qform\)"
+    ):
+        read_volume([tmp_path / "both.nii", tmp_path / "qform.nii"])
