@@ -1,0 +1,82 @@
+"""Injects every fault of :mod:`tests.faults.promises` and writes the table of documentation/explanation/reliability.md.
+
+DIFFATLAS_TEST_KILLS=20 python -m tests.faults.page --fuzz 20000
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.fuzz import KINDS, fuzz
+from tests.faults.promises import PROMISES
+from tests.faults.test_kills import KILLS
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "documentation" / "explanation" / "reliability.md"
+BEGIN, END = "<!-- written by python -m tests.faults.page -->", "<!-- end -->"
+
+
+class Outcomes:
+    """A plugin of pytest that counts what became of each test function."""
+
+    def __init__(self) -> None:
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            file, _, function = report.nodeid.partition("[")[0].partition("::")
+            self.counts[f"{file.removeprefix('tests/').removesuffix('.py')}::{function}"][report.outcome] += 1
+
+
+def lines(counts: dict[str, Counter[str]], fuzzed: list[str]) -> Iterator[str]:
+    """The page's lines between its marks."""
+    today = datetime.datetime.now(tz=datetime.UTC).date()
+    yield f"Run on {today}, {platform.system()}, Python {platform.python_version()}; each command killed {KILLS} times."
+    for promise in PROMISES:
+        yield from ("", f"## {promise.name}", "", promise.text, "", "| fault | test | result |", "|---|---|---|")
+        for fault, test in promise.faults.items():
+            file, _, function = test.partition("::")
+            result = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts[test].items())) or "not run"
+            yield f"| {fault} | `{function}` in `{file}` | {result} |"
+    yield from ("", "## Random damage, by kind of file", "")
+    yield from ("| kind | damaged | refused in words | read | failed |", "|---|---|---|---|---|")
+    yield from fuzzed
+
+
+def fuzz_lines(count: int) -> Iterator[str]:
+    each, total = -(-count // len(KINDS)), Counter[str]()
+    for kind in KINDS:
+        found, failed, _ = fuzz(kind, range(each), seed=0)
+        total += Counter({"damaged": each, "failed": len(failed), **found})
+        yield f"| {kind} | {each} | {found['refused']} | {found['read']} | {len(failed)} |"
+        print(f"{kind}: {len(failed)} failed of {each}", *failed, sep="\n", flush=True)
+    yield f"| all | {total['damaged']} | {total['refused']} | {total['read']} | {total['failed']} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--fuzz", type=int, default=20000, metavar="N", help="damaged files (default: %(default)s)")
+    asked = parser.parse_args()
+    os.chdir(ROOT)
+    outcomes = Outcomes()
+    tests = [f"tests/{test.replace('::', '.py::')}" for promise in PROMISES for test in promise.faults.values()]
+    failed = pytest.main(["-q", "-p", "no:cacheprovider", *tests], plugins=[outcomes])
+    written = "\n".join(lines(outcomes.counts, list(fuzz_lines(asked.fuzz))))
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(f"{before}{BEGIN}\n\n{written}\n\n{END}{after}", encoding="utf-8")
+    print(f"Written to {PAGE}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""What the pipeline promises, the fault that is injected for each, and the test that does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Promise:
+    """``faults``: what is done to the pipeline -> the test (file below tests/, without its ending, and function)."""
+
+    name: str
+    text: str
+    faults: dict[str, str]
+
+
+PROMISES = (
+    Promise(
+        "Everything is checked first",
+        "All problems of all cases are told at once, before anything is computed.",
+        {
+            "a data set with one bad case of each kind": "datasets/test_raw_and_checks::test_one_table_lists_every_bad_case",
+            "the same through the command": "commands/test_check::test_every_problem_of_every_case_and_what_is_unusual",
+            "labels that are off by rounding": "volumes/test_headers::test_labels_scaled_in_single_precision_are_whole",
+            "headers in metres or microns": "volumes/test_headers::test_units_of_the_header_count",
+            "endings in capitals, and files that are no scans": "datasets/test_raw_and_checks::"
+            "test_endings_in_capitals_count_and_other_files_are_named",
+        },
+    ),
+    Promise(
+        "One bad case costs no other",
+        "A case that fails is named, the others are done, and the exit code says so.",
+        {
+            "any exception while a scan is read, segmented or written": "inference/test_batch::"
+            "test_one_case_never_ends_the_others",
+            "a scan that is damaged": "commands/test_predict::test_a_corrupt_scan_is_named_and_the_others_are_done",
+            "a damaged case while preprocessing": "preprocessing/test_run::"
+            "test_bad_cases_are_listed_together_and_the_others_done",
+            "a worker process is killed": "test_parallel::test_cases_after_a_killed_one_are_done",
+            "a worker process is stopped (SIGSTOP)": "test_parallel::test_a_stopped_worker_is_named_and_ended",
+            "a worker process does not end": "test_parallel::test_a_slow_worker_is_named_and_ended_and_others_go_on",
+        },
+    ),
+    Promise(
+        "A record tells the truth",
+        "`prediction.json` says what each segmentation was made from and with. A rerun does what is missing or changed.",
+        {
+            "the scan, or an option, was changed since": "inference/test_earlier::test_kept_or_made_again",
+            "half a file, or an empty one, is there": "inference/test_earlier::test_half_a_file_is_made_again",
+            "a segmentation that no record knows": "inference/test_earlier::"
+            "test_a_file_that_no_record_tells_of_is_kept_and_told",
+        },
+    ),
+    Promise(
+        "Interrupted work goes on",
+        "The same command again comes to the same weights and files, to the last bit.",
+        {
+            "kill -9 while preprocessing": "faults/test_kills::test_killed_while_preprocessing",
+            "kill -9 while training": "faults/test_kills::test_killed_while_training",
+            "kill -9 while predicting": "faults/test_kills::test_killed_while_predicting",
+            "SIGTERM while training": "training/test_job::test_sigterm_ends_with_a_checkpoint_from_which_it_goes_on",
+            "SIGTERM between training and validation": "training/test_job::"
+            "test_sigterm_in_the_last_step_ends_it_after_the_fold_is_written",
+            "the last checkpoint is damaged": "training/test_checkpoints::test_a_damaged_checkpoint_gives_way_to_the_previous",
+            "all checkpoints are damaged": "training/test_checkpoints::"
+            "test_two_damaged_checkpoints_are_an_error_not_a_fresh_start",
+            "any single bit of a checkpoint is flipped": "training/test_checkpoints::"
+            "test_any_changed_bit_is_noticed_or_without_meaning",
+            "the training log is damaged": "training/test_loop::test_a_damaged_log_does_not_end_a_resumed_training",
+        },
+    ),
+    Promise(
+        "Nothing is waited for in vain",
+        "A process that dies or stands still is named within a minute, and nothing of it is left behind.",
+        {
+            "the process that makes batches is killed": "data/test_loader::test_killed_worker_is_an_error_and_not_a_wait",
+            "it is killed while the training computes": "data/test_loader::"
+            "test_a_worker_lost_while_the_training_computes_is_told_as_one",
+            "it is stopped (SIGSTOP)": "data/test_loader::test_a_stopped_worker_is_an_error_and_not_a_wait",
+            "every process dies at once": "test_parallel::test_where_no_process_lives_the_others_are_not_tried",
+            "a second run in the same folder": "test_alone::test_the_second_is_refused_and_told_who_the_first_is",
+        },
+    ),
+    Promise(
+        "A full disk loses nothing",
+        "The error names the file; no half file bears a final name; what was there stays as it was.",
+        {
+            "while preprocessing": "faults/test_full_disks::test_while_preprocessing",
+            "while training": "faults/test_full_disks::test_while_training",
+            "while predicting": "faults/test_full_disks::test_while_predicting",
+            "while evaluating": "faults/test_full_disks::test_while_evaluating",
+            "in the middle of an image": "faults/test_full_disks::test_while_writing_an_image",
+        },
+    ),
+    Promise(
+        "Damage is noticed",
+        "What was changed after it was written is refused, not used in silence.",
+        {
+            "one bit of compressed voxels is flipped": "volumes/test_compressed::"
+            "test_one_flipped_bit_is_found_or_changes_nothing",
+            "a file is cut off": "volumes/test_bad_files::test_truncated_file_is_named",
+            "a model's plan is edited": "models/test_folder::test_a_plan_that_was_changed_after_the_training_is_refused",
+            "the plan of stored cases is edited": "data/test_patches::test_cases_made_with_another_plan_are_refused",
+            "random damage to every kind of file": "faults/test_fuzz::test_a_damaged_file_is_read_or_refused_in_words",
+        },
+    ),
+    Promise(
+        "A stranger's file does no harm",
+        "Nothing in it is run, nothing is written outside, nothing absurd is allocated.",
+        {
+            "a pickle in a model": "faults/test_strangers::test_a_pickle_in_a_model_is_not_run",
+            "a pickle in a checkpoint or a zip file": "faults/test_strangers::"
+            "test_a_pickle_in_a_checkpoint_or_an_archive_is_not_run",
+            "a pickle called an image": "faults/test_strangers::test_a_pickle_called_an_image_is_not_run",
+            "an expression in a stored case": "faults/test_strangers::test_an_expression_in_a_stored_case_is_not_evaluated",
+            "a stored case of petabytes": "faults/test_strangers::"
+            "test_a_stored_case_of_absurd_size_is_refused_before_it_is_unpacked",
+            "a plan that asks for the absurd": "faults/test_strangers::test_a_plan_that_asks_for_the_absurd_is_refused",
+            "a gzip bomb": "volumes/test_compressed::test_a_bomb_is_refused_before_it_is_unpacked",
+            "voxels in another folder": "volumes/test_compressed::test_voxels_in_another_folder_are_not_read",
+        },
+    ),
+    Promise(
+        "Numbers stay numbers",
+        "What is not finite passes no stage; the same scan and seed give the same segmentation.",
+        {
+            "a batch without a finite gradient": "training/test_loop::"
+            "test_a_batch_without_a_finite_gradient_is_skipped_counted_and_said",
+            "a training that diverges": "training/test_loop::test_divergence_is_an_error_not_a_silent_nan",
+            "other scans before it, another name": "inference/test_predictor::"
+            "test_a_scan_does_not_depend_on_the_others_but_on_seed_and_content",
+            "fifty scans in one process": "faults/test_growth::test_memory_does_not_grow_with_the_scans",
+        },
+    ),
+)
