@@ -45,7 +45,7 @@ def find_drawings(source: Path, cases: Sequence[CaseFiles]) -> dict[str, Path]:
             raise UserError(f"`given_labels` {source}: one file, but there are {len(cases)} cases. Give a folder.")
         return {cases[0].case: source}
     if not source.is_dir():
-        raise UserError(f"`given_labels` {source}: no such file or folder.")
+        raise UserError(f"`given_labels` {source}: no such file or folder. Give drawings that are named like the scans.")
     files = [path for path in sorted(source.iterdir()) if ending_of(path) and not path.name.startswith(".")]
     found = {name_without_ending(path): path for path in files}
     known = {files.case for files in cases}

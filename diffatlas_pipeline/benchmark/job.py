@@ -121,7 +121,7 @@ def _check(asked: Comparison) -> None:
         name, _, wrong = problem.partition(" ")
         raise UserError(f"`{name}` {wrong}.")
     if asked.splits_file is not None and not asked.splits_file.is_file():
-        raise UserError(f"`splits_file` {asked.splits_file}: no such file.")
+        raise UserError(f"`splits_file` {asked.splits_file}: no such file. Check its name.")
 
 
 def _methods(asked: Comparison) -> list[MethodChoice]:

@@ -61,9 +61,9 @@ def _report(arguments: argparse.Namespace) -> None:
     folder = arguments.predictions or arguments.benchmark
     for path in (folder, arguments.references, arguments.images):
         if path is not None and not path.exists():
-            raise UserError(f"{path}: no such file or folder.")
+            raise UserError(f"{path}: no such file or folder. Check its name.")
     if not folder.is_dir():
-        raise UserError(f"{folder}: must be a folder.")
+        raise UserError(f"{folder}: must be a folder. Give the one that holds the files.")
     if not arguments.max_mb > 0:
         raise UserError(f"--max-mb {arguments.max_mb:g}: must be above 0.")
     if arguments.benchmark and (arguments.references or arguments.images or arguments.labels):

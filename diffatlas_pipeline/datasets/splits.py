@@ -37,7 +37,7 @@ def make_splits(cases: Sequence[str], folds: int = FOLDS, seed: int = SEED) -> d
     """
     names = sorted(set(cases))
     if not names:
-        raise UserError("No case to split: the data set has no training case.")
+        raise UserError("No case to split: the data set has no training case. Put images into imagesTr, labels into labelsTr.")
     everything = Split(tuple(names), ())
     if len(names) == 1:
         return {"fold0": everything, "all": everything}

@@ -182,7 +182,7 @@ def read_labels_json(path: Path) -> tuple[LabelClass, ...]:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}). Give a dataset.json with `labels`.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f'{path}: no usable "labels" such as {{"background": 0, "liver": 1}} ({error!r}).') from error
+        raise DatasetError(f'{path}: "labels" must be as in {{"background": 0, "liver": 1}} ({error!r}).') from error
     if not labels:
         raise DatasetError(f'{path}: "labels" names no foreground label. Give each structure a number above 0.')
     return labels

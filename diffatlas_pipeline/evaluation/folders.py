@@ -41,7 +41,7 @@ def score_and_write(
     """
     for path in (predictions, references, images):
         if path is not None and not path.exists():
-            raise UserError(f"{path}: no such file or folder.")
+            raise UserError(f"{path}: no such file or folder. Check its name.")
     known = read_labels_json(labels) if isinstance(labels, Path) else labels
     evaluation = evaluate_folders(predictions, references, known, tolerance_mm, workers, missing)
     folder = output or default_output(predictions)

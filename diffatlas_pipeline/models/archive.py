@@ -30,7 +30,9 @@ class UnpackedModel:
                 for entry in packed.infolist():
                     _check(entry, archive)
                 if sum(entry.file_size for entry in packed.infolist()) > MOST_BYTES:
-                    raise ModelError(f"{archive}: unpacks to more than {MOST_BYTES / 2**30:.0f} GB, so it is no model.")
+                    raise ModelError(
+                        f"{archive}: unpacks to more than {MOST_BYTES / 2**30:.0f} GB, so it is no model. Do not use it."
+                    )
                 packed.extractall(root)
         except OSError as error:
             told = drive_fault(error)

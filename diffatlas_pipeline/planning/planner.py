@@ -51,7 +51,7 @@ def make_plan(
     plans. Raises UserError for an unknown preset or a budget too small.
     """
     if not fingerprint.cases:
-        raise UserError("The fingerprint holds no case: nothing can be planned from it.")
+        raise UserError("The fingerprint holds no case: nothing can be planned from it. Measure one with training cases.")
     dimensions, description = fingerprint.dimensions, fingerprint.description
     why: dict[str, str] = {}
     finest_mm, reason = plan_spacing(fingerprint.cases, dimensions)

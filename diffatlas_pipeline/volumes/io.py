@@ -166,7 +166,7 @@ def _read(path: Path) -> tuple[np.ndarray, Grid]:
 def _format_of(path: Path, verb: str) -> types.ModuleType:
     """The module that reads and writes files named like ``path``."""
     if verb == "read" and not path.exists():
-        raise ImageError(f"{path}: no such file.")
+        raise ImageError(f"{path}: no such file. Check its name, and that the drive is connected.")
     ending = (ending_of(path) or "").lower()
     if ending in nifti.ENDINGS:
         return nifti
