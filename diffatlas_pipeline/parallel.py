@@ -8,12 +8,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -93,6 +95,37 @@ def run_short_cases(
     return first + run_cases(function, rest, names[1:], workers, title)
 
 
+def start_tracker() -> None:
+    """Start Python's tracker of shared memory and semaphores, which removes what processes that were killed have left.
+
+    It does not say so: its words for that would be taken for an error of ours.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore::UserWarning:multiprocessing.resource_tracker")))
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+def end_with_parent() -> None:
+    """Make this process, which another one started, end when that one does, however that comes about.
+
+    One that waits for work, or to hand over its result, would wait for ever: it holds both ends of the pipe itself.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True, name="end with the parent").start()
+
+
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
 def check_main_guard() -> None:
     """UserError in a process that is being started: it runs the user's script, and so this call, once more."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -157,6 +190,7 @@ class _Pools(Generic[Item, Result]):
     """One pool per process: when a process dies, its pool breaks and no other, so the case is known."""
 
     def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int, timeout_s: float) -> None:
+        start_tracker()
         self._pools = [_pool() for _ in range(workers)]
         self._function, self._items, self._timeout_s = function, items, timeout_s
         self._waiting = iter(range(len(items)))
@@ -242,7 +276,7 @@ class _Pools(Generic[Item, Result]):
 
 
 def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from diffatlas_pipeline.errors import DatasetError
 from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.volumes.io import write_scalars
 from tests.factories import make_grid
+from tests.faults.processes import wait_for_the_end
 
 
 def square(number: int) -> int:
@@ -96,6 +97,20 @@ def test_a_stopped_worker_is_named_and_ended(monkeypatch: pytest.MonkeyPatch, tm
         run_cases(stop_at_one, [0, 1, 2, 3], ["a", "stops", "c", "d"], 2, "Test")
     assert time.monotonic() - began < 60
     assert not multiprocessing.active_children()
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
+    """Killed, it cannot tell them; and they hold both ends of the pipes that they wait at."""
+    script = tmp_path / "mine.py"
+    lines = ["import sys, time", "from diffatlas_pipeline.parallel import run_cases", 'if __name__ == "__main__":']
+    lines += ["    print('begins', flush=True)", "    run_cases(time.sleep, [0, 0, 600, 600], 'abcd', 2, 'Test')"]
+    script.write_text("\n".join(lines))
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None and process.stdout.readline() == "begins\n"
+    time.sleep(5)
+    process.kill()
+    process.wait()
+    wait_for_the_end(process.pid, 30)
 
 
 def test_where_no_process_lives_the_others_are_not_tried(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ from torch.utils.data import DataLoader
 from diffatlas_pipeline.data.batches import Batch, BatchStream, Unlabelled
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.parallel import LOOK_S, StoppedProcesses, unguarded_script
+from diffatlas_pipeline.parallel import LOOK_S, StoppedProcesses, end_with_parent, start_tracker, unguarded_script
 from diffatlas_pipeline.planning.plan import Plan
 
 PREFETCHED = 2  # batches that each worker makes ahead
@@ -189,7 +188,7 @@ def _deaf_children() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # unblocks the signal where it has to start its own process
+    start_tracker()  # unblocks the signal where it has to start its own process
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -198,6 +197,7 @@ def _deaf_children() -> Iterator[None]:
 
 
 def _start_worker(_: int) -> None:
-    """One thread: the other cores are the training's, or other workers'."""
+    """One thread: the other cores are the training's, or other workers'. It ends with the training."""
+    end_with_parent()
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)

@@ -79,18 +79,18 @@ def _check(case: StoredCase, plan: Plan, folder: Path, labelled: bool) -> None:
     facts = case.facts
     if labelled and facts.distances is None:
         raise DatasetError(f"{folder}: case '{case.case}' is unlabelled, so it cannot train. Leave it out of the split.")
-    if facts.plan and facts.plan != plan.stored_digest():
-        raise DatasetError(
-            f"{folder}: case '{case.case}' was made with another plan: spacing_mm, channels, labels, dimensions or "
-            "distance.tau_mm in plans.json were changed since. Restore them, or plan anew with `plan_and_preprocess` and "
-            "`overwrite`."
-        )
     planned = len(plan.channels), len(plan.dataset.labels)
     found = facts.image.shape[0], facts.distances.shape[0] if labelled and facts.distances else planned[1]
     if found != planned:
         raise DatasetError(
             f"{folder}: case '{case.case}' is stored with {found[0]} channel(s) and {found[1]} label(s), but the plan has "
             f"{planned[0]} and {planned[1]}. Run `plan_and_preprocess` again."
+        )
+    if facts.plan and facts.plan != plan.stored_digest():
+        raise DatasetError(
+            f"{folder}: case '{case.case}' was made with another plan: spacing_mm, channels, labels, dimensions or "
+            "distance.tau_mm in plans.json were changed since. Restore them, or plan anew with `plan_and_preprocess` and "
+            "`overwrite`."
         )
 
 

@@ -170,9 +170,11 @@ def _form_of(header: Any) -> str:
     by_sform, by_qform = header["sform_code"] > 0, header["qform_code"] > 0
     if not by_sform:
         return "qform" if by_qform else "voxel sizes alone (it has neither sform nor qform)"
-    if by_qform and not np.allclose(header.get_sform(), header.get_qform(), rtol=1e-3, atol=0.1):
-        return f"{SFORM} (its qform says otherwise)"
-    return SFORM
+    try:
+        same = not by_qform or np.allclose(header.get_sform(), header.get_qform(), rtol=1e-3, atol=0.1)
+    except (ValueError, HeaderDataError):  # it is none, and is not read
+        same = False
+    return SFORM if same else f"{SFORM} (its qform says otherwise)"
 
 
 def _damaged(path: Path, error: BaseException) -> ImageError:

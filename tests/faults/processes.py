@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +28,10 @@ def run(command: str, *words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def killed_after(seconds: float, command: str, *words: object) -> bool:
-    """Start a command and kill it and all its processes after so many seconds; False if it had ended by then."""
+def killed_after(seconds: float, command: str, *words: object, alone: bool = False) -> bool:
+    """Start a command and kill it after so many seconds, with all its processes or ``alone``: then the others have to
+    end by themselves. False if it had ended by then.
+    """
     process = subprocess.Popen(
         command_line(command, *words),
         env={**os.environ, **ONE_THREAD},
@@ -39,10 +42,23 @@ def killed_after(seconds: float, command: str, *words: object) -> bool:
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
         process.wait(LIMIT_S)
+        wait_for_the_end(process.pid)
         return True
     return False
+
+
+def wait_for_the_end(group: int, seconds: float = 60.0) -> None:
+    """AssertionError if processes of a group outlive its first one for so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"processes of group {group} are left")
 
 
 def on_small_disk(place: Path, kilobytes: int, script: str) -> subprocess.CompletedProcess[str]:

@@ -112,10 +112,10 @@ def test_a_stored_case_of_absurd_size_is_refused_before_it_is_unpacked(tmp_path:
     ("before", "after"),
     [
         ('"widths": [\n      8,', '"widths": [\n      1000000,'),
-        ('"patch_size": [\n    16,', '"patch_size": [\n    100000,'),
+        ('"patch_size": [\n    16,\n    16,', '"patch_size": [\n    100000,\n    100000,'),
         ('"patch_size": [\n    16,', '"patch_size": [\n    0,'),
         ('"file_ending": ".nii.gz"', '"file_ending": "/../../../x.nii.gz"'),
-        ('"steps": 20', '"steps": 100000000000000000000'),
+        ('"training_steps": 20', '"training_steps": 100000000000000000000'),
     ],
 )
 def test_a_plan_that_asks_for_the_absurd_is_refused(tmp_path: Path, before: str, after: str) -> None:
