@@ -23,6 +23,7 @@ LARGEST_BETA = 0.999
 
 MASK_LEVELS = ("schedule", "high")
 IMAGE_LEVELS = ("equal", "mixed")
+OWN_LEVELS = ("same", "beyond")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ class NoiseLevels(MaskLevels):
     share ``equal_level``, and uniformly below the mask for the rest. Before these, a share ``start`` is set at the
     first step of sampling (clean image, mask of pure noise), and a share ``self_conditioning`` at a later one: clean
     image, and the network's own first answer made noisy in place of the true mask, at any level. Both are used with
-    "mixed" only. Of a share ``missing_channel`` of all samples of several channels some are hidden: as noisy as the
-    mask, as in the segmentation of a scan that lacks them.
+    "mixed" only. ``own_levels`` tells how the network hears of them: by the level of a true mask as noisy ("same"), or
+    "beyond" 1, by :func:`level_of_own`, so that it need not take its own answer for evidence. Of a share
+    ``missing_channel`` of all samples of several channels some are hidden: as noisy as the mask, as in the segmentation
+    of a scan that lacks them.
     """
 
     image: str = field(default="equal", metadata=one_of(*IMAGE_LEVELS))
@@ -77,6 +80,12 @@ class NoiseLevels(MaskLevels):
     equal_level: float = field(default=0.0, metadata=fraction())
     self_conditioning: float = field(default=0.0, metadata=fraction())
     missing_channel: float = field(default=0.0, metadata=fraction())
+    own_levels: str = field(default="same", metadata=one_of(*OWN_LEVELS))
+
+    @property
+    def tells_own(self) -> bool:
+        """Whether the network knows its own answer from a true mask."""
+        return self.self_conditioning > 0 and self.own_levels == "beyond"
 
     @property
     def equal_share(self) -> float:
@@ -117,6 +126,11 @@ class NoiseLevels(MaskLevels):
         number = torch.randint(1, channels, (count, 1), generator=generator)
         rank = torch.rand((count, channels), generator=generator).argsort(dim=1).argsort(dim=1)
         return (rank < number) & chosen[:, None]
+
+
+def level_of_own(level: Tensor) -> Tensor:
+    """What stands for the noise ``level`` (any shape) of an own answer: 2 - level. Pure noise is the same for both."""
+    return 2 - level
 
 
 def signal(level: Tensor) -> Tensor:

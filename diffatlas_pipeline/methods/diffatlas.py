@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.diffusion.denoiser import Denoiser, JointObjective
 from diffatlas_pipeline.diffusion.guidance import Guidance, JointDenoise, guided, missing
-from diffatlas_pipeline.diffusion.levels import NoiseLevels, add_noise
+from diffatlas_pipeline.diffusion.levels import NoiseLevels, add_noise, level_of_own
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.fields import fraction
 from diffatlas_pipeline.methods.base import (
@@ -85,7 +85,8 @@ class _Noised:
     1).
 
     ``labelled`` (B,) bool tells which samples have a mask to be learnt, ``hidden`` (B, C) bool which channels of the
-    image are as noisy as the mask, since a scan may lack them.
+    image are as noisy as the mask, since a scan may lack them. ``told_level`` (B,) is what the network hears of the
+    mask's.
     """
 
     clean: Tensor
@@ -94,6 +95,7 @@ class _Noised:
     levels: Tensor
     image_level: Tensor
     mask_level: Tensor
+    told_level: Tensor
     labelled: Tensor
     hidden: Tensor
 
@@ -137,7 +139,7 @@ class DiffAtlas(GeneratingMethod):
         """
         network = shown_parts(network, distances, self.given_labels, self.plan.spacing_mm, generator)
         noised = self._noised(network, image, distances, generator)
-        output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.mask_level).float()
+        output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.told_level).float()
         terms = self._terms(output, noised, distances)
         return LossReport(self._total(terms, image.shape[1] / output.shape[1]), _parts(terms, noised.mask_level))
 
@@ -154,9 +156,12 @@ class DiffAtlas(GeneratingMethod):
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         levels = self._per_channel(image_level, mask_level, hidden, clean.shape[1])
         noisy = add_noise(clean, eps, levels)
+        told_level = mask_level
         if (own := drawn.own & labelled).any():
+            if self.recipe.levels.tells_own:
+                told_level = torch.where(own, level_of_own(mask_level), mask_level)
             noisy[own] = self._answered(of_samples(network, own), image[own], eps[own], levels[own], hidden[own])
-        return _Noised(clean, eps, noisy, levels, image_level, mask_level, labelled, hidden)
+        return _Noised(clean, eps, noisy, levels, image_level, mask_level, told_level, labelled, hidden)
 
     def _terms(self, output: Tensor, noised: _Noised, distances: Tensor) -> _Terms:
         """How far the network's ``output`` is off, by the halves of the joint state and by its labels."""
@@ -186,7 +191,7 @@ class DiffAtlas(GeneratingMethod):
         recipe, channels = self.recipe, image.shape[0]
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
         lacks = missing(image)
-        denoise = self._stitched(network, stitch, lacks)
+        denoise = self._stitched(network, stitch, lacks, self._refines)
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = torch.randn(shape, generator=generator).to(image)
@@ -208,11 +213,24 @@ class DiffAtlas(GeneratingMethod):
         instead = " `guidance_level=1` with several `steps` would do, but much worse." if levels.equal_share else ""
         return f"The model has not learnt to generate it: train one with levels.missing_channel above 0 in its recipe.{instead}"
 
-    def _stitched(self, network: nn.Module, stitch: Stitch, hidden: Tensor | None = None) -> JointDenoise:
-        """The denoiser of joint states of any size; channels that are ``hidden`` (C,) are at the mask's level."""
+    @property
+    def _refines(self) -> bool:
+        """Whether each step of a segmentation is told that the mask is the network's own answer: it refines that. One
+        of several draws is a sample: it goes on as from a true mask.
+        """
+        recipe = self.recipe
+        return recipe.levels.tells_own and recipe.guidance.level == 0 and recipe.sampler.draws == 1
+
+    def _stitched(self, network: nn.Module, stitch: Stitch, hidden: Tensor | None = None, own: bool = False) -> JointDenoise:
+        """The denoiser of joint states of any size; channels that are ``hidden`` (C,) are at the mask's level, and
+        ``own`` says that the mask is the network's own answer.
+        """
 
         def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
-            return stitch(lambda windows: self.denoise_windows(network, windows, image_level, mask_level, hidden), state)
+            def one(windows: Tensor) -> Tensor:
+                return self.denoise_windows(network, windows, image_level, mask_level, hidden, own)
+
+            return stitch(one, state)
 
         return denoise
 
@@ -265,17 +283,24 @@ class DiffAtlas(GeneratingMethod):
         return GeneratedPair(clean[:channels], clean[channels:] / scale)
 
     def denoise_windows(
-        self, network: nn.Module, windows: Tensor, image_level: float, mask_level: float, hidden: Tensor | None = None
+        self,
+        network: nn.Module,
+        windows: Tensor,
+        image_level: float,
+        mask_level: float,
+        hidden: Tensor | None = None,
+        own: bool = False,
     ) -> Tensor:
         """Noisy joint windows (B, C + K, X, Y, Z) -> clean ones. ``hidden`` (C,) or (B, C): channels of the image that
-        are at the mask's level; None: none is.
+        are at the mask's level; None: none is. ``own``: the network is told that the mask is its own answer.
         """
         (batch, width), channels = windows.shape[:2], len(self.plan.channels)
         on_image, on_mask = windows.new_full((batch,), image_level), windows.new_full((batch,), mask_level)
         if hidden is None:
             hidden = torch.zeros(channels, dtype=torch.bool)
         levels = self._per_channel(on_image, on_mask, hidden.to(windows.device).expand(batch, channels), width)
-        output = network(self._seen(windows, levels), on_image, on_mask).to(windows.dtype)
+        told = level_of_own(on_mask) if own else on_mask
+        output = network(self._seen(windows, levels), on_image, told).to(windows.dtype)
         return self.denoiser.clean(output, windows, levels)
 
     def _seen(self, noisy: Tensor, levels: Tensor) -> Tensor:

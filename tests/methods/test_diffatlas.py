@@ -174,6 +174,29 @@ def test_own_answers_are_what_the_second_step_sees() -> None:
     assert torch.allclose(state[:, 1:], expected, atol=1e-3)  # the first level is 0.999, not 1
 
 
+def test_a_network_that_is_told_of_its_own_answers_refines_them_and_samples_as_before() -> None:
+    """2 - level stands for an own answer as noisy as that level, in training and in the steps of a segmentation."""
+    image, distances = case()
+    recipe = make_recipe(self_conditioning=1.0, own_levels="beyond")
+    answer = torch.cat([torch.zeros_like(image), torch.full_like(distances, -0.25)])[None]
+    told, silent = Watching(answer), Watching(answer)
+    for network, levels in ((told, "beyond"), (silent, "same")):
+        method = DiffAtlas(PLAN, with_options(recipe, own_levels=levels))
+        method.loss(network, image[None], distances[None], torch.Generator().manual_seed(0))
+    (first, _, at_first), (second, _, heard) = told.seen
+    assert at_first == 1.0 and heard == pytest.approx(2 - silent.seen[1][2]) and 1 < heard < 2
+    assert torch.equal(first, silent.seen[0][0]) and torch.equal(second, silent.seen[1][0]), "the state is the same"
+
+    def levels_heard(**options: float) -> list[float]:
+        network = Watching(answer)
+        DiffAtlas(PLAN, with_options(recipe, steps=3, **options)).segment(network, image, plain, 0)
+        return [level for _, _, level in network.seen]
+
+    assert all(level > 1 for level in levels_heard()) and levels_heard() == sorted(levels_heard())
+    assert all(level < 1 for level in levels_heard(draws=2)), "draws are samples"
+    assert all(level < 1 for level in levels_heard(level=1.0)), "beside a noisy image, too"
+
+
 def test_an_unlabelled_sample_has_no_own_answer_and_other_predictions_none_at_all() -> None:
     image, distances = case()
     recipe = make_recipe(self_conditioning=1.0)
