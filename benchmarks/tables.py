@@ -74,14 +74,17 @@ SUMMARY_METHODS = {
     ("rba", "default"): "registration",
 }
 SUMMARY = (
-    ("hippocampus", "2-shot", "hippocampus MRI, 2 labelled cases"),
-    ("hippocampus", "4-shot", "hippocampus MRI, 4 labelled cases"),
-    ("hippocampus", "full", "hippocampus MRI, 160 labelled cases"),
-    ("heart-ct", "full", "generated hearts, 40 labelled CT, tested on CT"),
-    ("heart-ct", f"zero-shot:{MRI}", "trained on CT, tested on MRI (contrast adapted)"),
-    ("heart-mri", f"zero-shot:{CT}", "trained on MRI, tested on CT (contrast adapted)"),
+    ("hippocampus", "default", "2-shot", "hippocampus MRI, 2 labelled cases"),
+    ("hippocampus", "default", "4-shot", "hippocampus MRI, 4 labelled cases"),
+    ("hippocampus", "default", "full", "hippocampus MRI, 160 labelled cases"),
+    ("heart-ct", "default", "full", "generated hearts, 40 labelled CT, tested on CT"),
+    ("heart-ct", "default", f"zero-shot:{MRI}", "trained on CT, tested on MRI (contrast adapted)"),
+    ("heart-mri", "default", f"zero-shot:{CT}", "trained on MRI, tested on CT (contrast adapted)"),
+    ("heart-ct_30m", "any-contrast", f"zero-shot-unadapted:{MRI}", "CT with `--any-contrast`, 30 minutes; MRI as it is"),
+    ("heart-mri_30m", "any-contrast", f"zero-shot-unadapted:{CT}", "MRI with `--any-contrast`, 30 minutes; CT as it is"),
 )
-"""Rows of the README's table: protocol, setting, title."""
+"""Rows of the README's table: results file, recipe, setting, title."""
+SUMMARY_FILES = tuple(dict.fromkeys(name for name, *_ in SUMMARY))
 NOTHING, NO_GPU = "Not measured yet.", "Not run on a GPU yet."
 
 
@@ -143,13 +146,15 @@ def seconds_table(hippocampus: pd.DataFrame, heart_ct: pd.DataFrame, heart_mri: 
     return markdown(["method", *kinds], rows)
 
 
-def summary_table(hippocampus: pd.DataFrame, heart_ct: pd.DataFrame, heart_mri: pd.DataFrame) -> str:
-    """The README's: mean Dice, one row per test, one column per method."""
-    scores = {"hippocampus": hippocampus, "heart-ct": heart_ct, "heart-mri": heart_mri}
+def summary_table(*tables: pd.DataFrame) -> str:
+    """The README's, of the results files that SUMMARY names, in order: mean Dice, one row per test, one column per
+    method.
+    """
+    scores = {name: table.set_index(KEYS) for name, table in zip(SUMMARY_FILES, tables, strict=True)}
     rows = []
-    for protocol, setting, title in SUMMARY:
-        cells = [_score(scores[protocol].set_index(KEYS), (setting, *key), nsd=False) or "not run" for key in SUMMARY_METHODS]
-        rows.append([title, *cells])
+    for name, recipe, setting, title in SUMMARY:
+        keys = [(setting, method, own.replace("default", recipe)) for method, own in SUMMARY_METHODS]
+        rows.append([title, *(_score(scores[name], key, nsd=False) or "not run" for key in keys)])
     return markdown(["test", *SUMMARY_METHODS.values()], rows)
 
 
@@ -212,7 +217,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "given_slices": (("given_slices.csv",), given_slices_table),
     "missing_channel": (("missing_channel.csv",), missing_channel_table),
     "uncertainty": (("uncertainty.csv",), uncertainty_table),
-    "summary": (COMPARISONS, summary_table),
+    "summary": (tuple(f"comparison_{name}.csv" for name in SUMMARY_FILES), summary_table),
     "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
     "gpu-speed": (("gpu_speed.csv",), gpu_speed_table),
     "gpu-checks": (("gpu_checks.csv",), gpu_checks_table),
