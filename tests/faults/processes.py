@@ -61,21 +61,19 @@ def wait_for_the_end(group: int, seconds: float = 60.0) -> None:
     raise AssertionError(f"processes of group {group} are left")
 
 
-def on_small_disk(place: Path, kilobytes: int, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a Python ``script`` for which ``place`` is an empty disk of that size. Skips the test where users cannot
-    mount one.
+def on_small_disk(
+    scratch: Path, script: str, place: Path, kilobytes: int, options: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python ``script``, kept in ``scratch``, for which ``place`` is an empty disk of that size. Skips the test
+    where users cannot mount one.
     """
     place.mkdir(parents=True, exist_ok=True)
-    mount = f"mount -t tmpfs -o size={kilobytes}k none {place}"
+    mount = f"mount -t tmpfs -o size={kilobytes}k{options} none {place}"
     if shutil.which("unshare") is None or _in_own_mounts(f"{mount} && true").returncode != 0:
         pytest.skip("this system lets nobody mount a disk of his own")
-    return _in_own_mounts(f'{mount} && exec "$0" "$1"', sys.executable, _written(place, script))
-
-
-def _written(place: Path, script: str) -> str:
-    path = place.parent / f"{place.name}_script.py"
+    path = scratch / "script.py"
     path.write_text(script, encoding="utf-8")
-    return str(path)
+    return _in_own_mounts(f'{mount} && exec "$0" "$1"', sys.executable, str(path))
 
 
 def _in_own_mounts(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -77,6 +77,7 @@ PROMISES = (
             "it is killed while the training computes": "data/test_loader::"
             "test_a_worker_lost_while_the_training_computes_is_told_as_one",
             "it is stopped (SIGSTOP)": "data/test_loader::test_a_stopped_worker_is_an_error_and_not_a_wait",
+            "the first process is killed: the others end": "test_parallel::test_processes_end_with_the_one_that_started_them",
             "every process dies at once": "test_parallel::test_where_no_process_lives_the_others_are_not_tried",
             "a second run in the same folder": "test_alone::test_the_second_is_refused_and_told_who_the_first_is",
         },
@@ -90,6 +91,8 @@ PROMISES = (
             "while predicting": "faults/test_full_disks::test_while_predicting",
             "while evaluating": "faults/test_full_disks::test_while_evaluating",
             "in the middle of an image": "faults/test_full_disks::test_while_writing_an_image",
+            "a read-only disk": "faults/test_full_disks::test_a_read_only_disk_is_said",
+            "too little shared memory, as in a container": "faults/test_full_disks::test_too_little_shared_memory_is_said",
         },
     ),
     Promise(

@@ -47,7 +47,7 @@ def ended(tmp_path: Path, command: str, words: list[str], prepare: str, left: in
     place = tmp_path / "disk"
     filled = [word.replace("PLACE", str(place)) for word in words]
     text = SCRIPT.format(place=str(place), prepare=prepare, left=left, command=command, words=filled)
-    done = on_small_disk(place, size, text)
+    done = on_small_disk(tmp_path, text, place, size)
     assert "ended with 2" in done.stdout, done.stdout + done.stderr
     assert "changed: []" in done.stdout and "empty: []" in done.stdout, done.stdout
     assert "Traceback" not in done.stderr, done.stderr
@@ -87,7 +87,7 @@ except ImageError as error:
     print("told:", error)
 print("left:", list(place.iterdir()))
 """
-    done = on_small_disk(place, 400, script)
+    done = on_small_disk(tmp_path, script, place, 400)
     assert "told:" in done.stdout and f"a{ending}: cannot be written" in done.stdout, done.stdout + done.stderr
     assert "left: []" in done.stdout, done.stdout
 
@@ -107,3 +107,23 @@ def test_while_evaluating(workspace: Path, tmp_path: Path) -> None:
     words = ["-p", "PLACE/predictions", "-r", str(labels), "-o", "PLACE/scores", "--workers", "1"]
     _, error = ended(tmp_path, "evaluate", words, prepare, left=0)
     assert "cannot be written" in error
+
+
+def test_a_read_only_disk_is_said(workspace: Path, tmp_path: Path) -> None:
+    model = workspace / "results" / "Dataset007_Balls" / "diffatlas__default"
+    scans = workspace / "raw" / "Dataset007_Balls" / "imagesTr"
+    words = ["-i", str(scans), "-o", str(tmp_path / "disk" / "out"), "-m", str(model), "--device", "cpu"]
+    script = f"from diffatlas_pipeline.commands import predict\npredict.main({words!r})"
+    done = on_small_disk(tmp_path, script, tmp_path / "disk", 400, ",ro")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "cannot be written (Read-only file system)" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_too_little_shared_memory_is_said(workspace: Path, tmp_path: Path) -> None:
+    """As in a container: the batches of the worker do not fit."""
+    words = ["7", "fold2", "--iterations", "2", "--device", "cpu", "--workers", "1", "--no-validation"]
+    words += ["--workspace", str(workspace)]
+    lines = ["from diffatlas_pipeline.commands import train", "if __name__ == '__main__':", f"    train.main({words!r})"]
+    done = on_small_disk(tmp_path, "\n".join(lines), Path("/dev/shm"), 64)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "/dev/shm" in done.stderr and "--shm-size" in done.stderr, done.stderr

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.processes import killed_after, run
 from tests.planning.raw_data import write_dataset
 
-KILLS = int(os.environ.get("DIFFATLAS_TEST_KILLS", "2"))  # of each command; 20 are a long round
+KILLS = int(os.environ.get("DIFFATLAS_TEST_KILLS", "1"))  # of each command; 20 are a long round
 SHARED_MEMORY = Path("/dev/shm")
 
 
