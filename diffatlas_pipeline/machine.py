@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
+PROC, CGROUP, SHARED = Path("/proc"), Path("/sys/fs/cgroup"), Path("/dev/shm")
 MOST_WORKERS = 8  # beyond it the disk is what all wait for
 WORKER_BYTES = 2 * 10**9  # a CT of 512 x 512 x 150 voxels with a few labels
 # File names of limit, use and the line of memory.stat with cached files, which the system gives back: versions 2 and 1.
@@ -43,6 +43,15 @@ def available_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     found = [_meminfo(proc / "meminfo"), *_left_in_groups(proc / "self" / "cgroup", cgroup)]
     known = [value for value in found if value is not None]
     return max(0, min(known)) if known else _physical()
+
+
+def shared_memory_bytes(place: Path = SHARED) -> int | None:
+    """What is free of the memory that processes share, which containers keep small; None where there is no limit."""
+    try:
+        found = os.statvfs(place)
+    except (AttributeError, OSError):
+        return None
+    return found.f_bavail * found.f_frsize
 
 
 def _meminfo(path: Path) -> int | None:

@@ -7,6 +7,7 @@ training waits for ever). One that a signal stopped is noticed here: torch would
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
@@ -20,9 +21,11 @@ import blosc2
 import torch
 from torch.utils.data import DataLoader
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.data.batches import Batch, BatchStream, Unlabelled
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.machine import SHARED, shared_memory_bytes
 from diffatlas_pipeline.parallel import LOOK_S, StoppedProcesses, end_with_parent, start_tracker, unguarded_script
 from diffatlas_pipeline.planning.plan import Plan
 
@@ -160,7 +163,22 @@ def training_batches(
     if unlabelled:
         unlabelled.source(folder, plan)
     stream = BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration), unlabelled, any_contrast)
-    return TrainingBatches(stream, workers)
+    return TrainingBatches(stream, _workers_with_room(workers, plan))
+
+
+def _workers_with_room(workers: int, plan: Plan) -> int:
+    """``workers``, or 0 with a warning where the memory that processes share does not hold their batches: one that does
+    not fit is lost without a word, and waited for.
+    """
+    voxels = plan.training.batch_size * math.prod(plan.patch_size) * (len(plan.channels) + len(plan.dataset.labels))
+    needed, free = 4 * voxels * workers * (PREFETCHED + 1), shared_memory_bytes()
+    if free is None or needed <= free:
+        return workers
+    console.warn(
+        f"{SHARED} has {free / 1e6:.1f} MB free, but the batches of {workers} processes need {needed / 1e6:.0f} MB. They are "
+        "made by the training itself, which is slower. Give the container more (docker: --shm-size=1g)."
+    )
+    return 0
 
 
 def is_lost_worker(error: Exception) -> bool:

@@ -120,10 +120,10 @@ def test_a_read_only_disk_is_said(workspace: Path, tmp_path: Path) -> None:
 
 
 def test_too_little_shared_memory_is_said(workspace: Path, tmp_path: Path) -> None:
-    """As in a container: the batches of the worker do not fit."""
+    """As in a container: the batches of a worker do not fit, so there is none."""
     words = ["7", "fold2", "--iterations", "2", "--device", "cpu", "--workers", "1", "--no-validation"]
     words += ["--workspace", str(workspace)]
     lines = ["from diffatlas_pipeline.commands import train", "if __name__ == '__main__':", f"    train.main({words!r})"]
     done = on_small_disk(tmp_path, "\n".join(lines), Path("/dev/shm"), 64)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "/dev/shm" in done.stderr and "--shm-size" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "/dev/shm has 0.1 MB free" in done.stdout and "--shm-size" in done.stdout, done.stdout
