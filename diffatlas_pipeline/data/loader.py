@@ -88,7 +88,7 @@ class TrainingBatches:
             advice = "It was stopped from outside (SIGSTOP) and not woken."
         elif _lacks_shared_memory(error):
             advice = (
-                "Its shared memory (/dev/shm) is full: give the container more (docker: --shm-size=1g), or do without such "
+                "Its shared memory (/dev/shm) is full: give the container more, such as 1 GB, or do without such "
                 "processes by `workers` 0."
             )
         else:
@@ -176,7 +176,7 @@ def _workers_with_room(workers: int, plan: Plan) -> int:
         return workers
     console.warn(
         f"{SHARED} has {free / 1e6:.1f} MB free, but the batches of {workers} processes need {needed / 1e6:.0f} MB. They are "
-        "made by the training itself, which is slower. Give the container more (docker: --shm-size=1g)."
+        "made by the training itself, which is slower. Give the container more, such as 1 GB."
     )
     return 0
 

@@ -102,7 +102,7 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
     for (method, recipe), values in expected.items():
         options = {name: value for _, name, value in options_of(recipe_of(plan(), method, recipe))}
         assert options.pop("any_contrast") == options.pop("given_labels") == 0
-        assert options.pop("answer", "last") == "last"
+        assert options.pop("answer", "last") == "last" and options.pop("own_levels", "same") == "same"
         assert options.pop("error") == ("v" if recipe == "paper" else "output")
         assert options == {name: value for name, value in zip(names, values, strict=True) if value is not None}
     for method in ("diffatlas", "icmd"):
