@@ -13,7 +13,7 @@ import numpy as np
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.itk import LPS_TO_RAS, execute, header_grid, open_header
-from diffatlas_pipeline.volumes.room import check_room
+from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
 _MODALITY = "0008|0060"
 _STORED_AS = ("0028|1052", "0028|1053", "0028|0100", "0028|0103")  # intercept, slope, bits, signed: of each slice
-_BYTES_PER_VOXEL = 16  # of what is read, and copies of it
 _UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
 
 
@@ -80,8 +79,7 @@ def _slices(folder: Path) -> tuple[list[str], Grid]:
     """The files of the series, sorted by position, and its grid."""
     names = _one_series(folder)
     headers = [open_header(Path(name)) for name in names]
-    for name, header in zip(names, headers, strict=True):
-        check_room(math.prod(header.GetSize()) * _BYTES_PER_VOXEL, Path(name))
+    check_room(sum(math.prod(header.GetSize()) for header in headers) * BYTES_PER_VOXEL, folder)
     first = header_grid(headers[0], folder)
     if len(names) == 1:
         return names, first
@@ -90,7 +88,6 @@ def _slices(folder: Path) -> tuple[list[str], Grid]:
             raise ImageError(
                 f"{name}: its size, position or orientation does not fit the other slices. Export the series again."
             )
-    check_room(len(names) * math.prod(headers[0].GetSize()) * _BYTES_PER_VOXEL, folder)
     row, column = np.reshape(_numbers(headers[0], _ORIENTATION), (2, 3))
     positions = np.array([_numbers(header, _POSITION) for header in headers])
     order = np.argsort(positions @ np.cross(row, column), kind="stable")

@@ -16,7 +16,7 @@ import numpy as np
 from diffatlas_pipeline.errors import ImageError, NotScalar
 from diffatlas_pipeline.volumes.compressed import check_checksum
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.room import check_room
+from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -25,7 +25,6 @@ ENDINGS = (".nrrd", ".mha", ".mhd")
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _META_HEADER_BYTES = 4096
-_BYTES_PER_VOXEL = 2  # at least, of what is read and a copy of it
 _READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO"}
 
 
@@ -33,7 +32,7 @@ def read(path: Path) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of an NRRD or MetaImage file and their grid. Raises ImageError."""
     reader = open_header(path)
     grid = header_grid(reader, path)
-    check_room(math.prod(grid.shape) * _BYTES_PER_VOXEL, path)
+    check_room(math.prod(grid.shape) * BYTES_PER_VOXEL, path)
     try:
         check_checksum(path)
     except (OSError, ValueError) as error:

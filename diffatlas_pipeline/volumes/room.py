@@ -7,6 +7,8 @@ from pathlib import Path
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.machine import available_bytes
 
+BYTES_PER_VOXEL = 2  # at least, of what ITK reads and a copy of it
+
 
 def check_room(needed: int, path: Path) -> None:
     """ImageError if a file announces more bytes than there is memory for: nothing of it is read then."""

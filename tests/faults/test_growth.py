@@ -1,6 +1,8 @@
 """Memory after many scans is that after a few."""
 
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,17 +18,20 @@ from tests.model_files import plan, recipe
 MOST_MB = 16.0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells no peak")
-def test_memory_does_not_grow_with_the_scans() -> None:
-    import resource
+def resident_mb() -> float:
+    """Not the peak: other tests of this process may have set it."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what a process holds now")
+def test_memory_does_not_grow_with_the_scans() -> None:
     torch.manual_seed(0)
     state = create_method("diffatlas", plan(), recipe()).build_network().state_dict()
     predictor = Predictor([TrainedFold(plan(), "diffatlas", "default", "fold0", state, {})], CPU, recipe())
     image, _ = scan((12, 20, 18))
-    volume, peaks = Volume(image[None], Grid.of(image.shape, np.eye(4))), []
-    unit = 2**20 if sys.platform == "darwin" else 2**10
+    volume, held = Volume(image[None], Grid.of(image.shape, np.eye(4))), []
     for _ in range(50):
         segmented(predictor, volume, distances=True)
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
-    assert peaks[-1] - peaks[9] < MOST_MB, peaks[9::10]
+        held.append(resident_mb())
+    assert held[-1] - held[9] < MOST_MB, held[9::10]
