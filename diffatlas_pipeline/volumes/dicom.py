@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.volumes.dicom_elements import begins_as_dicom
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.itk import LPS_TO_RAS, execute, header_grid, open_header
 from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
 _POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
 _MODALITY = "0008|0060"
 _STORED_AS = ("0028|1052", "0028|1053", "0028|0100", "0028|0103")  # intercept, slope, bits, signed: of each slice
+_INDEX = "DICOMDIR"
 _UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
 
 
 def has_series(folder: Path) -> bool:
-    """Whether ``folder`` itself (not its sub-folders) holds DICOM images."""
-    return bool(_series(folder))
+    """Whether ``folder`` itself (not its sub-folders) holds DICOM images, be they damaged."""
+    try:
+        return bool(_series(folder)[0])
+    except ImageError:
+        return True
+    except OSError:
+        return False
 
 
 def read(folder: Path) -> tuple[np.ndarray, Grid]:
@@ -67,12 +74,21 @@ def _one_series(folder: Path) -> list[str]:
     """The files of the series in ``folder``."""
     import SimpleITK as sitk
 
-    series = _series(folder)
+    try:
+        series, slices = _series(folder)
+    except OSError as error:
+        raise ImageError(f"{error.filename}: cannot be read ({error.strerror}). Copy the series again.") from error
     if len(series) != 1:
         found = f"holds {len(series)} DICOM series, but a case is one" if series else "holds no DICOM series"
         raise ImageError(f"{folder}: {found}. Put the slices of one series into a folder of their own.")
     with _quiet():
-        return list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+        names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    if lost := slices - {Path(name).name for name in names}:
+        raise ImageError(
+            f"{folder / min(lost)}: is empty or damaged, so the series may lack a slice. Copy it again, or take the file "
+            "out of the folder if it is none of the slices."
+        )
+    return names
 
 
 def _slices(folder: Path) -> tuple[list[str], Grid]:
@@ -112,11 +128,18 @@ def _step(positions: np.ndarray, folder: Path) -> np.ndarray:
     return mean
 
 
-def _series(folder: Path) -> tuple[str, ...]:
+def _series(folder: Path) -> tuple[tuple[str, ...], set[str]]:
+    """The identifiers of the series in ``folder``, and the names of the files that should belong to one: all that begin
+    as DICOM, but for the index of a disc, and all that are empty, as an interrupted copy leaves them.
+
+    Raises ImageError for a damaged file, and OSError for one that cannot be read.
+    """
     import SimpleITK as sitk
 
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    slices = {path.name for path in files if begins_as_dicom(path) or path.stat().st_size == 0} - {_INDEX}
     with _quiet():
-        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)), slices
 
 
 def _same_plane(header: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bool:

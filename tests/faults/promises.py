@@ -102,6 +102,7 @@ PROMISES = (
             "one bit of compressed voxels is flipped": "volumes/test_compressed::"
             "test_one_flipped_bit_is_found_or_changes_nothing",
             "a file is cut off": "volumes/test_bad_files::test_truncated_file_is_named",
+            "the last slice of a DICOM series is lost": "volumes/test_dicom::test_a_last_slice_that_was_lost_is_an_error",
             "a model's plan is edited": "models/test_folder::test_a_plan_that_was_changed_after_the_training_is_refused",
             "the plan of stored cases is edited": "data/test_patches::test_cases_made_with_another_plan_are_refused",
             "random damage to every kind of file": "faults/test_fuzz::test_a_damaged_file_is_read_or_refused_in_words",
@@ -119,6 +120,8 @@ PROMISES = (
             "a stored case of petabytes": "faults/test_strangers::"
             "test_a_stored_case_of_absurd_size_is_refused_before_it_is_unpacked",
             "a plan that asks for the absurd": "faults/test_strangers::test_a_plan_that_asks_for_the_absurd_is_refused",
+            "an element of gigabytes in a DICOM file": "volumes/test_dicom_elements::"
+            "test_a_length_beyond_the_end_is_refused_within_sequences_too",
             "a gzip bomb": "volumes/test_compressed::test_a_bomb_is_refused_before_it_is_unpacked",
             "voxels in another folder": "volumes/test_compressed::test_voxels_in_another_folder_are_not_read",
         },

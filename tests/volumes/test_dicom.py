@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,34 @@ def test_truncated_slice_is_an_error(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(ImageError, match="case"):
         read_volume([folder])
+
+
+@pytest.mark.parametrize("content", [b"", bytes(128) + b"DICM"])
+def test_a_last_slice_that_was_lost_is_an_error(tmp_path, content):
+    """The others are evenly spaced without it, so the scan would be shorter without a word."""
+    folder = write_series(tmp_path / "case", VALUES)
+    next(folder.glob("*_7.dcm")).write_bytes(content)
+    with pytest.raises(ImageError, match=r"_7\.dcm: is empty or damaged, so the series may lack a slice"):
+        read_volume([folder])
+
+
+def test_a_slice_with_an_absurd_length_is_named_and_the_other_cases_are_listed(tmp_path):
+    folder = write_series(tmp_path / "in" / "bad", VALUES)
+    write_series(tmp_path / "in" / "good", VALUES)
+    path = next(folder.glob("*_4.dcm"))
+    pixels, length = b"\xe0\x7f\x10\x00", struct.pack("<I", 2 * VALUES[:, :, 0].size)
+    assert pixels + length in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(pixels + length, pixels + b"\xf0\xff\xff\xff"))
+    assert [case.case for case in list_cases(tmp_path / "in", None, 1)] == ["bad", "good"]
+    with pytest.raises(ImageError, match=r"_4\.dcm: is damaged: element .* bytes follow"):
+        read_volume([folder])
+
+
+def test_stray_files_and_the_index_of_a_disc_are_no_slices(tmp_path):
+    folder = write_series(tmp_path / "case", VALUES)
+    (folder / "notes.txt").write_text("seen by a reader")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    np.testing.assert_allclose(read_volume([folder]).array[0], VALUES)
 
 
 def test_folder_without_series_is_an_error(tmp_path):
