@@ -50,7 +50,8 @@ HEARTS_CT = {
     f"zero-shot-unadapted:{MRI}": "MRI, as it is",
 }
 HEARTS_MRI = {"full": "40 cases", f"zero-shot:{CT}": "CT, adapted", f"zero-shot-unadapted:{CT}": "CT, as it is"}
-CARDIAC_BSSFP = {"full": "25 cases", "zero-shot-unadapted:Dataset032_CardiacLGE": "LGE, as it is"}
+LGE = "zero-shot-unadapted:Dataset032_CardiacLGE"
+CARDIAC_BSSFP = {"full": "25 cases", LGE: "LGE, as it is"}
 CARDIAC_LGE = {"2-shot": "2 cases", "4-shot": "4 cases", "full": "25 cases"}
 SIMULATED = {f"zero-shot-unadapted:Dataset{number:03d}_{name}": title for (number, name), title in zip(
     TEST.items(), ("inverted", "V-shaped", "T2-like", "slices of 5 mm"), strict=True)}  # fmt: skip
@@ -82,6 +83,7 @@ SUMMARY = (
     ("heart-mri", "default", f"zero-shot:{CT}", "trained on MRI, tested on CT (contrast adapted)"),
     ("heart-ct_30m", "any-contrast", f"zero-shot-unadapted:{MRI}", "CT with `--any-contrast`, 30 minutes; MRI as it is"),
     ("heart-mri_30m", "any-contrast", f"zero-shot-unadapted:{CT}", "MRI with `--any-contrast`, 30 minutes; CT as it is"),
+    ("cardiac-bssfp_30m", "any-contrast", LGE, "cardiac bSSFP with `--any-contrast`, 30 minutes; LGE as it is"),
 )
 """Rows of the README's table: results file, recipe, setting, title."""
 SUMMARY_FILES = tuple(dict.fromkeys(name for name, *_ in SUMMARY))
