@@ -17,17 +17,22 @@ from scipy.ndimage import distance_transform_edt
 
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.generated import check_time
+from benchmarks.pictures import View, views_png
 from benchmarks.protocols import PROTOCOLS, prepare
 from benchmarks.raw_data import HEARTS
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.evaluation.metrics import dice
 from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.drawing import UNKNOWN
+from diffatlas_pipeline.preprocessing.normalisation import normalise
 from diffatlas_pipeline.volumes.grids import LabelVolume
-from diffatlas_pipeline.volumes.io import read_labels, write_labels
+from diffatlas_pipeline.volumes.io import read_labels, read_volume, write_labels
+from diffatlas_pipeline.volumes.orientation import to_canonical
 
 COUNTS = (0, 1, 2, 3, 5, 9)
+SHOWN = 3  # slices of the picture
 RECIPE = "given-labels"
 
 
@@ -47,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-time", default="10m", metavar="TIME", help="time of the training (default: %(default)s)")
     made.add_argument("--axis", type=int, choices=(0, 1, 2), default=1, help="that slices lie across (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
+    made.add_argument("--picture", type=Path, metavar="FILE", help=f"draw the first test case with {SHOWN} slices")
     add_places(made)
     made.add_argument(
         "--results", type=Path, default=RESULTS / "given_slices.csv", metavar="FILE", help="(default: documentation/results/)"
@@ -61,6 +67,7 @@ def run(
     max_time: str,
     axis: int,
     seed: int,
+    picture: Path | None,
     workspace: Path,
     data: Path | None,
     results: Path,
@@ -82,6 +89,9 @@ def run(
     scores = scored(raw / "imagesTs", truths, model, fold, axis, out)
     append_row(results, machine() | about | scores)
     print(f"Added to {results}")
+    if picture is not None:
+        draw(min(truths), raw, out, ModelFolder(model).plan(), axis, picture)
+        print(f"Written: {picture}")
 
 
 def scored(scans: Path, truths: Mapping[str, LabelVolume], model: Path, fold: str, axis: int, out: Path) -> dict[str, float]:
@@ -110,6 +120,21 @@ def scored(scans: Path, truths: Mapping[str, LabelVolume], model: Path, fold: st
                 row[f"dice_{way}_{count}"] = round(float(np.nanmean(np.nanmean(scores, axis=0))), 4)
         print(", ".join(f"{way} {row.get(f'dice_{way}_{count}', '')}" for way in ways), flush=True)
     return row
+
+
+def draw(name: str, raw: Path, out: Path, plan: Plan, axis: int, path: Path) -> None:
+    """What was drawn of test case ``name``, what the model made of it, and the true labels, on a plane across."""
+    truth = read_labels(raw / "labelsTs" / name)
+    scan = normalise(read_volume([raw / "imagesTs" / name.replace(".nii.gz", "_0000.nii.gz")]).array, plan.channels)[0]
+    given = read_labels(out / f"given_{SHOWN}" / name).array
+    views = [
+        View("drawn", scan, np.where(given == UNKNOWN, 0, given)),
+        View("completed", scan, read_labels(out / f"completed_{SHOWN}" / name).array),
+        View("true", scan, truth.array),
+    ]
+    normal = next(one for one in range(3) if one != axis)
+    middle = round(float(np.nonzero(to_canonical(truth.array[None], truth.grid)[0][0])[normal].mean()))
+    views_png(views, truth.grid, normal, middle, plan.dataset.labels, path)
 
 
 def extent(array: np.ndarray, axis: int) -> tuple[int, int]:

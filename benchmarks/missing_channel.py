@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.generated import check_time
+from benchmarks.pictures import View, views_png
 from benchmarks.raw_data import TWO_CHANNELS_ID, place_hearts, place_two_channels
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -25,6 +26,7 @@ from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.planning.plan import ChannelPlan
 from diffatlas_pipeline.preprocessing.normalisation import normalise, renormalise
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
+from diffatlas_pipeline.volumes.orientation import to_canonical
 
 SPLIT = "all"
 
@@ -41,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--max-time", default="10m", metavar="TIME", help="time of the training (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
+    made.add_argument("--picture", type=Path, metavar="FILE", help="draw the first test case and its generated channels")
     add_places(made)
     made.add_argument(
         "--results",
@@ -52,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(max_time: str, seed: int, workspace: Path, data: Path | None, results: Path) -> None:
+def run(max_time: str, seed: int, picture: Path | None, workspace: Path, data: Path | None, results: Path) -> None:
     """Train, segment three times, keep the row. UserError or CommandFailed if something is wrong."""
     place_hearts(workspace)
     raw, here = place_two_channels(workspace), ["--workspace", str(workspace)]
@@ -63,9 +66,13 @@ def run(max_time: str, seed: int, workspace: Path, data: Path | None, results: P
     check_time(ModelFolder(model), fold, max_time)
     metadata, channels = ModelFolder(model).metadata(fold), ModelFolder(model).plan().channels
     cases = {"training_cases": len(metadata["training_cases"]), "test_cases": len(list((raw / "labelsTs").iterdir()))}
-    scores = scored(raw, model, fold, channels, workspace / "benchmarks" / f"missing_channel_{fold}")
+    out = workspace / "benchmarks" / f"missing_channel_{fold}"
+    scores = scored(raw, model, fold, channels, out)
     append_row(results, {**machine(), "max_time": max_time, "seed": seed, **cases, **scores})
     print(f"Added to {results}")
+    if picture is not None:
+        draw(raw, out, channels, picture)
+        print(f"Written: {picture}")
 
 
 def scored(raw: Path, model: Path, fold: str, channels: Sequence[ChannelPlan], out: Path) -> dict[str, float]:
@@ -88,6 +95,22 @@ def scored(raw: Path, model: Path, fold: str, channels: Sequence[ChannelPlan], o
             errors.append([float(np.sqrt(np.mean((image - true) ** 2))) for image in (generated, mean)])
         row[f"error_{channel.name}"], row[f"error_of_mean_{channel.name}"] = (round(one, 4) for one in np.mean(errors, axis=0))
     return row
+
+
+def draw(raw: Path, out: Path, channels: Sequence[ChannelPlan], path: Path) -> None:
+    """Each channel of the first test case, and the same as it was generated from the other."""
+    first = min((raw / "labelsTs").iterdir())
+    views = []
+    for number, channel in enumerate(channels):
+        name = first.name.replace(".nii.gz", f"_{number:04d}.nii.gz")
+        made = read_volume([out / f"without_{channel.name}" / GENERATED / name]).array
+        views += [
+            View(channel.name, shown(raw / "imagesTs" / name, channel)[0]),
+            View(f"{channel.name}, generated", renormalise(made, [channel])[0]),
+        ]
+    truth = read_labels(first)
+    middle = round(float(np.nonzero(to_canonical(truth.array[None], truth.grid)[0][0])[2].mean()))
+    views_png(views, truth.grid, 2, middle, (), path)
 
 
 def dice_of(scans: Path, references: Path, model: Path, fold: str, output: Path) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from benchmarks import given_slices, tables
 from benchmarks.given_slices import drawn, interpolated, undrawn_dice
@@ -73,7 +74,9 @@ def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(given_slices, "COUNTS", (0, 3, 9))
     use_lists(monkeypatch, write_task(tmp_path / TASK) / "protocol.json")
     places = ["--workspace", str(tmp_path / "w"), "--data", str(tmp_path), "--results", str(tmp_path / "given_slices.csv")]
-    given_slices.main(["hippocampus", "--setting", "2-shot", "--max-time", "3s", *places])
+    picture = tmp_path / "picture.png"
+    given_slices.main(["hippocampus", "--setting", "2-shot", "--max-time", "3s", "--picture", str(picture), *places])
+    assert imread(picture).std() > 0
     (row,) = read_rows(tmp_path / "given_slices.csv").to_dict("records")
     assert [row[name] for name in ("protocol", "setting", "training_cases", "test_cases")] == ["hippocampus", "2-shot", 2, TEST]
     assert row["dice_completed_0"] == row["dice_alone_0"] and "dice_interpolated_0" not in row
