@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
-from diffatlas_pipeline.data.loader import training_batches
+from diffatlas_pipeline.data.loader import TrainingBatches, training_batches
 from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.metrics import dice
@@ -127,7 +127,12 @@ def trained_on(asked: Mapping[str, Any], method: LearnedMethod, plan: Plan, case
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked["keep"] or Path(scratch)
         run = Run(folder, Duration(iterations, limit_s), seed, torch.device("cpu"), told)
-        return train(method, run, lambda first: training_batches(source, cases, plan, seed, first, iterations, 1), None)
+        share = method.any_contrast
+
+        def batches(first: int) -> TrainingBatches:
+            return training_batches(source, cases, plan, seed, first, iterations, 1, any_contrast=share)
+
+        return train(method, run, batches, None)
 
 
 def replanned(plan: Plan, options: list[str]) -> Plan:

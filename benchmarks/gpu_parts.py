@@ -29,7 +29,7 @@ from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.methods.base import LearnedMethod, PlannedSegmentation, Recipe
-from diffatlas_pipeline.methods.diffatlas import JointRecipe
+from diffatlas_pipeline.methods.joint_recipe import JointRecipe
 from diffatlas_pipeline.methods.registry import create_method, recipe_of, with_sampling
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.networks.plan import NetworkPlan
@@ -231,7 +231,10 @@ class Bench:
         source, cases, last = self.packed.cases, self.packed.lists[cell.setting], duration.iterations
         with tempfile.TemporaryDirectory() as scratch:
             run = Run(Path(scratch), duration, 0, self.device, {}, precision, quiet=True, checkpoints=False)
-            batches = partial(training_batches, source, cases, plan, 0, last_iteration=last, workers=self.workers)
+            share = method.any_contrast
+            batches = partial(
+                training_batches, source, cases, plan, 0, last_iteration=last, workers=self.workers, any_contrast=share
+            )
             trained = train(method, run, batches, None)
         weights = {name: tensor.cpu() for name, tensor in trained.weights.items()}
         return TrainedFold(plan, METHOD, cell.recipe, cell.setting, weights, {}), trained

@@ -29,7 +29,7 @@ from benchmarks.record import RESULTS, machine
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.tiling import windows
-from diffatlas_pipeline.methods.diffatlas import DEFAULT
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT
 from diffatlas_pipeline.networks.execution import faster_precision, native_precision, resolve_device, running_in
 from diffatlas_pipeline.networks.memory import training_bytes
 from diffatlas_pipeline.networks.plan import NetworkPlan

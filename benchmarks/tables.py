@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -66,6 +67,15 @@ COLUMNS: dict[str, tuple[str, dict[str, str]]] = {
 """Tables of comparisons: the protocol, its settings, and the columns they make."""
 OTHER_DATA = {r"zero-shot:Dataset\d{3}_(\w+)": r"on \1, adapted", r"zero-shot-unadapted:Dataset\d{3}_(\w+)": r"on \1, as it is"}
 """Zero-shot settings of nnU-Net's results file, and what its table calls them."""
+STEPS = {
+    ("steps", "Dataset004_Hippocampus"): "hippocampus, true masks made noisy alone",
+    ("steps_refined", "Dataset004_Hippocampus"): "hippocampus",
+    ("steps_refined", CT): "generated CT hearts",
+    ("steps_refined", MRI): "MRI hearts as they are, by the same model",
+    ("steps_any_contrast", CT): "CT hearts, trained with any contrast",
+    ("steps_any_contrast", MRI): "MRI hearts as they are, by the same model",
+}
+"""Names of the ablation's rows and the data that they are scored on, and what the table of steps calls them."""
 SUMMARY_METHODS = {
     ("diffatlas", "default+atlases"): "joint model with atlases",
     ("icf", "default+atlases"): "feed-forward with atlases",
@@ -161,11 +171,16 @@ def summary_table(*tables: pd.DataFrame) -> str:
 
 
 def steps_table(table: pd.DataFrame) -> str:
-    """Mean Dice of validation cases over the number of sampling steps, of the ablation's rows named "steps"."""
-    rows = table[table["name"] == "steps"]
-    steps = [text.rpartition("=")[2] for text in rows["sampling"]]  # of sampler.steps=N
-    dice = [f"{value:.3f}" for value in rows["dice_mean"]]
-    return markdown(["sampling steps", *("all" if text == "0" else text for text in steps)], [["Dice", *dice]])
+    """Mean Dice of validation cases over the number of sampling steps, of the ablation's rows in :data:`STEPS`."""
+    rows = table.assign(steps=[re.sub(r".*steps=(\d+).*", r"\1", str(text)) for text in table["sampling"]])
+    rows = rows.set_index(["name", "scored_on"])
+    known = [key for key in STEPS if key in rows.index]
+    steps = sorted({one for key in known for one in rows.loc[[key], "steps"]}, key=lambda one: int(one) or math.inf)
+    lines = []
+    for key in known:
+        dice = dict(zip(rows.loc[[key], "steps"], rows.loc[[key], "dice_mean"], strict=True))
+        lines.append([STEPS[key], *(f"{dice[one]:.3f}" if one in dice else "" for one in steps)])
+    return markdown(["sampling steps", *("all" if one == "0" else one for one in steps)], lines)
 
 
 def speed_table(table: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from diffatlas_pipeline.diffusion.levels import NoiseLevels
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.methods.base import Recipe
-from diffatlas_pipeline.methods.diffatlas import PAPER, JointRecipe
+from diffatlas_pipeline.methods.joint_recipe import PAPER, JointRecipe
 from diffatlas_pipeline.methods.registry import default_recipes
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.planning.plan import (

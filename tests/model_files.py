@@ -9,7 +9,7 @@ import torch
 
 from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
-from diffatlas_pipeline.methods.diffatlas import JointRecipe
+from diffatlas_pipeline.methods.joint_recipe import JointRecipe
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, ChannelPlan, DistancePlan, Plan, TrainingPlan

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from diffatlas_pipeline.diffusion.denoiser import Denoiser, JointObjective
-from diffatlas_pipeline.diffusion.guidance import Guidance, JointDenoise, guided, missing
-from diffatlas_pipeline.diffusion.levels import NoiseLevels, add_noise, level_of_own
+from diffatlas_pipeline.diffusion.denoiser import Denoiser
+from diffatlas_pipeline.diffusion.guidance import JointDenoise, guided, missing
+from diffatlas_pipeline.diffusion.levels import add_noise, level_of_own
 from diffatlas_pipeline.diffusion.solvers import Sampler
-from diffatlas_pipeline.fields import fraction
 from diffatlas_pipeline.methods.base import (
-    DiffusionRecipe,
     GeneratedPair,
     GeneratingMethod,
     LossReport,
@@ -29,6 +26,7 @@ from diffatlas_pipeline.methods.base import (
 from diffatlas_pipeline.methods.drawings import of_samples, shown_parts
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.field_of_view import around, within
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER, PAPER_NOISE, JointRecipe
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 from diffatlas_pipeline.planning.plan import Plan
@@ -37,46 +35,6 @@ from diffatlas_pipeline.volumes.grids import Triple
 EXPLAINED_AT = 0.5  # the level of noise at which it is asked how well a pair is explained
 SMALLEST_ERROR = 1e-6  # below it, errors are alike
 BANDS = 3  # the log tells apart losses at low, middle and high noise of the mask
-
-
-@dataclass(frozen=True)
-class JointRecipe(DiffusionRecipe):
-    """How a joint diffusion is trained and sampled.
-
-    A share ``unlabelled_fraction`` of the training samples is drawn from scans without labels, where there are any: of
-    these only the image is learnt.
-    """
-
-    levels: NoiseLevels = field(default_factory=NoiseLevels)
-    objective: JointObjective = field(default_factory=JointObjective)
-    guidance: Guidance = field(default_factory=Guidance)
-    unlabelled_fraction: float = field(default=0.0, metadata=fraction())
-
-    def problems(self) -> Iterator[str]:
-        """What does not go together."""
-        if self.levels.self_conditioning > 0 and (self.objective.prediction, self.levels.image) != ("x0", "mixed"):
-            yield "levels.self_conditioning needs objective.prediction 'x0' and levels.image 'mixed'"
-
-
-# Better than the paper's by measurement (documentation/explanation/what-was-tried.md): separate noise levels, most
-# samples where sampling begins, clean predictions, one deterministic step: with more, the network trusts its own
-# earlier errors.
-DEFAULT = JointRecipe(
-    NoiseLevels("high", start=0.75, image="mixed", clean_image=0.5, equal_level=0.25),
-    JointObjective("x0", "signal", segmentation_weight=1.0, image_weight=0.5),
-    Sampler("ddim", steps=1),
-    Guidance(0.0, "fixed"),
-)
-
-# The paper's method: equal levels of image and mask, all T ancestral steps, the image given as noisy as the mask. Its
-# network puts out noise; one that sees blocks of voxels cannot, but can put out clean data (Li & He 2025).
-PAPER = JointRecipe(
-    NoiseLevels("schedule", image="equal"),
-    JointObjective("x0", "none", segmentation_weight=0.0, image_weight=1.0, error="v"),
-    Sampler("ddpm", steps=0, eta=1.0),
-    Guidance(1.0, "fresh"),
-)
-PAPER_NOISE = replace(PAPER, objective=JointObjective("epsilon", "none", segmentation_weight=0.0, image_weight=1.0))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.fields import problems_of
 from diffatlas_pipeline.files import from_plain
 from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedRecipe, Method, Recipe
-from diffatlas_pipeline.methods.diffatlas import DiffAtlas, JointRecipe
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
 from diffatlas_pipeline.methods.icf import FeedForward
 from diffatlas_pipeline.methods.icmd import MaskDiffusion
+from diffatlas_pipeline.methods.joint_recipe import JointRecipe
 from diffatlas_pipeline.methods.mean_atlas import MeanAtlas
 from diffatlas_pipeline.methods.rba import RegistrationAtlas
 from diffatlas_pipeline.planning.migration import gone_from

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.result import Maps, Result
 from diffatlas_pipeline.methods.base import LearnedMethod, LossReport, PlannedSegmentation, Stitch, case_generator
-from diffatlas_pipeline.methods.diffatlas import JointRecipe
+from diffatlas_pipeline.methods.joint_recipe import JointRecipe
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.grids import Grid, Volume

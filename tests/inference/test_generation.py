@@ -23,7 +23,8 @@ from diffatlas_pipeline.inference.generation import (
 )
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.methods.base import GeneratedPair
-from diffatlas_pipeline.methods.diffatlas import DEFAULT, PAPER, DiffAtlas
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER
 from diffatlas_pipeline.methods.registry import create_method
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import ChannelPlan

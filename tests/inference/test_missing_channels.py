@@ -12,7 +12,8 @@ from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
-from diffatlas_pipeline.methods.diffatlas import DEFAULT, DiffAtlas
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.volumes.grids import Grid, Volume

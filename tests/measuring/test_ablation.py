@@ -79,6 +79,19 @@ def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
     assert (named - rows["dice_mean"]).abs().max() < 1e-3
 
 
+def test_a_recipe_of_any_contrast_learns_from_synthetic_ones(tmp_path: Path) -> None:
+    names = store_cases(tmp_path, PLAN, [(18, 20, 16)] * 3)
+    write_text_atomically(tmp_path / "plans.json", to_json(PLAN))
+    write_splits(tmp_path / "splits.json", {"fold0": Split(tuple(names[:2]), (names[2],))})
+    losses = []
+    for share in (0, 0, 1):
+        kept = tmp_path / f"kept_{len(losses)}"
+        places = ["--preprocessed", str(tmp_path), "--results", str(tmp_path / "r.csv"), "--keep", str(kept)]
+        ablation.main([*places, "--iterations", "2", "--set", f"any_contrast={share}"])
+        losses.append(pd.read_csv(kept / "log.csv")["loss"].tolist())
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_a_split_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = store_cases(tmp_path, PLAN, [(18, 20, 16)] * 2)
     write_text_atomically(tmp_path / "plans.json", to_json(PLAN))

@@ -11,7 +11,7 @@ import torch
 from benchmarks import speed, tables
 from benchmarks.record import read_rows
 from benchmarks.speed import CPU, CUBE, GPU, Stopwatch, Subject
-from diffatlas_pipeline.methods.diffatlas import DEFAULT
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT
 
 
 @pytest.fixture(scope="module")

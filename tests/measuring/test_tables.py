@@ -75,10 +75,21 @@ def test_comparison_marks_the_best_and_leaves_open_what_was_not_run(tmp_path: Pa
     ]
 
 
-def test_steps_are_the_ablation_s_rows_of_that_name(tmp_path: Path) -> None:
-    rows = [("steps", "sampler.steps=1", 0.9), ("other", "sampler.steps=2", 0.7), ("steps", "steps=0", 0.8)]
-    pd.DataFrame(rows, columns=["name", "sampling", "dice_mean"]).to_csv(tmp_path / "ablation.csv", index=False)
-    assert tables.table_of("steps", tmp_path).splitlines()[::2] == ["| sampling steps | 1 | all |", "| Dice | 0.900 | 0.800 |"]
+def test_steps_are_the_ablation_s_rows_of_known_names(tmp_path: Path) -> None:
+    rows = [
+        ("steps", "Dataset004_Hippocampus", "steps=0", 0.8),
+        ("steps", "Dataset004_Hippocampus", "sampler.steps=16", 0.9),
+        ("other", "Dataset004_Hippocampus", "sampler.steps=3", 0.7),
+        ("steps_refined", tables.CT, "sampler.steps=2,sampler.answer=mean", 0.6),
+    ]
+    columns = ["name", "scored_on", "sampling", "dice_mean"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "ablation.csv", index=False)
+    header, _, *lines = tables.table_of("steps", tmp_path).splitlines()
+    assert header == "| sampling steps | 2 | 16 | all |"
+    assert lines == [
+        "| hippocampus, true masks made noisy alone |  | 0.900 | 0.800 |",
+        "| generated CT hearts | 0.600 |  |  |",
+    ]
 
 
 def test_tables_are_put_between_their_markers(tmp_path: Path) -> None:

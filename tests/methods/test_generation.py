@@ -12,8 +12,9 @@ from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import GeneratedPair, GeneratingMethod, case_generator
-from diffatlas_pipeline.methods.diffatlas import DEFAULT, PAPER, DiffAtlas
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
 from diffatlas_pipeline.methods.field_of_view import around, within
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER
 from diffatlas_pipeline.methods.registry import METHODS, create_method
 from diffatlas_pipeline.planning.diffusion_steps import sampled_variance
 from tests.model_files import plan, recipe

@@ -11,9 +11,10 @@ from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.diffusion.denoiser import INPUT_SCALINGS, PREDICTIONS, JointObjective, Objective
 from diffatlas_pipeline.diffusion.levels import MaskLevels, NoiseLevels
 from diffatlas_pipeline.methods.base import LearnedMethod
-from diffatlas_pipeline.methods.diffatlas import PAPER, PAPER_NOISE, DiffAtlas, JointRecipe
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
 from diffatlas_pipeline.methods.icf import FeedForward, FeedForwardRecipe
 from diffatlas_pipeline.methods.icmd import MaskDiffusion, MaskRecipe
+from diffatlas_pipeline.methods.joint_recipe import PAPER, PAPER_NOISE, JointRecipe
 from diffatlas_pipeline.methods.registry import METHODS
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.planning.plan import ChannelPlan, DistancePlan

@@ -11,7 +11,8 @@ import torch
 from diffatlas_pipeline.diffusion.levels import add_noise
 from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.stitched import Stitcher
-from diffatlas_pipeline.methods.diffatlas import DEFAULT, PAPER, DiffAtlas
+from diffatlas_pipeline.methods.diffatlas import DiffAtlas
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER
 from diffatlas_pipeline.methods.registry import METHODS, create_method, default_recipes, recipe_of
 from tests.factories import make_recipe, with_options
 from tests.methods.test_diffatlas import Knowing, Perfect, Watching, plain

@@ -13,9 +13,9 @@ from diffatlas_pipeline.diffusion.levels import MaskLevels
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json, to_json
 from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedMethod, Recipe
-from diffatlas_pipeline.methods.diffatlas import DEFAULT, PAPER, JointRecipe
 from diffatlas_pipeline.methods.icf import FeedForwardRecipe
 from diffatlas_pipeline.methods.icmd import MaskRecipe
+from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER, JointRecipe
 from diffatlas_pipeline.methods.rba import RegistrationRecipe
 from diffatlas_pipeline.methods.registry import (
     METHODS,
@@ -87,7 +87,7 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
     ]  # fmt: skip
     expected = {
         ("diffatlas", "default"): (
-            "high", 0.75, "mixed", 0.5, 0.25, 0, 0, "x0", "signal", 1.0, 0.5, "ddim", 1, 0, 1, 0, "fixed", 0
+            "high", 0.55, "mixed", 0.5, 0.4, 0.3, 0, "x0", "signal", 1.0, 0.5, "ddim", 1, 0, 1, 0, "fixed", 0
         ),
         ("diffatlas", "paper"): (
             "schedule", 0, "equal", 0, 0, 0, 0, "x0", "none", 0, 1.0, "ddpm", 0, 1.0, 1, 1.0, "fresh", 0
@@ -102,7 +102,9 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
     for (method, recipe), values in expected.items():
         options = {name: value for _, name, value in options_of(recipe_of(plan(), method, recipe))}
         assert options.pop("any_contrast") == options.pop("given_labels") == 0
-        assert options.pop("answer", "last") == "last" and options.pop("own_levels", "same") == "same"
+        refines = (method, recipe) == ("diffatlas", "default")
+        assert options.pop("answer") == ("mean" if refines else "last")
+        assert options.pop("own_levels", "same") == ("beyond" if refines else "same")
         assert options.pop("error") == ("v" if recipe == "paper" else "output")
         assert options == {name: value for name, value in zip(names, values, strict=True) if value is not None}
     for method in ("diffatlas", "icmd"):
@@ -200,7 +202,7 @@ def test_each_option_of_a_recipe_is_looked_at(method: str, path: str, name: str,
     ("options", "said"),
     [
         ({"start": 0.8, "self_conditioning": 0.3}, "levels: start and self_conditioning are 1.1 together"),
-        ({"clean_image": 0.9}, "levels: clean_image and equal_level are 1.15 together"),
+        ({"clean_image": 0.9}, "levels: clean_image and equal_level are 1.3 together"),
         ({"self_conditioning": 0.1, "prediction": "v"}, "levels.self_conditioning needs objective.prediction 'x0'"),
         ({"level": float("nan")}, "guidance.level nan; 0 to 1 is allowed"),
         ({"steps": 301}, "sampler.steps 301; 0 to 300, the training steps, is allowed"),

@@ -18,8 +18,8 @@ import pytest
 from diffatlas_pipeline.api.model import load_model
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import from_json, to_json
-from diffatlas_pipeline.methods.diffatlas import JointRecipe
 from diffatlas_pipeline.methods.icf import FeedForwardRecipe
+from diffatlas_pipeline.methods.joint_recipe import JointRecipe
 from diffatlas_pipeline.methods.registry import METHODS, check_plan, default_recipes, recipe_of, with_complete_recipes
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.planning.migration import REMOVED
