@@ -89,7 +89,7 @@ def test_what_lies_around_a_small_field_is_known_at_every_step() -> None:
 def test_which_methods_generate_and_how_much_they_learnt_of_it() -> None:
     assert {name for name, method in METHODS.items() if issubclass(method, GeneratingMethod)} == {"diffatlas"}
     assert DiffAtlas(plan(), PAPER).share_for_generation == 1
-    assert DiffAtlas(plan(), DEFAULT).share_for_generation == pytest.approx(0.25 * 0.25)
+    assert DiffAtlas(plan(), DEFAULT).share_for_generation == pytest.approx(0.15 * 0.4)
 
 
 def test_the_share_is_that_of_the_levels_drawn() -> None:

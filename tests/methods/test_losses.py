@@ -29,7 +29,9 @@ PLAN = replace(PLAN, dataset=replace(PLAN.dataset, labels=tuple(LabelClass(name,
 
 
 class Fixed(torch.nn.Module):
-    """Answers with ``output``, and remembers what it was shown last, and at which levels of image and mask."""
+    """Answers with ``output``, or as many samples of it as are shown; remembers what it was shown last, and at which
+    levels of image and mask.
+    """
 
     def __init__(self, output: Tensor) -> None:
         super().__init__()
@@ -37,7 +39,7 @@ class Fixed(torch.nn.Module):
 
     def forward(self, seen: Tensor, image_level: Tensor, mask_level: Tensor) -> Tensor:
         self.seen, self.image_level, self.mask_level = seen.double(), image_level.double(), mask_level.double()
-        return self.output
+        return self.output[: len(seen)]
 
 
 def batch(unlabelled: int = 0) -> tuple[Tensor, Tensor]:
