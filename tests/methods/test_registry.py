@@ -87,7 +87,7 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
     ]  # fmt: skip
     expected = {
         ("diffatlas", "default"): (
-            "high", 0.55, "mixed", 0.5, 0.4, 0.3, 0, "x0", "signal", 1.0, 0.5, "ddim", 1, 0, 1, 0, "fixed", 0
+            "high", 0.55, "mixed", 0.5, 0.4, 0.3, 0, "x0", "signal", 1.0, 0.5, "ddim", 2, 0, 1, 0, "fixed", 0
         ),
         ("diffatlas", "paper"): (
             "schedule", 0, "equal", 0, 0, 0, 0, "x0", "none", 0, 1.0, "ddpm", 0, 1.0, 1, 1.0, "fresh", 0
