@@ -71,7 +71,8 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
         (
             "recipes",
             recipes,
-            "training chooses one, by method and name; one step gives the mean of all that fits, and more do no better",
+            "training chooses one, by method and name; one step gives the mean of all that fits; a second one, told that the "
+            "mask is its own answer, changes Dice by 0.0004 at most, and adds 0.03 on hearts of a modality not learnt",
         ),
     ]
 
