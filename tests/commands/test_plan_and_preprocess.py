@@ -101,7 +101,7 @@ def test_the_plan_of_an_earlier_release_is_the_same_plan(workspace: Path, capsys
     old = json.loads(plan)
     old["why"]["spacing"] = "of old"
     for recipe in old["recipes"]["diffatlas"].values():
-        assert recipe["levels"].pop("self_conditioning") == 0
+        assert recipe["levels"].pop("missing_channel") == 0
     (folder / "plans.json").write_text(json.dumps(old))
     command(workspace, "-d", "007")
     assert (folder / "plans.json").read_text() == plan and kept.stat().st_mtime_ns == before

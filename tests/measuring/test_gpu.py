@@ -20,7 +20,7 @@ from benchmarks import gpu, tables
 from benchmarks.gpu_folder import SITE, bring, read_folder
 from benchmarks.gpu_parts import CELLS, METHOD, Bench, check, segmented, toy
 from diffatlas_pipeline.inference.predictor import Predictor
-from diffatlas_pipeline.methods.registry import create_method
+from diffatlas_pipeline.methods.registry import create_method, with_sampling
 from diffatlas_pipeline.models.folder import TrainedFold
 from tests.measuring.small_task import use_lists, write_task
 
@@ -88,7 +88,7 @@ def test_it_runs_with_what_the_folder_brings_and_keeps_no_toy(
         ("4-shot", "default", "x0"), ("4-shot", "paper", "x0"), ("4-shot", "paper-noise", "epsilon"),
     ]  # fmt: skip
     assert all(0 <= row["dice_mean"] <= 1 and row["cases"] >= 1 and row["iterations"] >= 1 for row in told["dice"])
-    assert [row["steps"] for row in told["dice"][:3]] == [1, 4, 4] and told["speed"][0]["training_share"] > 0
+    assert [row["steps"] for row in told["dice"][:3]] == [2, 4, 4] and told["speed"][0]["training_share"] > 0
     assert [row["check"] for row in told["checks"]] == ["predictor", "stitcher"] * 2 + ["trainer"]
     assert done.returncode == (not all(row["passed"] for row in told["checks"]))
     with pytest.raises(SystemExit):
@@ -119,7 +119,7 @@ def test_side_by_side_each_scan_is_segmented_on_its_own(folder: Path) -> None:
     packed, device = read_folder(folder), torch.device("cpu")
     plan = replace(toy(packed.plan), diffusion=packed.plan.diffusion)
     bench = Bench(packed, device, 0)
-    recipe = bench.recipe(CELLS[0])  # whose single step hears next to nothing of the noise
+    recipe = with_sampling(bench.recipe(CELLS[0]), steps=1)  # a single step hears next to nothing of the noise
     torch.manual_seed(0)
     network = create_method(METHOD, plan, recipe).build_network()  # type: ignore[attr-defined]
     state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
