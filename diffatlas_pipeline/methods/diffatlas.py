@@ -23,7 +23,7 @@ from diffatlas_pipeline.methods.base import (
     Stitch,
     case_generator,
 )
-from diffatlas_pipeline.methods.drawings import of_samples, shown_parts
+from diffatlas_pipeline.methods.drawings import of_samples, with_drawings
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.field_of_view import around, within
 from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER, PAPER_NOISE, JointRecipe
@@ -95,7 +95,7 @@ class DiffAtlas(GeneratingMethod):
         """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt
         from.
         """
-        network = shown_parts(network, distances, self.given_labels, self.plan.spacing_mm, generator)
+        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator)
         noised = self._noised(network, image, distances, generator)
         output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.told_level).float()
         terms = self._terms(output, noised, distances)

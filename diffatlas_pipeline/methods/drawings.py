@@ -8,17 +8,22 @@ its others, :func:`spread` from what was drawn to what was not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
+from torch.nn.functional import grid_sample, interpolate
 
 from diffatlas_pipeline.methods.base import Stitch, WindowFunction
 
 MOST_SLICES = 12  # shown of a training patch
 SLICES, BOXES = 0.7, 0.15  # shares of the drawings that are slices and boxes; the rest are whole structures
 REACH = 8.0  # shortest voxel edges at which what is spread from a drawing has fallen to 1/e
+DISPLACED = 0.75  # share of the drawings of labels that the image does not tell
+FURTHEST = 2.0  # shortest voxel edges that these are displaced by, at most, at one standard deviation
+SMOOTHEST = (5.0, 20.0)  # shortest voxel edges between independent displacements
 CUT = 0.3  # share of the drawings of slices of which only a part was looked at
 
 
@@ -50,13 +55,47 @@ def spread(drawing: Tensor, spacing_mm: Sequence[float]) -> Tensor:
     return drawing[:, x, y, z] * weight
 
 
-def shown_parts(
+def with_drawings(
     network: nn.Module, distances: Tensor, share: float, spacing_mm: Sequence[float], generator: torch.Generator
-) -> nn.Module:
-    """``network`` that is shown :func:`random_drawings` of a training batch, spread; itself where ``share`` is 0."""
+) -> tuple[nn.Module, Tensor]:
+    """``network`` that is shown :func:`random_drawings` of a training batch, spread, and the ``distances`` (B, K, X, Y,
+    Z) that it is to learn beside them. Both are as they were where ``share`` is 0.
+
+    Of the samples with a drawing, the labels of most are :func:`displaced` before. Else a network that has learnt its
+    few cases by heart knows their labels from the image, and need not look at a drawing. So the drawing alone tells
+    where the reader sees the border, as where the network errs in a new scan.
+    """
     if not share:
-        return network
-    return Shown(network, torch.stack([spread(one, spacing_mm) for one in random_drawings(distances, share, generator)]))
+        return network, distances
+    chosen, moved = (torch.rand(len(distances), generator=generator) < one for one in (share, DISPLACED))
+    chosen &= ~distances[:, 0, 0, 0, 0].isnan().cpu()
+    distances = torch.stack(
+        [
+            displaced(one, spacing_mm, generator) if shown and other else one
+            for one, shown, other in zip(distances, chosen.tolist(), moved.tolist(), strict=True)
+        ]
+    )
+    drawings = random_drawings(distances, chosen, generator)
+    return Shown(network, torch.stack([spread(one, spacing_mm) for one in drawings])), distances
+
+
+def displaced(distances: Tensor, spacing_mm: Sequence[float], generator: torch.Generator) -> Tensor:
+    """``distances`` (K, X, Y, Z) after a smooth random displacement, of up to FURTHEST shortest voxel edges at one
+    standard deviation.
+    """
+    shape, edge = distances.shape[1:], min(spacing_mm)
+    size, length = torch.rand(2, generator=generator).tolist()
+    knots_apart = edge * SMOOTHEST[0] * (SMOOTHEST[1] / SMOOTHEST[0]) ** length
+    knots = [max(2, math.ceil(n * one / knots_apart)) for n, one in zip(shape, spacing_mm, strict=True)]
+    field = torch.randn((1, 3, *knots), generator=generator) * (size * FURTHEST * edge)
+    field = interpolate(field, shape, mode="trilinear", align_corners=True)[0]
+    axes = []
+    for n, one, shift in zip(shape, spacing_mm, field, strict=True):  # in grid_sample's units an axis goes from -1 to 1
+        place = torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
+        view = [-1 if axis == len(axes) else 1 for axis in range(3)]
+        axes.append(place.view(view) + (shift * (2 / (one * (n - 1))) if n > 1 else 0 * shift))
+    grid = torch.stack(axes[::-1], dim=-1)[None].to(distances)
+    return grid_sample(distances[None], grid, padding_mode="border", align_corners=True)[0]
 
 
 def of_samples(network: nn.Module, samples: Tensor) -> nn.Module:
@@ -86,17 +125,15 @@ def showing(network: nn.Module, stitch: Stitch, labels: int, drawing: Tensor | N
     return shown, stitched
 
 
-def random_drawings(distances: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """A part of the true labels of a ``share`` of the samples, nothing of the others: (B, K, X, Y, Z), as drawings.
+def random_drawings(distances: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:
+    """A part of the labels of the ``chosen`` samples (B,) bool, nothing of the others: (B, K, X, Y, Z), as drawings.
 
-    ``distances`` (B, K, X, Y, Z) are true; NaN for an unlabelled sample, of which nothing is shown. What is shown are
-    some slices across one axis, through or beside the structures; a box; or some of the structures, and nothing around
-    them.
+    What is shown of ``distances`` (B, K, X, Y, Z) are some slices across one axis, through or beside the structures; a
+    box; or some of the structures, and nothing around them.
     """
-    chosen = torch.rand(len(distances), generator=generator) < share
     known = torch.stack(
         [
-            _looked_at(one, generator) if wanted and not bool(one[0, 0, 0, 0].isnan()) else torch.zeros(one.shape[1:])
+            _looked_at(one, generator) if wanted else torch.zeros(one.shape[1:])
             for one, wanted in zip(distances, chosen.tolist(), strict=True)
         ]
     )

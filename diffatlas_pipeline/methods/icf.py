@@ -16,7 +16,7 @@ from diffatlas_pipeline.methods.base import (
     Progress,
     Stitch,
 )
-from diffatlas_pipeline.methods.drawings import shown_parts
+from diffatlas_pipeline.methods.drawings import with_drawings
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
@@ -38,7 +38,7 @@ class FeedForward(LearnedMethod):
         return build_network(self.plan.network, inputs, 1 + len(self.plan.dataset.labels), levels=False)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        network = shown_parts(network, distances, self.given_labels, self.plan.spacing_mm, generator)
+        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator)
         logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
         loss = segmentation_loss(logits, distances)
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})

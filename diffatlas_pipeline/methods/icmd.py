@@ -22,7 +22,7 @@ from diffatlas_pipeline.methods.base import (
     Recipe,
     Stitch,
 )
-from diffatlas_pipeline.methods.drawings import shown_parts
+from diffatlas_pipeline.methods.drawings import with_drawings
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
@@ -65,7 +65,7 @@ class MaskDiffusion(LearnedMethod):
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """Mean squared error over the channels of the mask, and the recipe's share of the error of its labels."""
-        network = shown_parts(network, distances, self.given_labels, self.plan.spacing_mm, generator)
+        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator)
         clean = distances * self.plan.distance.scale
         level = self.recipe.levels.draw_mask(self.plan.diffusion, clean.shape[0], generator).to(clean)
         eps = torch.randn(clean.shape, generator=generator).to(clean)

@@ -12,7 +12,17 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.padded import segment_padded
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import LearnedMethod
-from diffatlas_pipeline.methods.drawings import MOST_SLICES, Shown, of_samples, random_drawings, showing, spread
+from diffatlas_pipeline.methods.drawings import (
+    FURTHEST,
+    MOST_SLICES,
+    Shown,
+    displaced,
+    of_samples,
+    random_drawings,
+    showing,
+    spread,
+    with_drawings,
+)
 from diffatlas_pipeline.methods.registry import create_method, default_recipes, recipe_of, training_digest
 from tests.model_files import plan
 
@@ -21,6 +31,10 @@ SHAPE, SMALL = (16, 16, 16), (8, 8, 8)
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def all_of(distances: Tensor) -> Tensor:
+    return torch.ones(len(distances), dtype=torch.bool)
 
 
 def two_boxes(count: int) -> Tensor:
@@ -33,18 +47,18 @@ def two_boxes(count: int) -> Tensor:
 
 def test_what_is_shown_is_true_and_a_part() -> None:
     distances = two_boxes(200)
-    drawings = random_drawings(distances, 1.0, generator())
+    drawings = random_drawings(distances, all_of(distances), generator())
     known = drawings[:, 0] != 0
     assert torch.equal(known, drawings[:, 1] != 0)
     shown = known[:, None].expand_as(distances)
     assert torch.equal((drawings < 0)[shown], (distances < 0)[shown])
     shares = known.flatten(1).float().mean(dim=1)
     assert shares.min() > 0 and shares.max() < 1
-    assert torch.equal(random_drawings(distances, 1.0, generator()), drawings)
+    assert torch.equal(random_drawings(distances, all_of(distances), generator()), drawings)
 
 
 def test_slices_boxes_and_structures_are_shown() -> None:
-    known = random_drawings(two_boxes(300), 1.0, generator())[:, 0] != 0
+    known = random_drawings(two_boxes(300), torch.ones(300).bool(), generator())[:, 0] != 0
     structure = two_boxes(1)[0] < 0
     found = {"slices": 0, "boxes": 0, "structures": 0}
     for one in known:
@@ -63,14 +77,57 @@ def test_slices_boxes_and_structures_are_shown() -> None:
 def test_nothing_is_shown_of_some_samples_and_of_unlabelled_ones() -> None:
     distances = two_boxes(400)
     distances[:100] = torch.nan
-    drawn = (random_drawings(distances, 0.5, generator()) != 0).flatten(1).any(dim=1)
-    assert not drawn[:100].any()
+    network, learnt = with_drawings(nn.Identity(), distances, 0.5, (1.0, 1.0, 1.0), generator())
+    assert isinstance(network, Shown) and not network.drawing.isnan().any()
+    drawn = (network.drawing != 0).flatten(1).any(dim=1)
+    assert not drawn[:100].any() and learnt[:100].isnan().all()
     assert 0.4 < drawn[100:].float().mean() < 0.6
-    assert not random_drawings(distances, 1.0, generator()).isnan().any()
+    assert torch.equal(learnt[100:][~drawn[100:]], distances[100:][~drawn[100:]])
+
+
+def test_most_drawings_are_of_labels_that_the_image_does_not_tell() -> None:
+    """They are what is to be learnt then: drawn voxels have its signs."""
+    distances = balls(100)
+    network, learnt = with_drawings(nn.Identity(), distances, 1.0, (1.0, 1.0, 1.0), generator())
+    same = (learnt == distances).flatten(1).all(dim=1)
+    assert 0.1 < same.float().mean() < 0.4
+    drawn = network.drawing.abs() == 1
+    assert torch.equal((network.drawing < 0)[drawn], (learnt < 0)[drawn])
+    assert with_drawings(nn.Identity(), distances, 0.0, (1.0, 1.0, 1.0), generator())[1] is distances
+
+
+def balls(count: int) -> Tensor:
+    """Signed distances (count, 1, 16, 16, 16) of a ball of radius 5."""
+    away = torch.cartesian_prod(*[torch.arange(16.0) - 7.5] * 3).norm(dim=1).reshape(SHAPE)
+    return ((away - 5) / 5).expand(count, 1, *SHAPE)
+
+
+def test_displaced_labels_stay_shapes_near_the_true_ones() -> None:
+    random = generator()
+    moved = torch.stack([displaced(one, (1.0, 1.0, 1.0), random) for one in balls(60)])
+    off = (moved - balls(60)).abs().flatten(1).amax(dim=1) * 5  # in voxels
+    assert off.min() < 0.5 and 2 < off.max() < 5 * FURTHEST
+    volumes = (moved < 0).flatten(1).sum(dim=1) / (balls(1) < 0).sum()
+    assert volumes.min() > 0.3 and volumes.max() < 2.5 and volumes.mean() == pytest.approx(1, abs=0.15)
+    assert torch.equal(
+        displaced(balls(1)[0], (1.0, 1.0, 1.0), generator()), displaced(balls(1)[0], (1.0, 1.0, 1.0), generator())
+    )
+
+
+def test_displacements_are_as_large_in_space_along_thick_slices_and_none_across_a_plane() -> None:
+    ramp = torch.arange(16.0).reshape(1, 1, 1, 16).expand(1, 16, 16, 16)
+    spacings = ((1.0, 1.0, 1.0), (1.0, 1.0, 4.0))
+    fine, thick = (
+        torch.stack([displaced(ramp, spacing, generator(seed)) - ramp for seed in range(40)])[..., 6:10].std().item()
+        for spacing in spacings
+    )
+    assert thick == pytest.approx(fine / 4, rel=0.35)  # in voxels of 4 mm
+    flat = balls(1)[0][..., 8:9]
+    assert displaced(flat, (1.0, 1.0, 1.0), generator()).shape == flat.shape
 
 
 def test_two_dimensional_patches_are_drawn_by_lines() -> None:
-    known = random_drawings(two_boxes(50)[..., 8:9], 1.0, generator())[:, 0] != 0
+    known = random_drawings(two_boxes(50)[..., 8:9], torch.ones(50).bool(), generator())[:, 0] != 0
     assert all(0 < float(share) < 1 for share in known.flatten(1).float().mean(dim=1))
 
 
