@@ -30,7 +30,8 @@ def given_slices_table(table: pd.DataFrame) -> str:
     counts = [str(name).removeprefix("dice_completed_") for name in table if str(name).startswith("dice_completed_")]
     rows = []
     for _, row in table.iterrows():
-        run = f"{row['protocol']}, {row['training_cases']} cases, `{row['method']}`"
+        across = "XYZ"[int(row["axis"])]
+        run = f"{row['protocol']}, {row['training_cases']} cases, `{row['method']}`, slices across {across}"
         ways = {"completed": f"{run}, completed", "alone": "the same without the drawing", "interpolated": "interpolated"}
         for way, title in ways.items():
             rows.append([title, *(number(row.get(f"dice_{way}_{count}", float("nan")), 3) for count in counts)])
