@@ -15,7 +15,7 @@ from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.planning.measured_on import file_states
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, Plan
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
-from diffatlas_pipeline.preprocessing.store import STORE_VERSION, open_case, write_case
+from diffatlas_pipeline.preprocessing.store import STORE_VERSION, open_case, remove_left_over, write_case
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
 
 _LISTED = 20
@@ -34,6 +34,7 @@ def preprocess_dataset(dataset: RawDataset, plan: Plan, folder: Path, workers: i
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DatasetError(f"{dataset.folder}: cases named twice: {', '.join(twice)}. Rename those in imagesUn.")
+    remove_left_over(folder)
     task = partial(preprocess_case, plan=plan, folder=folder, overwrite=overwrite)
     memory = partial(_memory, plan=plan)
     found = run_cases(task, cases, names, workers, "Preprocessing", memory=memory, kept="Finished cases are kept.")

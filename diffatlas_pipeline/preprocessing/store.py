@@ -12,6 +12,9 @@ import hashlib
 import json
 import math
 import os
+import re
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +31,8 @@ from diffatlas_pipeline.volumes.room import check_room
 STORE_VERSION = 1
 CHUNK = 64  # voxels per axis: a patch touches few chunks, and little is unpacked in vain
 BLOCK = 32
+LEFT_OVER_S = 3600.0
+_HALF_WRITTEN = re.compile(r"\.\d+\..+\.b2nd|\..+\.\d+\.tmp")  # of _write_array and write_text_atomically
 FOREGROUND_POINTS = 512  # per label: enough to spread patches over a structure, small enough to sit in the JSON
 
 
@@ -169,6 +174,14 @@ def open_case(folder: Path, case: str) -> StoredCase:
 def list_stored(folder: Path) -> list[str]:
     """Names of the complete stored cases, sorted."""
     return sorted(path.name[: -len(".json")] for path in (folder / "cases").glob("*.json") if not path.name.startswith("."))
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove half-written files of runs that were killed: those that nobody has written to for an hour."""
+    for path in (folder / "cases").glob(".*"):
+        with suppress(FileNotFoundError):  # another run was faster
+            if _HALF_WRITTEN.fullmatch(path.name) and time.time() - path.stat().st_mtime > LEFT_OVER_S:
+                path.unlink()
 
 
 def _facts_path(folder: Path, case: str) -> Path:

@@ -24,16 +24,19 @@ Element = tuple[tuple[int, int], int, int]  # tag, where the value starts, its l
 
 def begins_as_dicom(path: Path) -> bool:
     """Whether the file ``path`` begins as DICOM files do. Raises ImageError if one of its elements is longer than what
-    is left of the file, and OSError if it cannot be read.
+    is left of the file, or if it does not say how they are written, and OSError if it cannot be read.
 
-    The library that reads the file takes as much memory as an element asks for, up to 4 GiB, before it finds out. What
-    follows an element that is not understood is left to it.
+    The library that reads the file takes as much memory as an element asks for, up to 4 GiB, before it finds out, and
+    keeps it. What follows an element of the data that is not understood is left to it.
     """
     with path.open("rb") as file:
         if file.read(_PREAMBLE)[128:] != b"DICM":
             return False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for (group, element), start, length in _elements(content):
+            syntax, position = _written(content, path)
+            order = ">" if syntax == _BIG_ENDIAN else "<"
+            read = () if syntax in _COMPRESSED else _data_set(content, position, order, explicit=syntax != _IMPLICIT)
+            for (group, element), start, length in read:
                 if start + length > len(content):
                     raise ImageError(
                         f"{path}: is damaged: element ({group:04x},{element:04x}) says that {length:,} bytes follow, but "
@@ -42,21 +45,24 @@ def begins_as_dicom(path: Path) -> bool:
     return True
 
 
-def _elements(content: mmap.mmap) -> Iterator[Element]:
-    """All elements, those within sequences too; an undefined length is given as 0."""
+def _written(content: mmap.mmap, path: Path) -> tuple[bytes, int]:
+    """The transfer syntax, in which all elements after those of group 2 are written, and where they begin."""
     syntax, position = b"", _PREAMBLE
-    while content[position : position + 2] == b"\x02\x00":  # the group that says how the rest is written
-        tag, start, length = found = _explicit(content, position, "<") or ((0, 0), len(content), 0)
-        yield found
+    while content[position : position + 2] == b"\x02\x00":
+        found = _explicit(content, position, "<")
+        if found is None or found[1] + found[2] > len(content):
+            break
+        tag, start, length = found
         position = start + length
         if tag == _SYNTAX:
             syntax = content[start:position].rstrip(b"\0 ")
-    if syntax not in _COMPRESSED:
-        order = ">" if syntax == _BIG_ENDIAN else "<"
-        yield from _data_set(content, position, order, explicit=syntax != _IMPLICIT)
+    if not syntax or content[position : position + 2] == b"\x02\x00":
+        raise ImageError(f"{path}: is damaged: its header ends at byte {position:,}. Export the series again.")
+    return syntax, position
 
 
 def _data_set(content: mmap.mmap, position: int, order: str, explicit: bool) -> Iterator[Element]:
+    """All elements, those within sequences too; an undefined length is given as 0."""
     fragments = False  # within pixel data of undefined length, whose items are bytes and no elements
     while position + 8 <= len(content):
         tag = struct.unpack_from(f"{order}HH", content, position)

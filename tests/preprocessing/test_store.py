@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,14 @@ import pytest
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
-from diffatlas_pipeline.preprocessing.store import CHUNK, FOREGROUND_POINTS, list_stored, open_case, write_case
+from diffatlas_pipeline.preprocessing.store import (
+    CHUNK,
+    FOREGROUND_POINTS,
+    list_stored,
+    open_case,
+    remove_left_over,
+    write_case,
+)
 from tests.factories import make_case, make_plan
 
 
@@ -91,3 +100,19 @@ def test_missing_case_and_broken_facts(tmp_path: Path, arrays: tuple[np.ndarray,
     facts.write_text(facts.read_text()[:100])
     with pytest.raises(UserError, match=r"a\.json"):
         open_case(tmp_path, "a")
+
+
+def test_what_killed_runs_left_half_written_is_removed_when_it_is_old(
+    tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]
+) -> None:
+    image, distances, record = arrays
+    write_case(tmp_path, "a", image, distances, record)
+    stored = {path.name for path in (tmp_path / "cases").iterdir()}
+    for name, hours in ((".123.b.image.b2nd", 2), (".b.json.123.tmp", 2), (".124.c.image.b2nd", 0), (".notes", 2)):
+        path = tmp_path / "cases" / name
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
+    os.utime(tmp_path / "cases" / "a.image.b2nd", (0, 0))
+    remove_left_over(tmp_path)
+    assert {path.name for path in (tmp_path / "cases").iterdir()} == stored | {".124.c.image.b2nd", ".notes"}
+    remove_left_over(tmp_path / "not there")

@@ -110,12 +110,13 @@ def test_truncated_slice_is_an_error(tmp_path):
         read_volume([folder])
 
 
-@pytest.mark.parametrize("content", [b"", bytes(128) + b"DICM"])
-def test_a_last_slice_that_was_lost_is_an_error(tmp_path, content):
+@pytest.mark.parametrize("kept", [0, 132, 400])
+def test_a_last_slice_that_was_lost_is_an_error(tmp_path, kept):
     """The others are evenly spaced without it, so the scan would be shorter without a word."""
     folder = write_series(tmp_path / "case", VALUES)
-    next(folder.glob("*_7.dcm")).write_bytes(content)
-    with pytest.raises(ImageError, match=r"_7\.dcm: is empty or damaged, so the series may lack a slice"):
+    path = next(folder.glob("*_7.dcm"))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ImageError, match=r"_7\.dcm: is (empty or )?damaged"):
         read_volume([folder])
 
 
@@ -134,7 +135,9 @@ def test_a_slice_with_an_absurd_length_is_named_and_the_other_cases_are_listed(t
 def test_stray_files_and_the_index_of_a_disc_are_no_slices(tmp_path):
     folder = write_series(tmp_path / "case", VALUES)
     (folder / "notes.txt").write_text("seen by a reader")
-    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    shutil.copy(next(folder.glob("*_7.dcm")), folder / "DICOMDIR")
+    content = (folder / "DICOMDIR").read_bytes()
+    (folder / "DICOMDIR").write_bytes(content[: content.index(b"\x08\x00")])  # it says how it is written, and no more
     np.testing.assert_allclose(read_volume([folder]).array[0], VALUES)
 
 

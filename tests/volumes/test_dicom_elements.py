@@ -104,7 +104,12 @@ def test_other_files_are_none(tmp_path, content):
     assert not begins_as_dicom(path)
 
 
-def test_a_file_that_ends_after_its_preamble_passes(tmp_path):
-    path = tmp_path / "a.dcm"
-    path.write_bytes(bytes(128) + b"DICM")
-    assert begins_as_dicom(path)
+@pytest.mark.parametrize("start", [132, 134, 138, 145, 158])
+def test_a_header_that_does_not_say_how_the_rest_is_written_is_refused(tmp_path, start):
+    path, content = tmp_path / "a.dcm", Writer(EXPLICIT).file(Writer(EXPLICIT).element(NAME, b"PN", b"Doe^"))
+    path.write_bytes(content[:start])
+    with pytest.raises(ImageError, match=r"a\.dcm: is damaged: its header ends at byte 132"):
+        begins_as_dicom(path)
+    path.write_bytes(content[:136] + b"T" + content[137:])  # of the transfer syntax's element
+    with pytest.raises(ImageError, match="its header ends at byte 132"):
+        begins_as_dicom(path)
