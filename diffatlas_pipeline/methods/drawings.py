@@ -89,7 +89,7 @@ def displaced(distances: Tensor, spacing_mm: Sequence[float], generator: torch.G
     knots = [max(2, math.ceil(n * one / knots_apart)) for n, one in zip(shape, spacing_mm, strict=True)]
     field = torch.randn((1, 3, *knots), generator=generator) * (size * FURTHEST * edge)
     field = interpolate(field, shape, mode="trilinear", align_corners=True)[0]
-    axes = []
+    axes: list[Tensor] = []
     for n, one, shift in zip(shape, spacing_mm, field, strict=True):  # in grid_sample's units an axis goes from -1 to 1
         place = torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
         view = [-1 if axis == len(axes) else 1 for axis in range(3)]
