@@ -11,7 +11,7 @@ from diffatlas_pipeline.errors import ImageError
 
 _PREAMBLE = 132  # bytes before the first element, the last four of them "DICM"
 _IMPLICIT, _BIG_ENDIAN = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.2"
-_COMPRESSED = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.8.1")  # all elements of the file: their lengths are unknown
+_COMPRESSED = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95")  # all elements of the file: their lengths are unknown
 _SYNTAX, _PIXELS = (0x0002, 0x0010), (0x7FE0, 0x0010)
 _ITEMS, _ITEM, _END = 0xFFFE, (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _FIRST_ITEM = b"\xfe\xff\x00\xe0"
