@@ -136,7 +136,7 @@ def _series(folder: Path) -> tuple[tuple[str, ...], set[str]]:
     """
     import SimpleITK as sitk
 
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     slices = {path.name for path in files if begins_as_dicom(path) or path.stat().st_size == 0} - {_INDEX}
     with _quiet():
         return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)), slices

@@ -135,6 +135,7 @@ def test_a_slice_with_an_absurd_length_is_named_and_the_other_cases_are_listed(t
 def test_stray_files_and_the_index_of_a_disc_are_no_slices(tmp_path):
     folder = write_series(tmp_path / "case", VALUES)
     (folder / "notes.txt").write_text("seen by a reader")
+    (folder / ".keep").touch()
     shutil.copy(next(folder.glob("*_7.dcm")), folder / "DICOMDIR")
     content = (folder / "DICOMDIR").read_bytes()
     (folder / "DICOMDIR").write_bytes(content[: content.index(b"\x08\x00")])  # it says how it is written, and no more
