@@ -1,7 +1,7 @@
 """The four methods and the mean atlas on a fixed protocol, through the public commands: one table of the paper's kind.
 
 Without --settings, --methods and --seeds it makes the cells of documentation/benchmarks.md. It goes on after an
-interruption; other methods, settings and seeds are added to the table.
+interruption; other methods, settings and seeds, run on any day and machine, are added to the table.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.contrasts import TEST
 from benchmarks.protocols import PROTOCOLS, prepare
 from benchmarks.raw_data import CARDIAC, HEARTS, HIPPOCAMPUS
-from benchmarks.record import RESULTS, machine, read_rows
-from diffatlas_pipeline.files import write_text_atomically
+from benchmarks.record import RESULTS
+from benchmarks.seeds import keep
+from diffatlas_pipeline.benchmark.paper_table import cells_frame
+from diffatlas_pipeline.benchmark.record import FILE, read_benchmark
 
 ALONE = ("diffatlas", "icf", "icmd", "rba")
 METHODS = ("diffatlas", "diffatlas+atlases", "icf", "icf+atlases", "icmd", "rba")
@@ -26,8 +26,6 @@ ANY_CONTRAST = tuple(f"{method}:any-contrast" for method in LEARNED)
 PAPER, PAPER_ANY_CONTRAST = "diffatlas:paper", "diffatlas:paper-any-contrast"
 SEEDS = (0, 1, 2)
 DEFAULT_TIME = "10m"
-KEYS = ["setting", "method", "recipe"]  # of a row
-MADE = ["date", "cpu", "cores", "torch", "commit"]  # what a row says of how it was made
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,8 @@ def run(
         for cells in wanted:
             do("benchmark", ["-d", str(prepared.number), *words_of(cells), *how])
     finally:
-        if (place / "table.csv").is_file():
-            keep(place / "table.csv", kept)
+        if (place / FILE).is_file():
+            keep(cells_frame(place, read_benchmark(place)), kept)
             print(f"Kept: {kept}")
 
 
@@ -136,24 +134,6 @@ def wanted_cells(
 def words_of(cells: Cells) -> list[str]:
     """``cells`` as DiffAtlas_benchmark is asked for them."""
     return ["--methods", *cells.methods, "--settings", *cells.settings, "--seeds", *map(str, cells.seeds)]
-
-
-def keep(table: Path, kept: Path) -> None:
-    """Put the rows of ``table`` into ``kept``, with what they were made on; an unchanged row stays as it was."""
-    rows = pd.read_csv(table)
-    rows = rows[rows["seeds"] > 0].round({name: 6 if name.startswith(("dice", "nsd")) else 3 for name in rows})
-    rows = rows.assign(**{name: value for name, value in machine().items() if name in MADE})
-    if kept.is_file():
-        before = read_rows(kept)
-        measured = ["seeds", "dice_average", "nsd_average", "seconds_per_case"]
-        known = {tuple(row[KEYS]): row for _, row in before.iterrows()}
-        for index, row in rows.iterrows():
-            old = known.pop(tuple(row[KEYS]), None)
-            if old is not None and old[measured].tolist() == row[measured].tolist():
-                rows.loc[index, MADE] = old[MADE]
-        others = before[[tuple(row[KEYS]) in known for _, row in before.iterrows()]]
-        rows = pd.concat([rows, others], ignore_index=True) if len(others) else rows
-    write_text_atomically(kept, rows.to_csv(index=False, lineterminator="\n"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.comparison import DEFAULT_TIME, KEYS, kept_as
+from benchmarks.comparison import DEFAULT_TIME, kept_as
 from benchmarks.contrasts import TEST
 from benchmarks.feature_tables import (
     foreign_table,
@@ -23,6 +23,7 @@ from benchmarks.feature_tables import (
 from benchmarks.gpu_tables import gpu_checks_table, gpu_dice_table, gpu_speed_table
 from benchmarks.markdown import markdown, number
 from benchmarks.record import RESULTS, ROOT, read_rows
+from benchmarks.seeds import KEYS, over_seeds
 from diffatlas_pipeline.files import write_text_atomically
 
 METHODS = {
@@ -125,7 +126,7 @@ def comparison_tables(name: str, folder: Path = RESULTS) -> str:
     tables = []
     for time, path in times_of(protocol, folder).items():
         title = "" if time == DEFAULT_TIME else f"After {time} of training:\n\n"
-        table = comparison_table(settings, read_rows(path))
+        table = comparison_table(settings, over_seeds(path))
         if table != NOTHING:
             tables.append(title + table)
     return "\n\n".join(tables) or NOTHING
@@ -279,7 +280,9 @@ def table_of(name: str, folder: Path = RESULTS) -> str:
         return comparison_tables(name, folder)
     files, make = TABLES[name]
     paths = [folder / file for file in files]
-    return make(*map(read_rows, paths)) if all(path.exists() for path in paths) else NO_GPU if name in GPU_PAGE else NOTHING
+    if not all(path.exists() for path in paths):
+        return NO_GPU if name in GPU_PAGE else NOTHING
+    return make(*(over_seeds(path) if path.name.startswith("comparison_") else read_rows(path) for path in paths))
 
 
 def with_tables(page: Path) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from benchmarks import comparison, tables
 from benchmarks.protocols import PROTOCOLS, Prepared
-from benchmarks.record import read_rows
+from benchmarks.seeds import over_seeds
 from diffatlas_pipeline.benchmark.choices import MethodChoice
 from tests.measuring.small_task import use_lists, write_task
 
@@ -30,7 +29,7 @@ def kept(protocol: str) -> dict[tuple[str, str], int]:
     """How many seeds were run, of all but the mean atlas, which every benchmark adds."""
     found: dict[tuple[str, str], int] = {}
     for path in tables.times_of(protocol).values():
-        for row in read_rows(path).itertuples():
+        for row in over_seeds(path).itertuples():
             number = re.sub(r":Dataset0*(\d+)_\w+", r":\1", row.setting)
             method = MethodChoice(row.method, row.recipe).text
             if method != "mean":
@@ -68,25 +67,6 @@ def test_what_is_named_alone_is_run_with_the_rest_of_the_defaults(monkeypatch: p
     assert words[words.index("--splits-file") + 1] == "s.json" and words[words.index("--max-time") + 1] == "10m"
 
 
-def table(path: Path, *rows: tuple[str, float, int]) -> Path:
-    columns = ["method", "dice_average", "seeds"]
-    frame = pd.DataFrame(rows, columns=columns).assign(setting="full", recipe="default", nsd_average=0.5, seconds_per_case=1.0)
-    frame.to_csv(path, index=False)
-    return path
-
-
-def test_a_row_says_what_it_was_made_on_and_rows_of_other_runs_stay(tmp_path: Path) -> None:
-    kept = tmp_path / "kept.csv"
-    comparison.keep(table(tmp_path / "table.csv", ("icf", 0.51234567, 1), ("rba", 0.5, 1), ("icmd", 0.4, 0)), kept)
-    first = read_rows(kept)
-    assert first["method"].tolist() == ["icf", "rba"], "what has not been run is no row"
-    assert first["cpu"].all() and first["date"].str.match(r"\d{4}-\d\d-\d\d").all()
-    first.assign(date="2020-01-01").to_csv(kept, index=False)
-    comparison.keep(table(tmp_path / "table.csv", ("icf", 0.51234567, 1), ("diffatlas", 0.6, 1)), kept)
-    dates = read_rows(kept).set_index("method")["date"]
-    assert dates["icf"] == dates["rba"] == "2020-01-01" < dates["diffatlas"] and len(dates) == 3
-
-
 @pytest.mark.slow
 def test_a_small_protocol_is_run_by_the_real_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_task(tmp_path / "Task04_Hippocampus")
@@ -94,7 +74,7 @@ def test_a_small_protocol_is_run_by_the_real_commands(tmp_path: Path, monkeypatc
     options = ["--workspace", str(tmp_path / "w"), "--results", str(tmp_path), "--data", str(tmp_path)]
     settings = ["2-shot", "zero-shot-unadapted:41@2-shot"]
     comparison.main(["hippocampus", "--settings", *settings, "--seeds", "0", "1", "--methods", "mean", *options])
-    rows = read_rows(tmp_path / "comparison_hippocampus.csv").set_index(["setting", "method"])
+    rows = over_seeds(tmp_path / "comparison_hippocampus.csv").set_index(["setting", "method"])
     assert rows["seeds"].tolist() == [1] * 2, "both seeds have the same training cases, so nothing differs between them"
     own, inverted = rows.loc["2-shot"], rows.loc["zero-shot-unadapted:Dataset041_HippocampusInverted@2-shot"]
     assert own.loc["mean", "dice_average"] > 0, "the balls lie about the same"

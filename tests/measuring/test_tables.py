@@ -10,6 +10,7 @@ import pytest
 from benchmarks import tables
 from benchmarks.protocols import PROTOCOLS
 from benchmarks.record import RESULTS, append_row, read_rows
+from benchmarks.seeds import over_seeds
 
 
 @pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
@@ -48,7 +49,7 @@ def test_every_measured_cell_of_the_comparisons_is_on_the_page() -> None:
     for protocol in PROTOCOLS:
         columns = {column for of, columns in tables.COLUMNS.values() if of == protocol for column in columns}
         for path in tables.times_of(protocol).values():
-            table = read_rows(path)
+            table = over_seeds(path)
             assert {*table["setting"]} <= columns
             assert {*zip(table["method"], table["recipe"], strict=True)} <= {*tables.METHODS}
 
