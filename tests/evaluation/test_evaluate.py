@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from diffatlas_pipeline import parallel
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, find_labels, read_labels_json
@@ -63,6 +70,32 @@ def test_known_scores_per_case_label_and_mean(folders: tuple[Path, Path], tmp_pa
 def test_workers_do_not_change_the_result(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffatlas_pipeline.parallel.WORTH_WORKERS_S", 0.0)
     pd.testing.assert_frame_equal(evaluate_folders(*folders, workers=2).cases, evaluate_folders(*folders).cases)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells that a process is stopped")
+@pytest.mark.parametrize(("sent", "said"), [(signal.SIGSTOP, "stopped"), (signal.SIGKILL, "killed")])
+def test_a_lost_worker_is_named_with_its_case(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, said: str
+) -> None:
+    """The first process to be started is lost: at least one case, and none is left running."""
+    monkeypatch.setattr(parallel, "WORTH_WORKERS_S", 0.0)
+    monkeypatch.setattr(parallel, "LOOK_S", 0.1)
+    hit = threading.Thread(target=_send_to_first_child, args=(sent,))
+    hit.start()
+    began = time.monotonic()
+    with pytest.raises(DatasetError, match=rf"^[bc]: .*{said}.* again\.|^[bc]: .*{said}.*fewer `workers`"):
+        evaluate_folders(*folders, workers=2)
+    hit.join()
+    assert time.monotonic() - began < 60
+    assert not multiprocessing.active_children()
+
+
+def _send_to_first_child(sent: signal.Signals) -> None:
+    deadline = time.monotonic() + 30
+    while not (children := multiprocessing.active_children()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(children[0].pid or 0, sent)
 
 
 def test_another_file_format_is_paired(folders: tuple[Path, Path]) -> None:

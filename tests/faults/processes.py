@@ -28,6 +28,14 @@ def run(command: str, *words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def run_module(module: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a Python module of this repository to its end."""
+    line = [sys.executable, "-m", module, *(str(word) for word in words)]
+    return subprocess.run(
+        line, cwd=Path(__file__).parents[2], env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=LIMIT_S
+    )
+
+
 def killed_after(seconds: float, command: str, *words: object, alone: bool = False) -> bool:
     """Start a command and kill it after so many seconds, with all its processes or ``alone``: then the others have to
     end by themselves. False if it had ended by then.

@@ -38,6 +38,7 @@ PROMISES = (
             "test_bad_cases_are_listed_together_and_the_others_done",
             "a worker process is killed": "test_parallel::test_cases_after_a_killed_one_are_done",
             "a worker process is stopped (SIGSTOP)": "test_parallel::test_a_stopped_worker_is_named_and_ended",
+            "one is stopped or killed while evaluating": "evaluation/test_evaluate::test_a_lost_worker_is_named_with_its_case",
             "a worker process does not end": "test_parallel::test_a_slow_worker_is_named_and_ended_and_others_go_on",
         },
     ),
@@ -58,6 +59,7 @@ PROMISES = (
             "kill -9 while preprocessing": "faults/test_kills::test_killed_while_preprocessing",
             "kill -9 while training": "faults/test_kills::test_killed_while_training",
             "kill -9 while predicting": "faults/test_kills::test_killed_while_predicting",
+            "kill -9 while a checkpoint is written": "faults/test_checkpoint_kills::test_killed_while_a_checkpoint_is_written",
             "SIGTERM while training": "training/test_job::test_sigterm_ends_with_a_checkpoint_from_which_it_goes_on",
             "SIGTERM between training and validation": "training/test_job::"
             "test_sigterm_in_the_last_step_ends_it_after_the_fold_is_written",
