@@ -19,6 +19,9 @@ COMMANDS = {
     "DiffAtlas_report": "report",
     "DiffAtlas_quickstart": "quickstart",
     "DiffAtlas_convert": "convert",
+    "DiffAtlas_info": "info",
+    "DiffAtlas_export_model": "export_model",
+    "DiffAtlas_install_model": "install_model",
 }
 
 TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "playwright>=1.49"]

@@ -14,12 +14,24 @@ if TYPE_CHECKING:
     from diffatlas_pipeline.api.evaluation import evaluate
     from diffatlas_pipeline.api.model import load_model
     from diffatlas_pipeline.api.preparation import plan_and_preprocess
+    from diffatlas_pipeline.api.sharing import export_model, install_model
     from diffatlas_pipeline.api.training import train
 
 __version__ = "0.1.0"
-__all__ = ["UserError", "__version__", "evaluate", "load_model", "plan_and_preprocess", "train"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "evaluate",
+    "export_model",
+    "install_model",
+    "load_model",
+    "plan_and_preprocess",
+    "train",
+]
 _PLACES = {  # modules of the room api
     "evaluate": "evaluation",
+    "export_model": "sharing",
+    "install_model": "sharing",
     "load_model": "model",
     "plan_and_preprocess": "preparation",
     "train": "training",

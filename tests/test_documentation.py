@@ -34,6 +34,7 @@ PLAN_PAGE = ROOT / "documentation" / "reference" / "plan.md"
 RECIPES_PAGE = ROOT / "documentation" / "reference" / "recipes.md"
 COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
 CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
+SHARING_PAGE = ROOT / "documentation" / "reference" / "sharing.md"
 COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
 VARIABLES = {"DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"}
 OTHERS_OPTIONS = {"--time", "--gres", "--array"}  # of other programs that pages mention by name
@@ -172,7 +173,11 @@ MINIMAL: dict[str, list[list[str]]] = {
     "DiffAtlas_benchmark": [["-d", "1"]],
     "DiffAtlas_report": [["-p", "a"]],
     "DiffAtlas_quickstart": [[]],
+    "DiffAtlas_info": [[]],
+    "DiffAtlas_export_model": [["-o", "model.zip"]],
+    "DiffAtlas_install_model": [["model.zip"]],
 }
+SHARING = ("DiffAtlas_info", "DiffAtlas_export_model", "DiffAtlas_install_model")
 
 
 def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
@@ -188,7 +193,7 @@ def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
 
 def documented_options(command: str, converter: str | None) -> set[str]:
     """The options in the tables of the reference's section of a command or converter."""
-    page = CONVERT_PAGE if converter else COMMANDS_PAGE
+    page = CONVERT_PAGE if converter else SHARING_PAGE if command in SHARING else COMMANDS_PAGE
     section = page.read_text(encoding="utf-8").split(f"\n## {converter or command}\n")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`-[^|]*) \|", section, flags=re.MULTILINE)
     return {option for cell in cells for option in re.findall(r"`(-[^`]+)`", cell)}

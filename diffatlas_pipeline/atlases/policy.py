@@ -52,7 +52,10 @@ def choose_use(
     if with_atlases and not learned:
         raise UserError(f"`with_atlases`: {predictor.method.name} has no network to average with. Leave it out.")
     if not atlases and (with_atlases or adapt_contrast in ("atlases", "curve")):
-        raise UserError("The model keeps no training scans to register. Train it again, or leave out the option.")
+        raise UserError(
+            "The model keeps no training scans to register. Leave out the option, train it again, or ask who packed it to pack "
+            "them, too."
+        )
     warnings: tuple[str, ...] = ()
     adapt = adapt_contrast
     if adapt == "auto":

@@ -19,7 +19,8 @@ from diffatlas_pipeline.machine import default_workers
 
 TERMINATED = 128 + signal.SIGTERM
 SCRIPTS = {
-    name: f"DiffAtlas_{name}" for name in ("plan_and_preprocess", "train", "predict", "evaluate", "report", "benchmark")
+    name: f"DiffAtlas_{name}"
+    for name in ("plan_and_preprocess", "train", "predict", "evaluate", "report", "benchmark", "export_model", "install_model")
 } | {"load_model": "DiffAtlas_predict"}
 _LEADING = {"plan_and_preprocess": "-d"}  # an argument by position in Python, an option on the command line
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.files import drive_fault
 from diffatlas_pipeline.models.folder import PLANS, ModelFolder
+from diffatlas_pipeline.models.package import check_content, read_manifest
 
 MOST_BYTES = 8 * 2**30  # unpacked: a model with its atlases has a hundredth of that
 
@@ -18,12 +19,19 @@ MOST_BYTES = 8 * 2**30  # unpacked: a model with its atlases has a hundredth of 
 class UnpackedModel:
     """The model folder in a zip file, unpacked to a temporary folder that goes with this object.
 
-    The zip holds the content of a model folder, or that folder itself. ModelError if it is damaged, holds no model, or
-    a name in it leads out of the folder.
+    The zip holds the content of a model folder, or that folder itself. ``manifest`` lists what was packed; None for a
+    zip that was made by hand. ModelError if it is damaged, is not what was packed, holds no model, or has a name that
+    leads out of the folder.
     """
 
     def __init__(self, archive: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="diffatlas_model_")
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="diffatlas_model_")
+        except OSError as error:
+            raise ModelError(
+                f"{archive}: there is no folder to unpack it to ({error}). Make room in the temporary folder, or set TMPDIR to "
+                "another one."
+            ) from error
         root = Path(self._folder.name)
         try:
             with zipfile.ZipFile(archive) as packed:
@@ -33,6 +41,7 @@ class UnpackedModel:
                     raise ModelError(
                         f"{archive}: unpacks to more than {MOST_BYTES / 2**30:.0f} GB, so it is no model. Do not use it."
                     )
+                self.manifest = read_manifest(packed, archive)
                 packed.extractall(root)
         except OSError as error:
             told = drive_fault(error)
@@ -42,6 +51,8 @@ class UnpackedModel:
             ) from error
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
             raise ModelError(f"{archive}: cannot be unpacked ({error}). Copy it again.") from error
+        if self.manifest is not None:
+            check_content(self.manifest, root, archive)
         found = sorted(root.glob(PLANS)) or sorted(root.glob(f"*/{PLANS}"))
         if len(found) != 1:
             raise ModelError(f"{archive}: holds {len(found)} models ({PLANS}), but one is needed. Pack one model folder.")

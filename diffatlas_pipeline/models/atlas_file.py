@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
-from diffatlas_pipeline.registration.atlas import Atlas, pack, unpack
+from diffatlas_pipeline.registration.atlas import Atlas, names_of, pack, unpack
 
 FILE = "atlases.safetensors"
 OLD_FILE = "references.safetensors"  # its name up to release 0.1
@@ -27,7 +28,7 @@ def read_atlases(folder: Path) -> tuple[Atlas, ...]:
 
     ValueError naming the file if it is damaged.
     """
-    path = next((folder / name for name in (FILE, OLD_FILE) if (folder / name).is_file()), None)
+    path = _path(folder)
     if path is None:
         return ()
     try:
@@ -38,3 +39,19 @@ def read_atlases(folder: Path) -> tuple[Atlas, ...]:
     if not atlases:
         raise ValueError(f"{path}: damaged (it does not hold images with their distances)")
     return atlases
+
+
+def count_atlases(folder: Path) -> int:
+    """How many there are, by the names in the file alone. ValueError naming the file if it is damaged."""
+    path = _path(folder)
+    if path is None:
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            return len(names_of(file.keys()))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from error
+
+
+def _path(folder: Path) -> Path | None:
+    return next((folder / name for name in (FILE, OLD_FILE) if (folder / name).is_file()), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,11 +36,15 @@ def pack(atlas: Atlas) -> dict[str, np.ndarray]:
     return {_IMAGE + atlas.name: atlas.image, _DISTANCES + atlas.name: atlas.distances, **frame}
 
 
+def names_of(arrays: Iterable[str]) -> list[str]:
+    """The atlases that were packed into arrays of these names, in order."""
+    return sorted(name.removeprefix(_IMAGE) for name in arrays if name.startswith(_IMAGE))
+
+
 def unpack(arrays: Mapping[str, np.ndarray]) -> tuple[Atlas, ...]:
     """The atlases that were packed into ``arrays``, in the order of their names. ValueError if one is incomplete."""
-    names = sorted(name.removeprefix(_IMAGE) for name in arrays if name.startswith(_IMAGE))
     atlases = []
-    for name in names:
+    for name in names_of(arrays):
         image, distances = arrays[_IMAGE + name], arrays.get(_DISTANCES + name)
         if distances is None or image.ndim != 4 or distances.ndim != 4 or distances.shape[1:] != image.shape[1:]:
             raise ValueError(f"atlas {name} is incomplete, or its distances are not on the grid of its image")

@@ -94,6 +94,8 @@ PROMISES = (
             "while evaluating": "faults/test_full_disks::test_while_evaluating",
             "in the middle of an image": "faults/test_full_disks::test_while_writing_an_image",
             "a read-only disk": "faults/test_full_disks::test_a_read_only_disk_is_said",
+            "a full temporary folder": "faults/test_full_disks::test_a_full_temporary_folder_is_said",
+            "the same while training": "faults/test_full_disks::test_a_training_needs_no_temporary_folder",
             "too little shared memory, as in a container": "faults/test_full_disks::test_too_little_shared_memory_is_said",
         },
     ),
@@ -137,6 +139,9 @@ PROMISES = (
             "a training that diverges": "training/test_loop::test_divergence_is_an_error_not_a_silent_nan",
             "other scans before it, another name": "inference/test_predictor::"
             "test_a_scan_does_not_depend_on_the_others_but_on_seed_and_content",
+            "bfloat16 instead of float32: a Dice of 0.98 and more between the two": "inference/test_precisions::"
+            "test_precisions_agree",
+            "several windows at a time": "inference/test_precisions::test_windows_at_a_time_do_not_matter",
             "fifty scans in one process": "faults/test_growth::test_memory_does_not_grow_with_the_scans",
         },
     ),

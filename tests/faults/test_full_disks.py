@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,31 @@ def test_too_little_shared_memory_is_said(workspace: Path, tmp_path: Path) -> No
     done = on_small_disk(tmp_path, "\n".join(lines), Path("/dev/shm"), 64)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "/dev/shm has 0.1 MB free" in done.stdout and "Give the container more" in done.stdout, done.stdout
+
+
+def with_full_temporary_folder(tmp_path: Path, command: str, words: list[str], left: int) -> tuple[int, str]:
+    """Run a command where TMPDIR names a disk with so many bytes ``left``: exit code, and all that was said."""
+    place = tmp_path / "temporary"
+    lines = ["import os", f"place = {str(place)!r}", "os.environ['TMPDIR'] = place"]
+    lines += ["free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize"]
+    lines += [f"open(place + '/filler', 'wb').write(b'x' * (free - {left}))"]
+    lines += [f"from diffatlas_pipeline.commands import {command}", "if __name__ == '__main__':"]
+    done = on_small_disk(tmp_path, "\n".join([*lines, f"    {command}.main({words!r})"]), place, 200)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_full_temporary_folder_is_said(workspace: Path, tmp_path: Path) -> None:
+    model = workspace / "results" / "Dataset007_Balls" / "diffatlas__default"
+    archive = shutil.make_archive(str(tmp_path / "model"), "zip", model)
+    scans = workspace / "raw" / "Dataset007_Balls" / "imagesTr"
+    words = ["-i", str(scans), "-o", str(tmp_path / "out"), "-m", archive, "--device", "cpu"]
+    code, said = with_full_temporary_folder(tmp_path, "predict", words, left=20_000)
+    assert code == 2 and "model.zip: cannot be unpacked to" in said and "set TMPDIR" in said, said
+    assert not list((tmp_path / "out").glob("*.nii.gz")) and len(list(model.rglob("*.safetensors"))) == 1
+
+
+def test_a_training_needs_no_temporary_folder(workspace: Path, tmp_path: Path) -> None:
+    words = ["7", "fold2", "--iterations", "2", "--device", "cpu", "--workers", "1", "--no-validation", "--overwrite"]
+    code, said = with_full_temporary_folder(tmp_path, "train", [*words, "--workspace", str(workspace)], left=0)
+    assert code == 0, said
