@@ -1,9 +1,13 @@
-"""What this computer has to spare: cores and memory."""
+"""What this computer has to spare: cores, memory, and a place for sockets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 PROC, CGROUP, SHARED = Path("/proc"), Path("/sys/fs/cgroup"), Path("/dev/shm")
@@ -52,6 +56,37 @@ def shared_memory_bytes(place: Path = SHARED) -> int | None:
     except (AttributeError, OSError):
         return None
     return found.f_bavail * found.f_frsize
+
+
+def folder_for_sockets(others: Sequence[str] = ("/tmp",)) -> str | None:
+    """A folder in which processes can open a socket to one another: the temporary folder, or one of ``others``.
+
+    A socket's name may have about a hundred bytes, so a folder with a long name cannot be used, nor one that cannot be
+    written. None if there is none at all; where the system has no such sockets, any folder does.
+    """
+    try:
+        usual = [tempfile.gettempdir()]
+    except OSError:  # it can write nowhere
+        usual = []
+    if not hasattr(socket, "AF_UNIX"):
+        return usual[0] if usual else None
+    return next((folder for folder in (*usual, *others) if _can_hold_a_socket(folder)), None)
+
+
+def _can_hold_a_socket(folder: str) -> bool:
+    """Tried with a name as long as that of Python's own ("pymp-" and "listener-", each with eight letters)."""
+    try:
+        own = tempfile.mkdtemp(prefix="pymp-", dir=folder)
+    except OSError:
+        return False
+    try:
+        with closing(socket.socket(socket.AF_UNIX)) as tried:
+            tried.bind(str(Path(own) / "listener-12345678"))
+    except OSError:
+        return False
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    return True
 
 
 def _meminfo(path: Path) -> int | None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from diffatlas_pipeline import machine as _machine
-from diffatlas_pipeline.machine import available_bytes
+from diffatlas_pipeline.machine import available_bytes, folder_for_sockets
 
 GB = 10**9
 
@@ -73,3 +74,16 @@ def test_this_computer() -> None:
     memory = available_bytes()
     assert memory is None or memory > 0
     assert 1 <= _machine.default_workers() <= _machine.usable_cores()
+
+
+def test_sockets_lie_in_the_temporary_folder_or_where_their_names_are_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        assert folder_for_sockets() == short and not [*Path(short).iterdir()]
+        long = Path(short) / ("x" * 100)
+        long.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(long))
+        assert folder_for_sockets() == "/tmp" and folder_for_sockets(others=(short,)) == short
+        assert folder_for_sockets(others=(str(tmp_path / "not there"),)) is None and not [*long.iterdir()]

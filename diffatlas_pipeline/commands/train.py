@@ -15,7 +15,12 @@ def main(argv: list[str] | None = None) -> None:
         "DiffAtlas_train 001 fold0 --max-time 30m",
     )
     parser.add_argument("dataset", help="data set number, name or path")
-    parser.add_argument("fold", nargs="?", help="fold0 ... fold4 (or 0 ... 4), all, or a split named in splits.json")
+    parser.add_argument(
+        "fold",
+        nargs="?",
+        help="fold0 ... fold4 (or 0 ... 4), all-folds for each of them, all for one model of all "
+        "cases, or a split named in splits.json",
+    )
     parser.add_argument(
         "--recipe",
         default="default",
@@ -59,6 +64,13 @@ def main(argv: list[str] | None = None) -> None:
         help="keep what the teacher's registration finds in this folder, and use what is there: for several seeds",
     )
     parser.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="MODEL",
+        help="begin with the weights of this trained model (a folder, a zip file, or the folder of one fold) instead of random "
+        "ones; labels are matched by name",
+    )
+    parser.add_argument(
         "--splits-file", type=Path, metavar="FILE", help="use the splits of this JSON file instead of the planned ones"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: %(default)s)")
@@ -80,7 +92,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.split and arguments.fold and arguments.split != arguments.fold:
         raise UserError(f"The argument '{arguments.fold}' and --split {arguments.split} name two splits. Give one of them.")
 
-    from diffatlas_pipeline.training.job import run_training
+    from diffatlas_pipeline.training.cross_validation import run_trainings
     from diffatlas_pipeline.training.options import TrainingOptions
     from diffatlas_pipeline.training.schedule import seconds_of
 
@@ -99,6 +111,7 @@ def _train(arguments: argparse.Namespace) -> None:
         num_unlabelled=arguments.num_unlabelled,
         teacher=arguments.teacher,
         registrations=arguments.registrations,
+        init_from=arguments.init_from,
         seed=arguments.seed,
         device=arguments.device,
         workers=arguments.workers,
@@ -107,7 +120,11 @@ def _train(arguments: argparse.Namespace) -> None:
         validation=not arguments.no_validation,
         overwrite=arguments.overwrite,
     )
-    made = run_training(options, _common.workspace_of(arguments))
+    first, *others = run_trainings(options, _common.workspace_of(arguments))
+    if others:
+        print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {first.model} (it averages all folds)")
+        return
+    made = first
     if made.was_trained:
         print(f"{made.model / made.fold} is trained already. Use --overwrite to train it again.")
         print("Next: DiffAtlas_predict -i INPUT -o OUTPUT")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.data.batches import Batch, BatchStream, Unlabelled
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.machine import SHARED, shared_memory_bytes
+from diffatlas_pipeline.machine import SHARED, folder_for_sockets, shared_memory_bytes
 from diffatlas_pipeline.parallel import LOOK_S, StoppedProcesses, end_with_parent, start_tracker, unguarded_script
 from diffatlas_pipeline.planning.plan import Plan
 
@@ -167,9 +168,15 @@ def training_batches(
 
 
 def _workers_with_room(workers: int, plan: Plan) -> int:
-    """``workers``, or 0 with a warning where the memory that processes share does not hold their batches: one that does
-    not fit is lost without a word, and waited for.
+    """``workers``, or 0 with a warning where they could not hand over their batches, which would be lost without a word
+    and waited for: the memory that processes share is too small, or they cannot open sockets to one another.
     """
+    if workers and folder_for_sockets() is None:
+        console.warn(
+            "Processes cannot open a socket in the temporary folder (TMPDIR) or in /tmp. Batches are made by the training "
+            "itself, which is slower. Set TMPDIR to a folder with a short name that can be written."
+        )
+        return 0
     voxels = plan.training.batch_size * math.prod(plan.patch_size) * (len(plan.channels) + len(plan.dataset.labels))
     needed, free = 4 * voxels * workers * (PREFETCHED + 1), shared_memory_bytes()
     if free is None or needed <= free:
@@ -217,5 +224,6 @@ def _deaf_children() -> Iterator[None]:
 def _start_worker(_: int) -> None:
     """One thread: the other cores are the training's, or other workers'. It ends with the training."""
     end_with_parent()
+    tempfile.tempdir = folder_for_sockets()  # through which torch hands over batches
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)

@@ -164,6 +164,28 @@ class LearnedMethod(Method):
     def build_network(self) -> nn.Module:
         """A fresh network with this method's channels."""
 
+    @property
+    @abstractmethod
+    def input_names(self) -> tuple[str, ...]:
+        """What each channel that its network sees is: "image CT", "mask liver", "drawn liver"."""
+
+    @property
+    @abstractmethod
+    def output_names(self) -> tuple[str, ...]:
+        """What each channel that its network puts out is."""
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        return tuple(f"image {channel}" for channel in self.plan.dataset.channels)
+
+    @property
+    def mask_names(self) -> tuple[str, ...]:
+        return tuple(f"mask {label.name}" for label in self.plan.dataset.labels)
+
+    @property
+    def drawn_names(self) -> tuple[str, ...]:
+        return tuple(f"drawn {label.name}" for label in self.plan.dataset.labels) if self.given_labels else ()
+
     @abstractmethod
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """The loss of a batch: ``image`` (B, C, X, Y, Z) in [-1, 1], ``distances`` (B, K, X, Y, Z) in units of tau."""

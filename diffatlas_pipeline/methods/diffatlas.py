@@ -87,6 +87,14 @@ class DiffAtlas(GeneratingMethod):
     def unlabelled_fraction(self) -> float:
         return self.recipe.unlabelled_fraction
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return (*self.image_names, *self.mask_names, *self.drawn_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return (*self.image_names, *self.mask_names)
+
     def build_network(self) -> nn.Module:
         channels = len(self.plan.channels) + len(self.plan.dataset.labels)
         return build_network(self.plan.network, channels + self.drawn_channels, channels)

@@ -33,6 +33,14 @@ class FeedForward(LearnedMethod):
     recipe_type = FeedForwardRecipe
     recipes: ClassVar = {"default": FeedForwardRecipe()}
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return (*self.image_names, *self.drawn_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("background", *self.mask_names)
+
     def build_network(self) -> nn.Module:
         inputs = len(self.plan.channels) + self.drawn_channels
         return build_network(self.plan.network, inputs, 1 + len(self.plan.dataset.labels), levels=False)

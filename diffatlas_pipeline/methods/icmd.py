@@ -59,6 +59,14 @@ class MaskDiffusion(LearnedMethod):
         super().__init__(plan, recipe)
         self.denoiser = Denoiser(self.recipe.objective)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return (*self.image_names, *self.mask_names, *self.drawn_names)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.mask_names
+
     def build_network(self) -> nn.Module:
         labels = len(self.plan.dataset.labels)
         return build_network(self.plan.network, len(self.plan.channels) + labels + self.drawn_channels, labels)

@@ -122,7 +122,7 @@ def _contents(model: ModelFolder, folds: Sequence[str], training_scans: bool, li
                 told = json.loads((folder / name).read_text(encoding="utf-8"))
                 yield f"{fold}/{name}", _json(told if training_scans else _numbered(told))
         if scores := read_scores(folder / SCORES):
-            kept = {key: scores[key] for key in ("labels", "mean", "tolerance_mm") if key in scores}
+            kept: dict[str, Any] = {key: scores[key] for key in ("labels", "mean", "tolerance_mm") if key in scores}
             yield f"{fold}/{SCORES.as_posix()}", _json(kept)
         if training_scans and (folder / ATLASES).is_file():
             yield f"{fold}/{ATLASES}", (folder / ATLASES).read_bytes()

@@ -34,6 +34,7 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.training.cases import FoldCases, cases_of_fold, check_any_contrast, whole_cases
 from diffatlas_pipeline.training.checkpoints import remove_checkpoints
 from diffatlas_pipeline.training.fit import fit
+from diffatlas_pipeline.training.initial_weights import InitialWeights, initial_weights, read_initial_fold
 from diffatlas_pipeline.training.loop import Run, Trained
 from diffatlas_pipeline.training.options import TrainingOptions
 from diffatlas_pipeline.training.pseudo_labels import UnlabelledScans, choose_scans, remove_pseudo_labels
@@ -66,6 +67,7 @@ class Job:
     scans: UnlabelledScans
     device: torch.device
     model: ModelFolder
+    initial: InitialWeights | None = None
 
     @property
     def folder(self) -> Path:
@@ -91,6 +93,7 @@ class Job:
             "max_time_s": self.duration.seconds,
             "training_cases": list(self.cases.training),
             **self.scans.settings(self.source),
+            **({"init_from": self.initial.digest} if self.initial else {}),
             "plan": training_digest(self.plan, self.options.method, self.options.recipe),
         }
 
@@ -162,7 +165,14 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
         check_any_contrast(source, cases.training, plan)
     model = ModelFolder(ModelFolder.location(workspace, source.name, options.method, options.recipe))
     scans = choose_scans(options, method, model, source, cases)
-    return Job(options, source, plan, method, cases, scans, device, model)
+    initial = None if options.init_from is None else _initial(options.init_from, method, options.seed)
+    return Job(options, source, plan, method, cases, scans, device, model, initial)
+
+
+def _initial(path: Path, method: Method, seed: int) -> InitialWeights:
+    if not isinstance(method, LearnedMethod):
+        raise UserError(f"`init_from`: {method.name} has no network that could begin with weights. Leave it out.")
+    return initial_weights(method, read_initial_fold(path), seed)
 
 
 def read_plan(source: Path) -> Plan:
@@ -188,6 +198,8 @@ def _train(job: Job) -> bool:
     unlabelled, labelling_s = job.scans.make_ready(job.source, job.folder, job.method, options, job.device)
     if unlabelled:
         console.say(f"{len(unlabelled.cases)} unlabelled scans are {unlabelled.fraction:.0%} of what it sees.")
+    if job.initial:
+        console.say(f"Begins with {options.init_from}: {job.initial.said}")
     if not job.cases.validation:
         console.say("No validation case: the log will hold no validation Dice.")
     trained = _fit(job, settings, unlabelled)
@@ -218,7 +230,16 @@ def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:
     duration = job.duration
     return fit(
         job.method,
-        Run(job.folder, duration, options.seed, job.device, settings, options.precision, options.compile),
+        Run(
+            job.folder,
+            duration,
+            options.seed,
+            job.device,
+            settings,
+            options.precision,
+            options.compile,
+            initial=None if job.initial is None else job.initial.state,
+        ),
         lambda first: training_batches(
             source,
             training,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,8 @@ Validation = Callable[[nn.Module], dict[str, float]]
 @dataclass(frozen=True)
 class Run:
     """One training: where it writes, for how long, on what. ``settings`` are remembered and compared on resuming;
-    without ``checkpoints`` it cannot be resumed, and loses no time to writing them.
+    without ``checkpoints`` it cannot be resumed, and loses no time to writing them. It begins with the weights
+    ``initial``, with fresh ones if None.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Run:
     compile: bool = False
     quiet: bool = False
     checkpoints: bool = True
+    initial: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,12 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
     """
     torch.manual_seed(run.seed)
     plan = method.plan.training
-    state = TrainingState(method.build_network(), plan, run.seed, run.device)
+    network = method.build_network() if run.initial is None else method.restore(run.initial)
+    state = TrainingState(network, plan, run.seed, run.device)
     done = _resume(run, state)
     log = TrainingLog(run.folder, done.iteration)
-    network = _compiled(state.network) if run.compile else state.network
-    stepper = _Stepper(method, state, network, run.device, done.precision or run.precision)
+    compiled = _compiled(state.network) if run.compile else state.network
+    stepper = _Stepper(method, state, compiled, run.device, done.precision or run.precision)
     clock = _Clock(done.elapsed_s)
     iteration, saved_s = done.iteration, done.elapsed_s
     progress = run.duration.progress(iteration, saved_s)

@@ -11,7 +11,8 @@ class TrainingOptions:
     """What to train: ``fold`` of ``dataset`` (number, name or path), and how; see :func:`diffatlas_pipeline.train`.
 
     ``max_time_s`` in seconds; None for it and ``iterations``: as planned. ``any_contrast`` asks for the recipe that is
-    ``recipe`` with synthetic contrasts, ``given_labels`` for the one that also learns to complete drawings.
+    ``recipe`` with synthetic contrasts, ``given_labels`` for the one that also learns to complete drawings. It begins
+    with the weights of the model ``init_from``.
     """
 
     dataset: str
@@ -27,6 +28,7 @@ class TrainingOptions:
     unlabelled_from: str | None = None
     num_unlabelled: int | None = None
     teacher: str | None = None
+    init_from: Path | None = None
     registrations: Path | None = None
     seed: int = 0
     device: str = "auto"

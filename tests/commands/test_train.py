@@ -87,6 +87,26 @@ def test_a_model_of_any_contrast_needs_no_registration(
 
 
 @pytest.mark.slow
+def test_all_folds_are_trained_and_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three cases make three folds. What is trained is left as it is, and mistakes are told before the first begins."""
+    write_dataset(tmp_path / "raw", cases=3)
+    plan_and_preprocess.main(["--workspace", str(tmp_path), "--device", "cpu", "--workers", "1", "-d", "7"])
+    folder = tmp_path / "results" / NAME / "diffatlas__default"
+    assert "give 1 to" in refused(capsys, tmp_path, "7", "all-folds", "--num-cases", "9") and not folder.exists()
+    command(tmp_path, "7", "fold1", "--iterations", "2")
+    kept = (folder / "fold1" / WEIGHTS).stat().st_mtime_ns
+    capsys.readouterr()
+    command(tmp_path, "7", "all-folds", "--iterations", "2")
+    said = capsys.readouterr().out
+    assert (folder / "fold1" / WEIGHTS).stat().st_mtime_ns == kept
+    dice = [json.loads((folder / f"fold{n}" / "validation" / "summary.json").read_text())["mean"]["dice"] for n in range(3)]
+    assert f"Cross-validation: mean Dice {sum(dice) / 3:.3f} of 3 held-out cases (fold0 {dice[0]:.3f}, " in said
+    assert said.splitlines()[-1].endswith(f"-m {folder} (it averages all folds)")
+    predict.main(["-i", str(tmp_path / "raw" / NAME / "imagesTr"), "-o", str(tmp_path / "out"), "--workspace", str(tmp_path)])
+    assert json.loads((tmp_path / "out" / "prediction.json").read_text())["folds"] == ["fold0", "fold1", "fold2"]
+
+
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_model(planned: Path) -> None:
     """SIGKILL in the middle, then the same command: weights equal those of an undisturbed run."""
     options = ["007", "fold1", "--iterations", "40", "--workers", "0", "--device", "cpu", "--no-validation"]

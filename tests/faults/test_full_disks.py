@@ -130,9 +130,11 @@ def test_too_little_shared_memory_is_said(workspace: Path, tmp_path: Path) -> No
     assert "/dev/shm has 0.1 MB free" in done.stdout and "Give the container more" in done.stdout, done.stdout
 
 
-def with_full_temporary_folder(tmp_path: Path, command: str, words: list[str], left: int) -> tuple[int, str]:
+def with_full_temporary_folder(
+    tmp_path: Path, command: str, words: list[str], left: int, name: str = "temporary"
+) -> tuple[int, str]:
     """Run a command where TMPDIR names a disk with so many bytes ``left``: exit code, and all that was said."""
-    place = tmp_path / "temporary"
+    place = tmp_path / name
     lines = ["import os", f"place = {str(place)!r}", "os.environ['TMPDIR'] = place"]
     lines += ["free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize"]
     lines += [f"open(place + '/filler', 'wb').write(b'x' * (free - {left}))"]
@@ -149,10 +151,12 @@ def test_a_full_temporary_folder_is_said(workspace: Path, tmp_path: Path) -> Non
     words = ["-i", str(scans), "-o", str(tmp_path / "out"), "-m", archive, "--device", "cpu"]
     code, said = with_full_temporary_folder(tmp_path, "predict", words, left=20_000)
     assert code == 2 and "model.zip: cannot be unpacked to" in said and "set TMPDIR" in said, said
-    assert not list((tmp_path / "out").glob("*.nii.gz")) and len(list(model.rglob("*.safetensors"))) == 1
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-def test_a_training_needs_no_temporary_folder(workspace: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["t", "a-folder-of-a-queue-whose-name-is-too-long-for-the-sockets-between-two-processes"])
+def test_a_training_needs_no_temporary_folder(workspace: Path, tmp_path: Path, name: str) -> None:
+    """Full, or with a long name: the batches of another process come through sockets, which lie in it."""
     words = ["7", "fold2", "--iterations", "2", "--device", "cpu", "--workers", "1", "--no-validation", "--overwrite"]
-    code, said = with_full_temporary_folder(tmp_path, "train", [*words, "--workspace", str(workspace)], left=0)
-    assert code == 0, said
+    code, said = with_full_temporary_folder(tmp_path, "train", [*words, "--workspace", str(workspace)], 0, name)
+    assert code == 0 and "WARNING" not in said, said

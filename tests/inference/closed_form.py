@@ -38,6 +38,14 @@ class Brightness(LearnedMethod):
     recipes: ClassVar = {"default": recipe()}
     recipe: JointRecipe
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return self.image_names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return self.mask_names
+
     def build_network(self) -> nn.Module:
         return Mix(1, 2, 1)
 
