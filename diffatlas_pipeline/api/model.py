@@ -15,13 +15,11 @@ from diffatlas_pipeline.api.segmentation import Segmentation
 from diffatlas_pipeline.atlases.policy import choose_use
 from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
-from diffatlas_pipeline.datasets.cases import left_out
 from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles
 from diffatlas_pipeline.datasets.header_modality import believed_modality
-from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.inference.export import find_cases
+from diffatlas_pipeline.inference.inputs import find_cases, passed_over
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.methods.base import DiffusionRecipe
@@ -161,13 +159,13 @@ class Model:
         warnings = (*said, *warnings)
         return Segmentation(segmenter, segmenter.segment(scan), scan, volume.grid, like, warnings)
 
-    def segment_folder(self, source: str | Path, output: str | Path, **options: Any) -> FolderResult:
-        """Segment a folder of scans, or one file, into ``output``; see :meth:`prepare_folder` for ``options``."""
+    def segment_folder(self, source: str | Path | Sequence[str | Path], output: str | Path, **options: Any) -> FolderResult:
+        """Segment folders of scans, files or lists of these into ``output``; see :meth:`prepare_folder`."""
         return self.prepare_folder(source, output, **options).run()
 
     def prepare_folder(
         self,
-        source: str | Path,
+        source: str | Path | Sequence[str | Path],
         output: str | Path,
         *,
         modality: str | None = None,
@@ -182,20 +180,21 @@ class Model:
     ) -> FolderPrediction:
         """Find the cases of ``source`` and check that they can be segmented into ``output``; nothing is segmented yet.
 
+        ``source`` is a folder, a file, a list of files (.txt, .csv), or several of them.
         Cases whose segmentation is there already are kept unless ``overwrite``. Channels that a case lacks are
         generated, if the model has learnt to, and with ``save_generated_channels`` written. ``save_reconstruction``
         writes the scan as the model makes it, and what is left of it. ``given_labels`` is a folder of what a reader has
         drawn of some of the cases, in files named as these, or such a file of a single case. Raises UserError.
         """
-        source, output = Path(source).expanduser(), Path(output).expanduser()
+        sources = [Path(one).expanduser() for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
+        output = Path(output).expanduser()
         drawings = None if given_labels is None else Path(given_labels).expanduser()
-        cases = find_cases(source, len(self.channels), self._predictor.method.needs_all_channels)
+        cases = find_cases(sources, len(self.channels), self._predictor.method.needs_all_channels)
         modality, said = self._believed(cases, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction)
-        if passed := left_out(source, [image for files in cases for image in files.images]):
-            said = (*said, f"{source}: {len(passed)} file(s) or folder(s) are no scans and are left out: {listed(passed)}")
-        return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, (*said, *warnings), drawings)
+        said = (*said, *passed_over(sources, cases), *warnings)
+        return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, said, drawings)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
         """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""

@@ -27,9 +27,10 @@ def main(argv: list[str] | None = None) -> None:
         "-i",
         "--input",
         type=Path,
+        nargs="+",
         required=True,
-        help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), or one file; a "
-        "model of several channels generates those that a scan lacks",
+        help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), a file, a list of "
+        "files (.txt or .csv), or several of these; a model of several channels generates those that a scan lacks",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder for the segmentations; of one scan also a file"
@@ -97,8 +98,8 @@ def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    if not arguments.input.exists():
-        raise UserError(f"{arguments.input}: no such file or folder. Give scans as `input`.")
+    if absent := [str(path) for path in arguments.input if not path.exists()]:
+        raise UserError(f"{', '.join(absent)}: no such file or folder. Give scans as `input`.")
 
     from diffatlas_pipeline.inference.batch import timing_table
 

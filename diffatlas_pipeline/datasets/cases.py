@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.description import CaseFiles
@@ -30,18 +30,30 @@ def list_cases(
     """
     if not folder.exists():
         raise ImageError(f"{folder}: no such folder. Give a folder of images.")
-    endings = FILE_ENDINGS if file_ending is None else (file_ending,)
     candidates = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    stems = {path: stem for path in candidates if (stem := _stem(path, endings, series=file_ending is None)) is not None}
-    if not stems and file_ending is None and folder.is_dir() and dicom.has_series(folder):
-        stems = {folder: folder.resolve().name}
+    if file_ending is None and folder.is_dir() and not _stems(candidates, None) and dicom.has_series(folder):
+        series = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name
+        return cases_of([series], str(folder), None, channels, may_lack, advice)
+    return cases_of(candidates, str(folder), file_ending, channels, may_lack, advice)
+
+
+def cases_of(
+    candidates: Sequence[Path],
+    named: str,
+    file_ending: str | None,
+    channels: int,
+    may_lack: bool = False,
+    advice: str = "",
+) -> list[CaseFiles]:
+    """:func:`list_cases` of the files and series ``candidates``; ``named`` says in messages where they were found."""
+    stems, endings = _stems(candidates, file_ending), _endings(file_ending)
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path, stem in stems.items():
         name, channel = _split(stem, channels, set(stems.values()))
         found[name][channel].append(path)
     if not found:
         raise ImageError(
-            f"{folder}: holds no images. Allowed are files ending in {', '.join(endings)} and sub-folders with a DICOM series."
+            f"{named}: holds no images. Allowed are files ending in {', '.join(endings)} and sub-folders with a DICOM series."
         )
     lacks = {name: tuple(c for c in range(channels) if c not in paths) for name, paths in found.items()}
     unnumbered = {stem for stem in stems.values() if not _CHANNEL.fullmatch(stem)}  # what is which channel, they do not tell
@@ -52,7 +64,7 @@ def list_cases(
     ]
     problems = [*refused, *(problem for name, paths in found.items() for problem in _problems(name, paths, channels))]
     if problems:
-        lines = [f"{folder}: {len(problems)} problem(s) with its files:", *(f"  {problem}" for problem in problems)]
+        lines = [f"{named}: {len(problems)} problem(s) with its files:", *(f"  {problem}" for problem in problems)]
         raise ImageError("\n".join([*lines, *([advice] if refused and advice else [])]))
     return [
         CaseFiles(name, tuple(found[name][c][0] for c in sorted(found[name])), None, missing=lacks[name])
@@ -80,19 +92,28 @@ def segmentation_files(folder: Path) -> dict[str, Path]:
     return {case: paths[0] for case, paths in found.items()}
 
 
-def left_out(folder: Path, used: Iterable[Path]) -> tuple[str, ...]:
+def left_out(folder: Path, used: Sequence[Path]) -> tuple[str, ...]:
     """What lies in ``folder`` beside the files that are ``used`` of it, by name: other endings, sub-folders without a
     series of their own, names that are no text. Hidden files, and the voxels beside a header, are not counted.
     """
-    paths = set(used)
-    if not folder.is_dir() or folder in paths:  # a folder may itself be a series
+    paths, place = {path.resolve() for path in used}, folder.resolve()
+    if not folder.is_dir() or place in paths:  # a folder may itself be a series
         return ()
-    place = folder.resolve()
-    known = {path.name for path in paths if path.parent.resolve() == place}
+    known = {path.name for path in used if path.parent.resolve() == place}
     headers = {Path(name).stem for name in known if name.lower().endswith(".mhd")}
     names = [path.name for path in sorted(folder.iterdir()) if path.name not in known and not path.name.startswith(".")]
     names = [name for name in names if not (Path(name).stem in headers and name.lower().endswith("raw"))]
     return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
+
+
+def _endings(file_ending: str | None) -> tuple[str, ...]:
+    return FILE_ENDINGS if file_ending is None else (file_ending,)
+
+
+def _stems(candidates: Iterable[Path], file_ending: str | None) -> dict[Path, str]:
+    """The images among ``candidates``, with their names without ending."""
+    endings, series = _endings(file_ending), file_ending is None
+    return {path: stem for path in candidates if (stem := _stem(path, endings, series)) is not None}
 
 
 def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.datasets.cases import list_cases
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
-from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.result import Result
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import check_format, ending_of, name_without_ending, write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import ending_of, write_labels, write_scalars
 
 RECORD = "prediction.json"
 DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
@@ -84,23 +83,6 @@ class Destination:
         assert self.file is not None
         stem = self.file.name[: -len(ending_of(self.file) or "")]
         return self.folder / f"{stem}_{name}"
-
-
-def find_cases(source: Path, channels: int, needs_all: str = "") -> list[CaseFiles]:
-    """The cases of a folder, or the one case of a single file. ImageError names what is missing.
-
-    Cases may lack channels, unless something ``needs_all``: then it is said what would help.
-    """
-    if not source.is_file():
-        return list_cases(source, None, channels, not needs_all, needs_all)
-    check_format(source)
-    if channels != 1 and not needs_all:
-        return list_cases(source, None, channels, may_lack=True)
-    if channels != 1:
-        raise ImageError(
-            f"{source}: one file, but the model needs {channels} channels. Give a folder with all of them. {needs_all}"
-        )
-    return [CaseFiles(name_without_ending(source).removesuffix("_0000"), (source,), None)]
 
 
 def check_output(destination: Destination, cases: Sequence[CaseFiles]) -> None:

@@ -95,7 +95,7 @@ PROMISES = (
             "in the middle of an image": "faults/test_full_disks::test_while_writing_an_image",
             "a read-only disk": "faults/test_full_disks::test_a_read_only_disk_is_said",
             "a full temporary folder": "faults/test_full_disks::test_a_full_temporary_folder_is_said",
-            "the same, or one with a long name, while training": "faults/test_full_disks::test_a_training_needs_no_temporary_folder",
+            "one with a long name, and training": "faults/test_full_disks::test_a_training_needs_no_temporary_folder",
             "too little shared memory, as in a container": "faults/test_full_disks::test_too_little_shared_memory_is_said",
         },
     ),
