@@ -7,6 +7,7 @@ import sys
 
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.commands._converters import CONVERTERS
+from diffatlas_pipeline.datasets.workspace import Workspace
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,7 +43,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 def _convert(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.datasets.raw import read_dataset
 
-    folder = CONVERTERS[arguments.converter].convert(arguments, _common.workspace_of(arguments).raw)
+    folder = CONVERTERS[arguments.converter].convert(arguments, Workspace.resolve(arguments.workspace, writes_raw=True).raw)
     dataset = read_dataset(folder)
     print(f"Wrote {len(dataset.training)} training and {len(dataset.test)} test cases to {folder}")
     number = int(folder.name.removeprefix("Dataset")[:3])

@@ -21,13 +21,19 @@ class Workspace:
     results: Path
 
     @staticmethod
-    def resolve(folder: str | Path | None = None) -> Workspace:
-        """``folder``, else DIFFATLAS_WORKSPACE, else the DiffAtlas_* variables, else ./diffatlas_workspace."""
+    def resolve(folder: str | Path | None = None, writes_raw: bool = False) -> Workspace:
+        """``folder``, else DIFFATLAS_WORKSPACE, else the DiffAtlas_* variables, else ./diffatlas_workspace.
+
+        Where nothing of this names raw data and there are none, those of nnU-Net (nnUNet_raw) are read. They are never
+        written to: not for one who ``writes_raw``.
+        """
         chosen = folder or os.environ.get("DIFFATLAS_WORKSPACE")
         root = Path(chosen or "diffatlas_workspace").expanduser().resolve()
 
         def part(name: str) -> Path:
             variable = None if chosen else os.environ.get(f"DiffAtlas_{name}")
+            if name == "raw" and not (chosen or variable or writes_raw or (root / name).exists()):
+                variable = os.environ.get("nnUNet_raw")
             return Path(variable).expanduser().resolve() if variable else root / name
 
         return Workspace(part("raw"), part("preprocessed"), part("results"))

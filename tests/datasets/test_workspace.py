@@ -47,3 +47,20 @@ def test_the_call_that_is_proposed_can_be_pasted(tmp_path: Path) -> None:
         Workspace.resolve(tmp_path).preprocessed_dataset(r"C:\new\table")
     call = str(stopped.value).split("`")[1]
     assert ast.literal_eval(call.removeprefix("plan_and_preprocess(").removesuffix(")")) == r"C:\new\table"
+
+
+def test_raw_data_of_nnunet_are_read_where_nothing_else_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DIFFATLAS_WORKSPACE", "DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
+    folder = write_dataset(tmp_path / "nnUNet_raw", cases=1)
+    found = Workspace.resolve()
+    assert found.raw_dataset("7") == folder and found.results == tmp_path / "diffatlas_workspace" / "results"
+    assert Workspace.resolve(writes_raw=True).raw == tmp_path / "diffatlas_workspace" / "raw", "it is not written to"
+    assert Workspace.resolve(tmp_path / "named").raw == tmp_path / "named" / "raw"
+    monkeypatch.setenv("DiffAtlas_raw", str(tmp_path / "own"))
+    assert Workspace.resolve().raw == tmp_path / "own"
+    monkeypatch.delenv("DiffAtlas_raw")
+    (tmp_path / "diffatlas_workspace" / "raw").mkdir(parents=True)
+    assert Workspace.resolve().raw == tmp_path / "diffatlas_workspace" / "raw"
