@@ -33,7 +33,8 @@ from diffatlas_pipeline.volumes.orientation import to_canonical
 
 COUNTS = (0, 1, 2, 3, 5, 9)
 SHOWN = 3  # slices of the picture
-RECIPE = "given-labels"
+RECIPE, ENDING = "given-labels", ".nii.gz"
+CASES = ("test", "validation")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,6 +53,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-time", default="10m", metavar="TIME", help="time of the training (default: %(default)s)")
     made.add_argument("--axis", type=int, choices=(0, 1, 2), default=1, help="that slices lie across (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
+    made.add_argument(
+        "--on",
+        choices=CASES,
+        default="test",
+        help="cases that are segmented; choose on validation ones, whose "
+        "scores are printed and not kept (default: %(default)s)",
+    )
     made.add_argument("--picture", type=Path, metavar="FILE", help=f"draw the first test case with {SHOWN} slices")
     add_places(made)
     made.add_argument(
@@ -67,12 +75,13 @@ def run(
     max_time: str,
     axis: int,
     seed: int,
+    on: str,
     picture: Path | None,
     workspace: Path,
     data: Path | None,
     results: Path,
 ) -> None:
-    """Train, complete, interpolate, keep the row. UserError or CommandFailed if something is wrong."""
+    """Train, complete, interpolate, keep the row of test cases. UserError or CommandFailed if something is wrong."""
     prepared = prepare(protocol, data, workspace, [seed])
     split = setting or ("fold0" if protocol in HEARTS else "4-shot")
     place = Workspace.resolve(workspace)
@@ -83,10 +92,21 @@ def run(
     check_time(ModelFolder(model), fold, max_time)
 
     raw, out = place.raw_dataset(str(prepared.number)), workspace / "benchmarks" / f"given_slices_{protocol}_{method}_{fold}"
-    truths = {path.name: read_labels(path) for path in sorted((raw / "labelsTs").glob("*.nii.gz"))}
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    scans, references = raw / "imagesTs", raw / "labelsTs"
+    wanted = {path.name.removesuffix(ENDING) for path in references.glob(f"*{ENDING}")}
+    if on == "validation":
+        scans, references = out / "scans.txt", raw / "labelsTr"
+        wanted = set(ModelFolder(model).metadata(fold)["validation_cases"])
+        files = [path for path in sorted((raw / "imagesTr").iterdir()) if path.name.split("_0000")[0] in wanted]
+        scans.write_text("\n".join(map(str, files)), encoding="utf-8")
+    truths = {f"{name}{ENDING}": read_labels(references / f"{name}{ENDING}") for name in sorted(wanted)}
     about = {"protocol": protocol, "setting": split, "method": method, "max_time": max_time, "axis": axis, "seed": seed}
     about |= {"training_cases": len(ModelFolder(model).metadata(fold)["training_cases"]), "test_cases": len(truths)}
-    scores = scored(raw / "imagesTs", truths, model, fold, axis, out)
+    scores = scored(scans, truths, model, fold, axis, out)
+    if on == "validation":
+        return
     append_row(results, machine() | about | scores)
     print(f"Added to {results}")
     if picture is not None:
@@ -95,10 +115,12 @@ def run(
 
 
 def scored(scans: Path, truths: Mapping[str, LabelVolume], model: Path, fold: str, axis: int, out: Path) -> dict[str, float]:
-    """Dice of the voxels not drawn by the number of slices and the way of segmentation, and the seconds per case."""
+    """Dice of the voxels not drawn by the number of slices and the way of segmentation, and the seconds per case.
+
+    ``scans`` is what DiffAtlas_predict takes as input, ``truths`` are the labels by the names of their files.
+    """
     values = [label.value for label in ModelFolder(model).plan().dataset.labels]
     row: dict[str, float] = {}
-    shutil.rmtree(out, ignore_errors=True)
     for count in COUNTS:
         drawings = {name: drawn(truth.array, axis, count) for name, truth in truths.items()}
         given = out / f"given_{count}"

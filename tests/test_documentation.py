@@ -220,6 +220,8 @@ def test_options_named_in_the_text_exist(page: Path, monkeypatch: pytest.MonkeyP
     }
     known = known.union(*of_command.values())
     for span in re.findall(r"`([^`\n]+)`", prose_of(page.read_text(encoding="utf-8"))):
+        if span.startswith("nnUNetv2_"):
+            continue  # another program's options
         named = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", span))
         assert named <= of_command.get(span.split()[0], known), span
 

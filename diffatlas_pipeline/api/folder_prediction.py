@@ -17,6 +17,14 @@ from diffatlas_pipeline.files import alone_in
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
 from diffatlas_pipeline.inference.earlier import Decision, decide
 from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
+from diffatlas_pipeline.inference.for_viewers import (
+    ITKSNAP,
+    SLICER,
+    itksnap_labels,
+    slicer_table,
+    volumes_table,
+    write_beside,
+)
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
@@ -52,9 +60,10 @@ class FolderPrediction:
         overwrite: bool = False,
         warnings: tuple[str, ...] = (),
         given_labels: Path | None = None,
+        statistics: bool = False,
     ) -> None:
         plan = segmenter.plan
-        self._model, self.segmenter, self._overwrite = model, segmenter, overwrite
+        self._model, self.segmenter, self._overwrite, self._statistics = model, segmenter, overwrite, statistics
         self.cases = tuple(cases)
         self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
         if maps.reconstruction:
@@ -100,9 +109,20 @@ class FolderPrediction:
             predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings), told=told)
         finally:  # also of what was done before an interruption
             write()
+        self._write_for_others()
         made_with = _as_json(self._made_with())
         differ = any(old[case]["made_with"] != made_with for case in kept if case in old)
         return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
+
+    def _write_for_others(self) -> None:
+        """Names and colours of the labels for viewers, beside the segmentations in a folder; volumes if asked for."""
+        labels, destination = self.segmenter.plan.dataset.labels, self.destination
+        if destination.file is None:
+            tables = {SLICER: slicer_table(labels), ITKSNAP: itksnap_labels(labels)}
+            write_beside({destination.folder / name: text for name, text in tables.items()})
+        if self._statistics:
+            volumes = volumes_table(read_record(destination.record).get("cases") or {})
+            write_beside({destination.volumes: volumes})
 
     def _decision(self, files: CaseFiles, known: Mapping[str, Any] | None) -> Decision:
         return Decision(False) if self._overwrite else decide(files, self.destination.labels(files), known)

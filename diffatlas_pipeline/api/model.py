@@ -175,6 +175,7 @@ class Model:
         save_uncertainty: bool = False,
         save_generated_channels: bool = False,
         save_reconstruction: bool = False,
+        statistics: bool = False,
         overwrite: bool = False,
         given_labels: str | Path | None = None,
     ) -> FolderPrediction:
@@ -183,8 +184,9 @@ class Model:
         ``source`` is a folder, a file, a list of files (.txt, .csv), or several of them.
         Cases whose segmentation is there already are kept unless ``overwrite``. Channels that a case lacks are
         generated, if the model has learnt to, and with ``save_generated_channels`` written. ``save_reconstruction``
-        writes the scan as the model makes it, and what is left of it. ``given_labels`` is a folder of what a reader has
-        drawn of some of the cases, in files named as these, or such a file of a single case. Raises UserError.
+        writes the scan as the model makes it, and what is left of it; ``statistics`` a table of all volumes.
+        ``given_labels`` is a folder of what a reader has drawn of some of the cases, in files named as these, or such a
+        file of a single case. Raises UserError.
         """
         sources = [Path(one).expanduser() for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
         output = Path(output).expanduser()
@@ -194,7 +196,7 @@ class Model:
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction)
         said = (*said, *passed_over(sources, cases), *warnings)
-        return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, said, drawings)
+        return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, said, drawings, statistics)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
         """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""

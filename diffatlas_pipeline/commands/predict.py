@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="also write each scan as the model makes it from noise, and the difference from the scan",
     )
+    parser.add_argument("--statistics", action="store_true", help="also write the volumes of all cases as a table")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
         "--precision", default="auto", help="float32, bfloat16, or auto: what the device is made for (default: %(default)s)"
@@ -114,6 +115,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         save_uncertainty=arguments.save_uncertainty,
         save_generated_channels=arguments.save_generated_channels,
         save_reconstruction=arguments.save_reconstruction,
+        statistics=arguments.statistics,
         overwrite=arguments.overwrite,
         given_labels=arguments.given_labels,
     )

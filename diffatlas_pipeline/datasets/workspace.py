@@ -33,7 +33,7 @@ class Workspace:
         def part(name: str) -> Path:
             variable = None if chosen else os.environ.get(f"DiffAtlas_{name}")
             if name == "raw" and not (chosen or variable or writes_raw or (root / name).exists()):
-                variable = os.environ.get("nnUNet_raw")
+                variable = os.environ.get("nnUNet_raw")  # noqa: SIM112 (nnU-Net calls it so)
             return Path(variable).expanduser().resolve() if variable else root / name
 
         return Workspace(part("raw"), part("preprocessed"), part("results"))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
+from diffatlas_pipeline.datasets import colours
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
@@ -104,7 +104,7 @@ def overlay_png(
 
 def label_colours(count: int) -> list[Colour]:
     """One colour per label, (red, green, blue, alpha) in [0, 1], as all pictures use them."""
-    return [mpl.colormaps["Set1" if count <= 8 else "tab20"](index) for index in range(count)]
+    return [(red / 255, green / 255, blue / 255, 1.0) for red, green, blue in colours.label_colours(count)]
 
 
 def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) -> tuple[list[Path], list[str]]:

@@ -17,7 +17,7 @@ from diffatlas_pipeline.inference.result import Result
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import ending_of, write_labels, write_scalars
 
-RECORD = "prediction.json"
+RECORD, VOLUMES = "prediction.json", "volumes.csv"
 DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
 RECONSTRUCTION, RESIDUAL = "reconstruction", "residual"
 
@@ -46,6 +46,11 @@ class Destination:
     def record(self) -> Path:
         """The JSON that says how the segmentations were made."""
         return self._beside(RECORD) if self.file else self.folder / RECORD
+
+    @property
+    def volumes(self) -> Path:
+        """The table of volumes."""
+        return self._beside(VOLUMES) if self.file else self.folder / VOLUMES
 
     def labels(self, files: CaseFiles) -> Path:
         """The segmentation: named as the case, with the ending of the input, so that it fits beside it."""

@@ -98,5 +98,7 @@ def _check_names(cases: Sequence[CaseFiles]) -> None:
         places[files.case].append(str(files.images[0]))
     doubled = [f"  {case}: {' and '.join(paths)}" for case, paths in places.items() if len(paths) > 1]
     if doubled:
-        lines = [f"{len(doubled)} case(s) have one name in several places, so one segmentation would replace the other:"]
-        raise ImageError("\n".join([*lines, *doubled, "Rename them, or segment each place into a folder of its own."]))
+        raise ImageError(
+            "\n".join([f"{len(doubled)} case(s) have one name in several places:", *doubled])
+            + "\nOne segmentation would replace the other. Rename them, or give each place an `output` of its own."
+        )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -83,6 +84,28 @@ def test_options_reach_the_sampler_and_maps_are_written(workspace: Path) -> None
     maps = {"distance_maps/one_small.nii.gz", "distance_maps/one_large.nii.gz", "uncertainty/one.nii.gz"}
     assert maps <= names
     assert len(names) == 8
+
+
+def test_other_programs_find_names_colours_and_volumes(workspace: Path) -> None:
+    predict(workspace)
+    assert not (workspace / "out" / "volumes.csv").exists()
+    assert "small" in (workspace / "out" / "labels.ctbl").read_text()
+    assert '"large"' in (workspace / "out" / "labels_itksnap.txt").read_text()
+    predict(workspace, "--statistics")  # of cases that are kept, too
+    rows = pd.read_csv(workspace / "out" / "volumes.csv")
+    assert rows["case"].tolist() == ["one", "one", "two", "two"] and rows["label"].tolist() == ["small", "large"] * 2
+    labels = read_labels(workspace / "out" / "one.nii.gz")
+    expected = [(labels.array == value).sum() * labels.grid.voxel_mm3 / 1000 for value in (2, 7)]
+    np.testing.assert_allclose(rows["volume_ml"][:2], expected)
+
+
+def test_scans_may_be_given_one_by_one_and_in_a_list(workspace: Path) -> None:
+    (workspace / "list.csv").write_text("id,image\n1,in/two_0000.nii.gz\n")
+    common = ["-o", str(workspace / "out"), "--device", "cpu", "--precision", "float32"]
+    main(["-i", str(workspace / "list.csv"), *common])
+    assert [path.name for path in (workspace / "out").glob("*.nii.gz")] == ["two.nii.gz"]
+    main(["-i", str(workspace / "in" / "one.nii.gz"), str(workspace / "list.csv"), *common])
+    assert sorted(path.name for path in (workspace / "out").glob("*.nii.gz")) == ["one.nii.gz", "two.nii.gz"]
 
 
 def test_a_model_without_training_scans_says_that_contrast_stays(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
