@@ -22,7 +22,20 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.commands import _common
 
 ROOT = Path(diffatlas_pipeline.__file__).parent
-COMMANDS = ("check", "plan_and_preprocess", "train", "predict", "generate", "evaluate", "report", "benchmark", "quickstart")
+COMMANDS = (
+    "check",
+    "plan_and_preprocess",
+    "train",
+    "predict",
+    "generate",
+    "evaluate",
+    "report",
+    "benchmark",
+    "quickstart",
+    "info",
+    "export_model",
+    "install_model",
+)
 
 WORK = """
 import sys, time

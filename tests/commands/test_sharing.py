@@ -14,13 +14,13 @@ import pytest
 from diffatlas_pipeline import UserError, load_model
 from diffatlas_pipeline.api.preparation import plan_and_preprocess
 from diffatlas_pipeline.api.sharing import export_model, install_model
+from diffatlas_pipeline.api.training import train
 from diffatlas_pipeline.commands import export_model as export_command
 from diffatlas_pipeline.commands import info, predict
 from diffatlas_pipeline.commands import install_model as install_command
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.package import CARD, MANIFEST
 from diffatlas_pipeline.volumes.io import read_volume
-from tests.faults.processes import run
 from tests.planning.raw_data import write_dataset
 
 pytestmark = pytest.mark.slow
@@ -33,8 +33,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("home")
     write_dataset(place / "raw", cases=6)
     plan_and_preprocess(7, workspace=place, device="cpu", workers=1)
-    trained = run("train", 7, "fold0", "--iterations", 2, "--device", "cpu", "--workspace", place)
-    assert trained.returncode == 0, trained.stderr
+    train(7, "fold0", iterations=2, device="cpu", workers=0, workspace=place)
     return place
 
 
@@ -200,8 +199,7 @@ def test_a_zip_made_by_hand_is_used_where_it_is(home: Path, tmp_path: Path) -> N
 
 
 def test_a_model_that_is_its_training_cases_is_not_packed_without_them(home: Path, tmp_path: Path) -> None:
-    trained = run("train", 7, "fold0", "--method", "mean", "--no-validation", "--workspace", home)
-    assert trained.returncode == 0, trained.stderr
+    train(7, "fold0", method="mean", validation=False, workspace=home)
     with pytest.raises(UserError, match=r"by its training cases alone\. Give `with_scans`"):
         export_model(home / MODEL.parent / "mean__default", tmp_path / "mean.zip")
     shutil.rmtree(home / MODEL.parent / "mean__default")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 LIMIT_S = 240
 
 
@@ -24,7 +24,11 @@ def command_line(command: str, *words: object) -> list[str]:
 def run(command: str, *words: object) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        command_line(command, *words), env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=LIMIT_S
+        command_line(command, *words),
+        env={**os.environ, **ONE_THREAD},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LIMIT_S,
     )
 
 
@@ -32,7 +36,12 @@ def run_module(module: str, *words: object) -> subprocess.CompletedProcess[str]:
     """Run a Python module of this repository to its end."""
     line = [sys.executable, "-m", module, *(str(word) for word in words)]
     return subprocess.run(
-        line, cwd=Path(__file__).parents[2], env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=LIMIT_S
+        line,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **ONE_THREAD},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=LIMIT_S,
     )
 
 
@@ -86,4 +95,4 @@ def on_small_disk(
 
 def _in_own_mounts(line: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     words: Sequence[str] = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", line, *arguments]
-    return subprocess.run(words, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=LIMIT_S)
+    return subprocess.run(words, env={**os.environ, **ONE_THREAD}, capture_output=True, encoding="utf-8", timeout=LIMIT_S)

@@ -63,7 +63,7 @@ def test_a_table_names_scans_in_a_column(tmp_path: Path, text: str) -> None:
 
 def test_two_scans_of_one_name_are_refused(tmp_path: Path) -> None:
     first, second = touch(tmp_path / "one", "a.nii.gz", "b.nii.gz"), touch(tmp_path / "two", "a.nii.gz")
-    with pytest.raises(ImageError, match=r"1 case.*one name(.|\n)*a: .*one/a\.nii\.gz and .*two/a\.nii\.gz\nRename"):
+    with pytest.raises(ImageError, match=r"1 case.*one name(.|\n)*a: .*one/a\.nii\.gz and .*two/a\.nii\.gz\n.*Rename"):
         find_cases([first, second], 1)
     with pytest.raises(ImageError, match="are the same channel"):
         find_cases([first / "a.nii.gz", second / "a.nii.gz"], 1)

@@ -85,9 +85,10 @@ def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert all(0 <= row[f"dice_{way}_{count}"] <= 1 for way in ("completed", "alone", "interpolated"))
     assert row["dice_interpolated_9"] > 0.8  # of balls
     assert f"| {row['dice_completed_3']:.3f} |" in tables.table_of("given_slices", tmp_path)
+    monkeypatch.setattr(given_slices, "COUNTS", (0,))
     given_slices.main(["hippocampus", "--setting", "2-shot", "--max-time", "3s", "--on", "validation", *places])
     assert len(read_rows(tmp_path / "given_slices.csv")) == 1, "scores to choose by are not kept"
     (out,) = (tmp_path / "w" / "benchmarks").glob("given_slices_*")
     trained = ModelFolder(tmp_path / "w" / "results" / "Dataset004_Hippocampus" / "diffatlas__given-labels")
     validated = trained.metadata("2-shot")["validation_cases"]
-    assert {path.name for path in (out / "completed_3").glob("*.nii.gz")} == {f"{case}.nii.gz" for case in validated}
+    assert {path.name for path in (out / "completed_0").glob("*.nii.gz")} == {f"{case}.nii.gz" for case in validated}

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffatlas_pipeline.api.preparation import plan_and_preprocess
+from diffatlas_pipeline.api.training import train
 from diffatlas_pipeline.datasets.description import DatasetDescription, LabelClass
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
@@ -18,7 +20,6 @@ from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.models.folder import TrainedFold
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.training.initial_weights import initial_weights, read_initial_fold
-from tests.faults.processes import run
 from tests.model_files import add_fold, plan
 from tests.planning.raw_data import write_dataset
 
@@ -113,22 +114,22 @@ def test_the_model_must_be_one_fold(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_cases_gain_by_a_model_of_others_in_the_same_time(tmp_path: Path) -> None:
-    """By the commands: other cases teach it what a ball is; then so many steps on four cases, with and without that."""
+def test_four_cases_gain_by_a_model_of_others_in_the_same_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other cases teach it what a ball is; then so many steps on four cases, with and without that."""
     write_dataset(tmp_path / "raw", cases=8)
     write_dataset(tmp_path / "raw", cases=6, name="Dataset008_Others", shape=(26, 30, 22))
-    assert run("plan_and_preprocess", "-d", 7, 8, "--device", "cpu", "--workers", 1, "--workspace", tmp_path).returncode == 0
-    common = ("--device", "cpu", "--precision", "float32", "--workspace", tmp_path)
-    first = run("train", 7, "fold0", "--iterations", 60, "--no-validation", *common)
-    assert first.returncode == 0, first.stderr
-    model = tmp_path / "results" / "Dataset007_Balls" / "diffatlas__default"
+    for number in (7, 8):
+        plan_and_preprocess(number, workspace=tmp_path, device="cpu", workers=1)
+    common = {"device": "cpu", "precision": "float32", "workers": 0, "workspace": tmp_path}
+    model = train(7, "fold0", iterations=50, validation=False, **common)
     dice = {}
-    for seed, options in ((0, ()), (1, ("--init-from", model))):
-        done = run("train", 8, "fold0", "--num-cases", 4, "--iterations", 10, "--seed", seed, *options, *common)
-        assert done.returncode == 0, done.stderr
-        if options:
-            assert "100% of the weights are taken, with labels large, small." in done.stdout, done.stdout
-        (fold,) = (tmp_path / "results" / "Dataset008_Others" / "diffatlas__default").glob("fold0*")
-        dice[bool(options)] = json.loads((fold / "validation" / "summary.json").read_text())["mean"]["dice"]
-        shutil.rmtree(fold)
+    for initial in (None, model):
+        capsys.readouterr()
+        made = train(8, "fold0", num_cases=4, iterations=10, init_from=initial, overwrite=True, **common)
+        said = "100% of the weights are taken, with labels large, small."
+        assert (said in capsys.readouterr().out) == (initial is not None)
+        summary = json.loads((made / "fold0_4cases" / "validation" / "summary.json").read_text())
+        dice[initial is not None] = summary["mean"]["dice"]
+        described = json.loads((made / "fold0_4cases" / "checkpoint_final.json").read_text())
+        assert ("init_from" in described) == (initial is not None)
     assert 1 - dice[True] < 0.7 * (1 - dice[False]), dice
