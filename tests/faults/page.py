@@ -44,12 +44,16 @@ def lines(counts: dict[str, Counter[str]], fuzzed: list[str]) -> Iterator[str]:
     for promise in PROMISES:
         yield from ("", f"## {promise.name}", "", promise.text, "", "| fault | test | result |", "|---|---|---|")
         for fault, test in promise.faults.items():
-            file, _, function = test.partition("::")
-            result = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts[test].items())) or "not run"
-            yield f"| {fault} | `{function}` in `{file}` | {result} |"
+            yield row(fault, test, counts)
     yield from ("", "## Random damage, by kind of file", "")
     yield from ("| kind | damaged | refused in words | read | failed |", "|---|---|---|---|---|")
     yield from fuzzed
+
+
+def row(fault: str, test: str, counts: dict[str, Counter[str]]) -> str:
+    file, _, function = test.partition("::")
+    result = ", ".join(f"{number} {outcome}" for outcome, number in sorted(counts[test].items())) or "not run"
+    return f"| {fault} | `{function}` in `{file}` | {result} |"
 
 
 def fuzz_lines(count: int) -> Iterator[str]:
@@ -65,14 +69,26 @@ def fuzz_lines(count: int) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--fuzz", type=int, default=1200, metavar="N", help="damaged files (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="TEST", help="run these of the tests alone, and put their rows in place")
     asked = parser.parse_args()
     os.chdir(ROOT)
     outcomes = Outcomes()
-    tests = [f"tests/{test.replace('::', '.py::')}" for promise in PROMISES for test in promise.faults.values()]
-    failed = pytest.main(["-q", "-p", "no:cacheprovider", *tests], plugins=[outcomes])
-    written = "\n".join(lines(outcomes.counts, list(fuzz_lines(asked.fuzz))))
+    faults = {fault: test for promise in PROMISES for fault, test in promise.faults.items()}
+    wanted = [test for test in faults.values() if not asked.only or test in asked.only]
+    failed = pytest.main(
+        ["-q", "-p", "no:cacheprovider", *(f"tests/{test.replace('::', '.py::')}" for test in wanted)], plugins=[outcomes]
+    )
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
+    written, _, after = rest.partition(END)
+    if asked.only:
+        for fault, test in faults.items():
+            if test in wanted:
+                now = row(fault, test, outcomes.counts)
+                start = now.removesuffix(" |").rpartition(" | ")[0]
+                written = "\n".join(now if line.startswith(start) else line for line in written.splitlines())
+        written = written.strip()
+    else:
+        written = "\n".join(lines(outcomes.counts, list(fuzz_lines(asked.fuzz))))
     PAGE.write_text(f"{before}{BEGIN}\n\n{written}\n\n{END}{after}", encoding="utf-8")
     print(f"Written to {PAGE}")
     return int(failed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def train_until_killed(folder: Path, moment: str) -> None:
     Path.replace = replace_and_die  # type: ignore[assignment, method-assign]
     loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0  # after every step
     loop.train(method(), run(folder, ITERATIONS), batches, None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the processes that are killed: sums of more threads differ in their last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

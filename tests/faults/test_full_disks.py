@@ -122,7 +122,7 @@ def test_a_read_only_disk_is_said(workspace: Path, tmp_path: Path) -> None:
 
 def test_too_little_shared_memory_is_said(workspace: Path, tmp_path: Path) -> None:
     """As in a container: the batches of a worker do not fit, so there is none."""
-    words = ["7", "fold2", "--iterations", "2", "--device", "cpu", "--workers", "1", "--no-validation"]
+    words = ["7", "fold2", "--iterations", "2", "--device", "cpu", "--workers", "1", "--no-validation", "--overwrite"]
     words += ["--workspace", str(workspace)]
     lines = ["from diffatlas_pipeline.commands import train", "if __name__ == '__main__':", f"    train.main({words!r})"]
     done = on_small_disk(tmp_path, "\n".join(lines), Path("/dev/shm"), 64)
