@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from benchmarks import case_lists, contrasts, protocols, raw_data
+from benchmarks.commands import CommandFailed
 from tests.planning.raw_data import ball_case, write_nifti
 
 TEST = 2
@@ -41,3 +46,20 @@ def use_lists(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     """Let every protocol have the lists in ``file``."""
     for module in (case_lists, contrasts, protocols, raw_data):
         monkeypatch.setattr(module, "lists_of", lambda _: file)
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
+    """Let benchmarks run the commands in this process: half of such a small run is the start of processes."""
+
+    def do(command: str, words: Sequence[str]) -> float:
+        start = time.monotonic()
+        try:
+            importlib.import_module(f"diffatlas_pipeline.commands.{command}").main(list(words))
+        except SystemExit as ended:
+            if ended.code:
+                raise CommandFailed(command, int(ended.code)) from ended
+        return time.monotonic() - start
+
+    for module in (protocols, raw_data, contrasts, *modules):
+        if hasattr(module, "do"):
+            monkeypatch.setattr(module, "do", do)

@@ -9,12 +9,13 @@ import pytest
 from benchmarks import generated, tables
 from benchmarks.raw_data import TASK
 from benchmarks.record import read_rows
-from tests.measuring.small_task import TEST, use_lists, write_task
+from tests.measuring.small_task import TEST, run_here, use_lists, write_task
 
 
 @pytest.mark.slow
 def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run_here(monkeypatch, generated)
     use_lists(monkeypatch, write_task(tmp_path / TASK) / "protocol.json")
     places = ["--workspace", str(tmp_path / "w"), "--data", str(tmp_path), "--results", str(tmp_path / "generated.csv")]
     few = ["hippocampus", "--setting", "2-shot", "--pairs", "2", "--max-time", "2s"]

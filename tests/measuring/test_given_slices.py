@@ -15,7 +15,7 @@ from benchmarks.record import read_rows
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.preprocessing.drawing import UNKNOWN
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume
-from tests.measuring.small_task import TEST, use_lists, write_task
+from tests.measuring.small_task import TEST, run_here, use_lists, write_task
 
 VALUES = (3, 7)
 
@@ -73,6 +73,7 @@ def test_drawn_voxels_do_not_count() -> None:
 def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(given_slices, "COUNTS", (0, 3, 9))
+    run_here(monkeypatch, given_slices)
     use_lists(monkeypatch, write_task(tmp_path / TASK) / "protocol.json")
     places = ["--workspace", str(tmp_path / "w"), "--data", str(tmp_path), "--results", str(tmp_path / "given_slices.csv")]
     picture = tmp_path / "picture.png"

@@ -9,11 +9,13 @@ from matplotlib.image import imread
 
 from benchmarks import missing_channel, raw_data, tables
 from benchmarks.record import read_rows
+from tests.measuring.small_task import run_here
 
 
 @pytest.mark.slow
 def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run_here(monkeypatch, missing_channel)
     for name, value in (("HEART_CASES", 3), ("HEART_TEST_CASES", 2), ("HEART_SIZE", 16)):
         monkeypatch.setattr(raw_data, name, value)
     results = tmp_path / "missing_channel.csv"

@@ -11,7 +11,7 @@ from benchmarks import tables, uncertainty
 from benchmarks.raw_data import TASK
 from benchmarks.record import read_rows
 from benchmarks.uncertainty import Voxels, area_under_curve, calibration_error
-from tests.measuring.small_task import TEST, use_lists, write_task
+from tests.measuring.small_task import TEST, run_here, use_lists, write_task
 
 
 def test_area_under_the_curve_is_the_share_of_pairs_in_the_right_order() -> None:
@@ -34,6 +34,7 @@ def test_a_tiny_run_makes_a_row(method: str, tmp_path: Path, monkeypatch: pytest
     """The mean atlas finds balls at once, so its volumes have intervals; a network of seconds finds anything."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(uncertainty, "DRAWS", 2)
+    run_here(monkeypatch, uncertainty)
     use_lists(monkeypatch, write_task(tmp_path / TASK, training=7) / "protocol.json")
     places = ["--workspace", str(tmp_path / "w"), "--data", str(tmp_path), "--results", str(tmp_path / "uncertainty.csv")]
     uncertainty.main(["hippocampus", "--setting", "2-shot", "--method", method, "--max-time", "2s", *places])
