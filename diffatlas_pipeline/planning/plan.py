@@ -127,9 +127,8 @@ class Plan:
     def stored_digest(self) -> str:
         """Twelve hexadecimal digits that tell plans apart by what stored cases depend on."""
         read = from_json(Plan, to_json(self))
-        return digest_of(
-            (STORED_LIMIT, read.dimensions, read.spacing_mm, read.channels, read.distance.tau_mm, read.dataset.labels)
-        )
+        made_with = (STORED_LIMIT, read.dimensions, read.spacing_mm, read.channels, read.distance.tau_mm, read.dataset.labels)
+        return digest_of(made_with if read.dataset.ignore is None else (*made_with, read.dataset.ignore))
 
     def problems(self) -> Iterator[str]:
         """What does not go together."""
