@@ -55,7 +55,7 @@ def _values(name: str, value: Any, path: Path) -> tuple[int, ...]:
             f"{path}: label '{name}' is {value!r}; a whole number is needed, or for a region a list of them, as [1, 2]."
         )
     if len(found) > 1 and name.lower() in (BACKGROUND, IGNORE):
-        raise DatasetError(f"{path}: label '{name}' is {value!r}; it has a single number.")
+        raise DatasetError(f"{path}: label '{name}' is {value!r}; a single number is needed.")
     return tuple(dict.fromkeys(found))
 
 

@@ -14,6 +14,15 @@ from diffatlas_pipeline.datasets.label_entries import read_labels_entry
 from diffatlas_pipeline.errors import DatasetError, ImageError
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, name_without_ending
 
+READER = "overwrite_image_reader_writer"
+_PICTURES = (".png", ".bmp", ".tif")
+READERS = {  # of nnU-Net, and what each reads; here the file's ending tells
+    "SimpleITKIO": FILE_ENDINGS,
+    "NibabelIO": (".nii.gz", ".nii"),
+    "NibabelIOWithReorient": (".nii.gz", ".nii"),
+    "NaturalImage2DIO": _PICTURES,
+    "Tiff3DIO": (".tif", ".tiff"),
+}
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "imagesUn")
 MAX_LISTED = 20  # problems written out in one message; the rest are counted
 
@@ -64,6 +73,13 @@ def read_description(raw: Mapping[str, Any], path: Path) -> DatasetDescription:
             '"channel_names": {"0": "MRI"}, "labels": {"background": 0, "name": 1}, "file_ending": ".nii.gz".'
         )
     ending = raw["file_ending"]
+    reader = raw.get(READER)
+    if reader is not None and reader not in READERS:
+        raise DatasetError(
+            f"{path}: {READER} is {reader!r}; known are {', '.join(READERS)}. Files are read by their ending: leave it out."
+        )
+    if reader is not None and ending not in READERS[reader]:
+        raise DatasetError(f"{path}: {READER} {reader} does not read {ending}. Leave it out: files are read by their ending.")
     if ending not in FILE_ENDINGS:
         raise DatasetError(f"{path}: file_ending is {ending!r}; allowed are {', '.join(FILE_ENDINGS)}.")
     known = read_labels_entry(raw, path)

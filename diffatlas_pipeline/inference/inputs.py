@@ -12,7 +12,7 @@ from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.volumes import dicom
-from diffatlas_pipeline.volumes.io import check_format, name_without_ending
+from diffatlas_pipeline.volumes.io import channels_in, check_format, is_picture, name_without_ending
 
 LISTS = (".txt", ".csv")
 COLUMNS = ("image", "scan", "path", "file")  # of a CSV list: the first that is there, else the first of all
@@ -83,6 +83,8 @@ def _cases_in(source: Path, channels: int, needs_all: str) -> list[CaseFiles]:
     if not source.is_file():
         return list_cases(source, None, channels, not needs_all, needs_all)
     check_format(source)
+    if is_picture(source) and channels_in(source) == channels:  # colours are channels of one file
+        return [CaseFiles(name_without_ending(source).removesuffix("_0000"), (source,), None)]
     if channels != 1 and not needs_all:
         return list_cases(source, None, channels, may_lack=True)
     if channels != 1:

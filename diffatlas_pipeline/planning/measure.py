@@ -45,13 +45,14 @@ class _FirstTask:
 
 @dataclass(frozen=True)
 class _FirstLook:
-    """One case: per channel the foreground's (samples, minimum, maximum); per label (volume_mm3, radius_mm), None if
-    absent.
+    """One case: per channel the foreground's (samples, minimum, maximum), and all voxels' (minimum, maximum); per label
+    (volume_mm3, radius_mm), None if absent.
     """
 
     shape: CaseShape
     dimensions: int
     intensities: tuple[tuple[np.ndarray, float, float], ...]
+    ranges: tuple[tuple[float, float], ...]
     labels: tuple[tuple[float, float] | None, ...]
     reach_mm: TripleMm  # farthest foreground from its centre, per axis
 
@@ -154,7 +155,8 @@ def _first_look(task: _FirstTask) -> _FirstLook:
         labels.append((count * voxel_mm3, radius) if count else None)
     x, y, z = case.image.shape[1:]
     shape = CaseShape(task.files.case, case.full_shape, case.spacing_mm, (x, y, z))
-    return _FirstLook(shape, case.dimensions, tuple(intensities), tuple(labels), _reach_mm(foreground, case.spacing_mm))
+    ranges = tuple((float(channel.min()), float(channel.max())) for channel in case.image)
+    return _FirstLook(shape, case.dimensions, tuple(intensities), ranges, tuple(labels), _reach_mm(foreground, case.spacing_mm))
 
 
 def _load(files: CaseFiles, codes: Codes, ignore: int | None) -> _Case:
@@ -198,7 +200,8 @@ def _intensity_statistics(dataset: RawDataset, looks: Sequence[_FirstLook], chan
     low, median, high = np.percentile(samples, [0.5, 50, 99.5])
     minimum = min(look.intensities[channel][1] for look in looks)
     maximum = max(look.intensities[channel][2] for look in looks)
-    numbers = (samples.mean(), samples.std(), median, minimum, maximum, low, high)
+    lowest, highest = (choose(look.ranges[channel][end] for look in looks) for end, choose in enumerate((min, max)))
+    numbers = (samples.mean(), samples.std(), median, minimum, maximum, low, high, lowest, highest)
     return IntensityStatistics(*(_rounded(number) for number in numbers))
 
 
@@ -241,7 +244,7 @@ def _second_look(task: _SecondTask) -> _SecondLook:
 
 def _normalised(channel: np.ndarray, plan: ChannelPlan) -> np.ndarray:
     """``channel`` (X, Y, Z) onto [-1, 1] as the plan will have it."""
-    lower, upper = (plan.lower, plan.upper) if plan.scheme == "ct" else np.percentile(channel, [plan.lower, plan.upper])
+    lower, upper = (plan.lower, plan.upper) if plan.scheme != "percentile" else np.percentile(channel, [plan.lower, plan.upper])
     width = max(float(upper - lower), 1e-8)
     return (np.clip((channel - lower) / width, 0, 1) * 2 - 1).astype(np.float32)
 

@@ -41,12 +41,12 @@ class Budget:
 class ChannelPlan:
     """Normalisation of one channel onto [-1, 1].
 
-    ``ct``: clip to [lower, upper] (intensity units, from the data set). ``percentile``: clip to the image's own
-    percentiles ``lower`` and ``upper``.
+    ``ct``: clip to [lower, upper] (Hounsfield units, from the data set). ``fixed``: the same, of any other unit.
+    ``percentile``: clip to the image's own percentiles ``lower`` and ``upper``.
     """
 
     name: str
-    scheme: str = field(metadata=one_of("ct", "percentile"))
+    scheme: str = field(metadata=one_of("ct", "fixed", "percentile"))
     lower: float
     upper: float
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError, NotScalar
-from diffatlas_pipeline.volumes import dicom, itk, nifti
+from diffatlas_pipeline.volumes import dicom, itk, nifti, pictures
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
 from diffatlas_pipeline.volumes.in_memory import finite
 
 _DICOM = (".dcm", ".dicom", ".ima")
-FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
+VOLUME_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
+FILE_ENDINGS: tuple[str, ...] = (*VOLUME_ENDINGS, *pictures.ENDINGS)
 
 WHOLE = 1e-4  # scaled integers are off by so much in single precision
 _LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32)  # the first that holds all values is taken
@@ -52,8 +53,8 @@ def check_format(path: Path) -> None:
 
 
 def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Volume:
-    """Read an image of one file (or DICOM series folder) per channel: array (C, X, Y, Z) float32, on the first file's
-    grid.
+    """Read an image of one file (or DICOM series folder) per channel, or of pictures that hold several: array (C, X, Y,
+    Z) float32, on the first file's grid.
 
     Raises ImageError, naming the file, for what is missing, damaged, not scalar or not finite, and for channels whose
     grids differ by more than ``tolerance_mm`` (default: see
@@ -64,7 +65,7 @@ def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Vol
     channels: list[np.ndarray] = []
     first: Grid | None = None
     for path in paths:
-        values, grid = _read(Path(path))
+        values, grid = _read_channels(Path(path))
         first = first or grid
         difference = grid_difference(first, grid, tolerance_mm)
         if difference:
@@ -72,8 +73,8 @@ def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Vol
                 f"{path}: not on the grid of {paths[0]} ({difference}). Resample one channel onto the other's grid."
             )
         with np.errstate(over="ignore"):
-            channel = values.astype(np.float32, order="K", copy=False)  # transposing is slow; orientation does it once
-        channels.append(finite(channel, str(path)))
+            real = values.astype(np.float32, order="K", copy=False)  # transposing is slow; orientation does it once
+        channels += [finite(channel, str(path)) for channel in real]
     assert first is not None
     array = channels[0][None] if len(channels) == 1 else np.stack(channels)
     return Volume(array, first, ", ".join(str(path) for path in paths))
@@ -146,8 +147,34 @@ def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = 
 
 
 def write_scalars(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
-    """Write a scalar map ``array`` (X, Y, Z) on ``grid`` as float32; otherwise as :func:`write_labels`."""
+    """Write a scalar map ``array`` (X, Y, Z) on ``grid`` as float32; otherwise as :func:`write_labels`. PNG and BMP
+    hold none: :func:`ending_for_scalars`.
+    """
     _write(Path(path), np.asarray(array, dtype=np.float32), grid, like)
+
+
+def channels_in(path: Path) -> int:
+    """How many channels a file holds: several are in pictures with colours alone. Raises ImageError."""
+    return pictures.channels_in(path) if is_picture(path) else 1
+
+
+def is_picture(path: Path) -> bool:
+    """Whether ``path`` is named like a picture or TIFF file."""
+    return (ending_of(path) or "").lower() in pictures.ENDINGS
+
+
+def ending_for_scalars(ending: str) -> str:
+    """In what kind of file scalar maps go beside files with ``ending``: the same, but TIFF for PNG and BMP."""
+    return ".tif" if ending.lower() in pictures.ENDINGS else ending
+
+
+def _read_channels(path: Path) -> tuple[np.ndarray, Grid]:
+    """:func:`_read` of all channels of a file (C, X, Y, Z)."""
+    if not (is_picture(path) and path.is_file()):
+        values, grid = _read(path)
+        return values[None], grid
+    values, grid = pictures.read_channels(path)
+    return values, _usable(grid, path)
 
 
 def _read(path: Path) -> tuple[np.ndarray, Grid]:
@@ -172,6 +199,8 @@ def _format_of(path: Path, verb: str) -> types.ModuleType:
         return nifti
     if ending in itk.ENDINGS:
         return itk
+    if ending in pictures.ENDINGS:
+        return pictures
     if verb == "read" and path.name.lower().endswith(_DICOM):
         raise ImageError(f"{path}: one slice of DICOM. Give the folder that holds its whole series, and no other.")
     raise ImageError(

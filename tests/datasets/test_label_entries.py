@@ -45,7 +45,7 @@ def test_lists_of_one_number_are_plain_labels() -> None:
         ({"labels": {"background": 0, "a": [1, 2], "b": [2, 1]}, "regions_class_order": [1, 2]}, "same numbers"),
         ({"labels": {"background": 0, "a": [0, 2], "b": 1}, "regions_class_order": [2, 1]}, "foreground label"),
         ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "number that no other label has"),
-        ({"labels": {"background": 0, "a": 1, "ignore": [2, 3]}}, "single number"),
+        ({"labels": {"background": 0, "a": 1, "ignore": [2, 3]}}, "single number is needed"),
         ({"labels": {"background": 0, "a": [1, 2.5]}}, "whole number"),
         ({"labels": {"background": 0, "a": []}}, "whole number"),
     ],
