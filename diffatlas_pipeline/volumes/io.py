@@ -64,7 +64,7 @@ def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Vol
     channels: list[np.ndarray] = []
     first: Grid | None = None
     for path in paths:
-        values, grid = _read(Path(path))
+        values, grid = read_scalars(Path(path))
         first = first or grid
         difference = grid_difference(first, grid, tolerance_mm)
         if difference:
@@ -84,7 +84,7 @@ def read_labels(path: Path) -> LabelVolume:
     integers.
     """
     try:
-        values, grid = _read(Path(path))
+        values, grid = read_scalars(Path(path))
     except NotScalar as error:
         raise ImageError(
             f"{error.found}, but a segmentation is one label map of 2 or 3 axes. If its segments overlap or lie in layers "
@@ -104,6 +104,21 @@ def read_labels(path: Path) -> LabelVolume:
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8)
     return LabelVolume(values.astype(values.dtype.newbyteorder("="), order="K", copy=False), grid, str(path))
+
+
+def read_scalars(path: Path) -> tuple[np.ndarray, Grid]:
+    """Read an image or label file, or a DICOM series folder, as it is: values (X, Y, Z) in the file's own type (scaled
+    as its header says), and their grid. Raises ImageError.
+    """
+    if path.is_dir():
+        values, grid = dicom.read(path)
+    else:
+        values, grid = _format_of(path, "read").read(path)
+    if values.dtype.kind not in "biuf":
+        raise ImageError(
+            f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
+        )
+    return values, _usable(grid, path)
 
 
 def read_grid(path: Path) -> Grid:
@@ -148,19 +163,6 @@ def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = 
 def write_scalars(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
     """Write a scalar map ``array`` (X, Y, Z) on ``grid`` as float32; otherwise as :func:`write_labels`."""
     _write(Path(path), np.asarray(array, dtype=np.float32), grid, like)
-
-
-def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    """Values (X, Y, Z) in the file's own type, and their grid."""
-    if path.is_dir():
-        values, grid = dicom.read(path)
-    else:
-        values, grid = _format_of(path, "read").read(path)
-    if values.dtype.kind not in "biuf":
-        raise ImageError(
-            f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
-        )
-    return values, _usable(grid, path)
 
 
 def _format_of(path: Path, verb: str) -> types.ModuleType:
