@@ -76,7 +76,8 @@ def convert_bids(
     cases, bad = as_test_cases(cases, bad, options, source)
     only_occurring = given is None and not found.masks
     labels = given if given is not None else found.labels
-    conversion = Conversion("bids", source, title, channels, cases, bad, labels, only_occurring, {"derivatives": pipeline.name})
+    origin = {"derivatives": str(pipeline), "image_with": list(image_with or ()), "labels_with": list(labels_with or ())}
+    conversion = Conversion("bids", source, title, channels, cases, bad, labels, only_occurring, origin=origin)
     write_cases(folder, conversion, options)
     return folder
 

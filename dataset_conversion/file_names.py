@@ -26,6 +26,26 @@ CHANNEL_WORDS = (
 _NUMBER = r"\d{4}"
 
 
+@dataclass(frozen=True)
+class NamedFile:
+    """A file by the name that counts, ``stem``; ``channel`` is its sub-folder, if sub-folders are channels. ``shown``
+    is its name in messages.
+    """
+
+    path: Path
+    stem: str
+    channel: str | None = None
+    shown: str = ""
+
+    def __str__(self) -> str:
+        return self.shown or self.path.name
+
+    @staticmethod
+    def of(path: Path, channel: str | None = None) -> NamedFile:
+        """A file, or a folder with a DICOM series, by its own name; ``channel`` if its folder is one."""
+        return NamedFile(path, _stem(path), channel, path.name if channel is None else f"{channel}/{path.name}")
+
+
 @dataclass
 class Matched:
     """What the names tell: ``channels`` and ``labels`` of each case, and ``bad``, the names that fit nothing or
@@ -34,8 +54,8 @@ class Matched:
     A channel is None where no name tells one, else the word as it is written in the first name that has it.
     """
 
-    images: dict[str, dict[str | None, Path]] = field(default_factory=dict)
-    labels: dict[str, Path] = field(default_factory=dict)
+    images: dict[str, dict[str | None, NamedFile]] = field(default_factory=dict)
+    labels: dict[str, NamedFile] = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -44,34 +64,33 @@ class Matched:
         return sorted({channel for found in self.images.values() for channel in found}, key=lambda channel: channel or "")
 
 
-@dataclass(frozen=True)
-class ImageName:
-    """An image as it was found; ``channel`` is that of the sub-folder that it lies in, if sub-folders are channels."""
-
-    path: Path
-    channel: str | None = None
-
-
-def stem_of(path: Path) -> str:
-    """The name without its file ending; of a DICOM series the folder's name."""
-    return path.name if path.is_dir() else name_without_ending(path)
-
-
-def looks_like_labels(path: Path) -> bool:
+def looks_like_labels(file: NamedFile) -> bool:
     """Whether the name has one of :data:`LABEL_WORDS` at its end or beginning."""
-    return _without(stem_of(path), LABEL_WORDS) != stem_of(path)
+    return _without(file.stem, LABEL_WORDS) != file.stem
 
 
-def match(images: Sequence[ImageName], labels: Sequence[Path], words: Sequence[str] | None, split: bool) -> Matched:
+def in_case_folder(path: Path, words: Sequence[str] = ()) -> NamedFile | None:
+    """A file in a folder of its case's name: ``p1/p1_t1.nii.gz``, or ``p1/t1.nii.gz``, which counts as ``p1_t1``.
+
+    None if the name tells neither: it neither begins with the folder's name, nor is one of the known ``words``.
+    """
+    stem, case = _stem(path), path.parent.name
+    if stem.lower().startswith(case.lower()):
+        return NamedFile(path, stem, shown=f"{case}/{path.name}")
+    known = {word.lower() for word in (*words, *IMAGE_WORDS, *LABEL_WORDS, *CHANNEL_WORDS)}
+    return NamedFile(path, f"{case}_{stem}", shown=f"{case}/{path.name}") if stem.lower() in known else None
+
+
+def match(images: Sequence[NamedFile], labels: Sequence[NamedFile], words: Sequence[str] | None, split: bool) -> Matched:
     """Match ``images`` and ``labels`` by name.
 
     ``words`` are the channels that names may end in, None for :data:`CHANNEL_WORDS`; four digits always may. With
     ``split`` they are taken off every name; without it only where the labels' names lack them.
     """
     pattern = re.compile(rf"(.+?)[_.-]({'|'.join(map(re.escape, words or CHANNEL_WORDS))}|{_NUMBER})", re.IGNORECASE)
-    exact = {stem_of(image.path) for image in images} if not split else set()
+    exact = {image.stem for image in images} if not split else set()
     by_key, matched = _label_keys(labels, exact), Matched()
-    found: dict[str, dict[str | None, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, dict[str | None, list[NamedFile]]] = defaultdict(lambda: defaultdict(list))
     spelled: dict[str, str] = {}
     unfound = []
     for image in images:
@@ -80,46 +99,45 @@ def match(images: Sequence[ImageName], labels: Sequence[Path], words: Sequence[s
             unfound.append(image)
             continue
         case, channel = place
-        found[case][channel and spelled.setdefault(channel.lower(), channel)].append(image.path)
+        found[case][channel and spelled.setdefault(channel.lower(), channel)].append(image)
     splits = split or any(channel is not None for channels in found.values() for channel in channels)
     for image in unfound:
         case, channel = _unlabelled(image, pattern, splits)
-        found[case][channel and spelled.setdefault(channel.lower(), channel)].append(image.path)
+        found[case][channel and spelled.setdefault(channel.lower(), channel)].append(image)
     for case, channels in found.items():
         _settle(case, channels, by_key.get(case, ()), matched)
     _refuse_shared(matched)
-    used = {path for case in found for path in by_key.get(case, ())}
-    for path in labels:
-        if path not in used:
-            matched.bad[path.name] = "labels without an image of that name"
+    used = {file for case in found for file in by_key.get(case, ())}
+    for file in labels:
+        if file not in used:
+            matched.bad[str(file)] = "labels without an image of that name"
     return matched
 
 
-def _label_keys(labels: Iterable[Path], exact: set[str]) -> dict[str, list[Path]]:
+def _label_keys(labels: Iterable[NamedFile], exact: set[str]) -> dict[str, list[NamedFile]]:
     """Label files by the case that they may belong to: by name as it stands if an image of ``exact`` has it, else also
     without one of :data:`LABEL_WORDS`.
     """
-    keys: dict[str, list[Path]] = defaultdict(list)
+    keys: dict[str, list[NamedFile]] = defaultdict(list)
     rest = []
-    for path in labels:
-        if stem_of(path) in exact:
-            keys[stem_of(path)].append(path)
+    for file in labels:
+        if file.stem in exact:
+            keys[file.stem].append(file)
         else:
-            rest.append(path)
+            rest.append(file)
     taken = set(keys)
-    for path in rest:
-        for key in dict.fromkeys((_without(stem_of(path), LABEL_WORDS), stem_of(path))):
+    for file in rest:
+        for key in dict.fromkeys((_without(file.stem, LABEL_WORDS), file.stem)):
             if key not in taken:
-                keys[key].append(path)
+                keys[key].append(file)
     return keys
 
 
 def _place(
-    image: ImageName, labels: Mapping[str, object], pattern: re.Pattern[str], split: bool
+    image: NamedFile, labels: Mapping[str, object], pattern: re.Pattern[str], split: bool
 ) -> tuple[str, str | None] | None:
     """Case and channel of an image that has labels, or None."""
-    stem = stem_of(image.path)
-    plain = _without(stem, IMAGE_WORDS)
+    stem, plain = image.stem, _without(image.stem, IMAGE_WORDS)
     if not split or image.channel is not None:
         for key in (stem, plain):
             if key in labels:
@@ -132,42 +150,42 @@ def _place(
     return None
 
 
-def _unlabelled(image: ImageName, pattern: re.Pattern[str], split: bool) -> tuple[str, str | None]:
+def _unlabelled(image: NamedFile, pattern: re.Pattern[str], split: bool) -> tuple[str, str | None]:
     """Case and channel of an image without labels."""
-    plain = _without(stem_of(image.path), IMAGE_WORDS)
+    plain = _without(image.stem, IMAGE_WORDS)
     parts = pattern.fullmatch(plain) if split else None
     if parts is None:
         return plain, image.channel
     return _without(parts[1], IMAGE_WORDS), image.channel or parts[2]
 
 
-def _settle(case: str, channels: Mapping[str | None, list[Path]], labels: Sequence[Path], matched: Matched) -> None:
+def _settle(case: str, channels: Mapping[str | None, list[NamedFile]], labels: Sequence[NamedFile], matched: Matched) -> None:
     """Put one case into ``matched``, or what is not clear about it."""
-    doubled = [paths for paths in channels.values() if len(paths) > 1]
+    doubled = [files for files in channels.values() if len(files) > 1]
     if len(labels) > 1:
         matched.bad[case] = f"several files could be its labels: {_names(labels)}"
     elif doubled:
         matched.bad[case] = f"several files could be the same image: {_names(doubled[0])}"
     elif None in channels and len(channels) > 1:
-        others = [path for channel, paths in channels.items() if channel is not None for path in paths]
-        matched.bad[case] = f"{channels[None][0].name} names no channel, but {_names(others)} do"
+        others = [file for channel, files in channels.items() if channel is not None for file in files]
+        matched.bad[case] = f"{channels[None][0]} names no channel, but {_names(others)} do"
     else:
-        matched.images[case] = {channel: paths[0] for channel, paths in channels.items()}
+        matched.images[case] = {channel: files[0] for channel, files in channels.items()}
         if labels:
             matched.labels[case] = labels[0]
 
 
 def _refuse_shared(matched: Matched) -> None:
     """Put cases that would share one file of labels among the bad ones."""
-    cases: dict[Path, list[str]] = defaultdict(list)
-    for case, path in matched.labels.items():
-        cases[path].append(case)
-    for path, several in cases.items():
+    cases: dict[NamedFile, list[str]] = defaultdict(list)
+    for case, file in matched.labels.items():
+        cases[file].append(case)
+    for file, several in cases.items():
         if len(several) > 1:
             for case in several:
                 images = _names(matched.images.pop(case).values())
                 del matched.labels[case]
-                matched.bad[case] = f"{path.name} could be the labels of {' and '.join(sorted(several))} ({images})"
+                matched.bad[case] = f"{file} could be the labels of {' and '.join(sorted(several))} ({images})"
 
 
 def _without(stem: str, words: Sequence[str]) -> str:
@@ -179,5 +197,10 @@ def _without(stem: str, words: Sequence[str]) -> str:
     return stem
 
 
-def _names(paths: Iterable[Path]) -> str:
-    return " and ".join(sorted(path.name for path in paths))
+def _stem(path: Path) -> str:
+    """The name without its file ending; of a DICOM series the folder's name."""
+    return path.name if path.is_dir() else name_without_ending(path)
+
+
+def _names(files: Iterable[NamedFile]) -> str:
+    return " and ".join(sorted(map(str, files)))

@@ -1,15 +1,16 @@
 """A folder of images and a folder of their labels, matched by name, to the raw layout.
 
-Channels are told apart by the end of the name or by sub-folders; an image may also be a folder with a DICOM series.
+Channels are told apart by the end of the name or by sub-folders. There may be a sub-folder for each case instead. An
+image may also be a folder with a DICOM series.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from dataset_conversion.file_names import ImageName, Matched, looks_like_labels, match
+from dataset_conversion.file_names import Matched, NamedFile, in_case_folder, looks_like_labels, match
 from dataset_conversion.label_names import named_labels
 from dataset_conversion.labelled_cases import CaseOptions, Conversion, as_test_cases, check_apart, write_cases
 from dataset_conversion.raw_layout import dataset_folder
@@ -22,14 +23,6 @@ from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.volumes import dicom
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, modality_in_header
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The images of a folder; ``by_folder`` if its sub-folders are channels."""
-
-    images: tuple[ImageName, ...]
-    by_folder: bool
 
 
 def convert_folder(
@@ -57,12 +50,12 @@ def convert_folder(
         raise UserError("`test_labels` without `test_images`: give the folder of the test images, too.")
     named = named_labels(label_names, label_table)
     folder = dataset_folder(raw_folder, dataset_id, name)
-    for place in (source, labels, test_images, test_labels):
-        if place is not None:
-            check_apart(place, folder)
-    training = _matched(source, labels, channels, split=channels is not None and len(channels) > 1)
+    places = [place for place in (source, labels, test_images, test_labels) if place is not None]
+    for place in places:
+        check_apart(place, folder)
+    training = _matched(source, labels, channels, channels is not None and len(channels) > 1, places)
     split = any(channel is not None for channel in training.channels)
-    test = _matched(test_images, test_labels, channels, split) if test_images is not None else Matched()
+    test = _matched(test_images, test_labels, channels, split, places) if test_images is not None else Matched()
     tokens = _channel_words(training, channels, source)
     bad = training.bad | {f"test images: {case}": problem for case, problem in test.bad.items()}
     cases, bad = as_test_cases(_cases(training, tokens, bad, ""), bad, options, source)
@@ -73,62 +66,66 @@ def convert_folder(
         else:
             cases.append(replace(case, test=True))
     final = _channel_names(tokens, channels, cases, source) if cases else ()  # without cases all is refused
-    write_cases(folder, Conversion("folder", source, name, final, cases, bad, named), options)
+    others = {"labels": labels, "test_images": test_images, "test_labels": test_labels}
+    origin = {kind: str(place) for kind, place in others.items() if place is not None}
+    write_cases(folder, Conversion("folder", source, name, final, cases, bad, named, origin=origin), options)
     return folder
 
 
 # ------------------------------------------------------------------------------------------------------------- listing
-def _matched(images: Path, labels: Path | None, channels: Sequence[str] | None, split: bool) -> Matched:
-    found = _images_in(images)
+def _matched(images: Path, labels: Path | None, channels: Sequence[str] | None, split: bool, places: Sequence[Path]) -> Matched:
+    """The files of two folders by case; ``places`` are all folders that were given, which may lie in one another."""
+    found, by_folder = _files_in(images, places, channels or (), "images")
     if labels == images:
-        label_paths = [image.path for image in found.images if looks_like_labels(image.path)]
-        found = _Found(tuple(image for image in found.images if image.path not in set(label_paths)), found.by_folder)
+        segmentations = [file for file in found if looks_like_labels(file)]
+        found = [file for file in found if not looks_like_labels(file)]
     else:
-        label_paths = _labels_in(labels) if labels is not None else []
+        segmentations = _files_in(labels, places, (), "label files")[0] if labels is not None else []
     words = list(channels) if channels is not None and len(channels) > 1 else None
-    return match(found.images, label_paths, words, split and not found.by_folder)
+    return match(found, segmentations, words, split and not by_folder)
 
 
-def _images_in(folder: Path) -> _Found:
-    """The images in ``folder``, or in its sub-folders if those are channels; what else is there is said."""
+def _files_in(folder: Path, places: Sequence[Path], words: Sequence[str], what: str) -> tuple[list[NamedFile], bool]:
+    """The images or label files in ``folder``, or in its sub-folders if each is a case, or each a channel of images;
+    and whether sub-folders are channels. What else is there is said.
+
+    Sub-folders that are among ``places`` are not looked into. Raises DatasetError.
+    """
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder. Give a folder of images.")
-    direct = _images_of(folder)
-    below = {path: _images_of(path) for path in sorted(folder.iterdir()) if path.is_dir() and path not in direct}
-    below = {path: images for path, images in below.items() if images and not path.name.startswith(".")}
+        raise DatasetError(f"{folder}: no such folder. Give a folder of {what}.")
+    direct, skipped = _images_of(folder), {place for place in places if place.parent == folder}
+    known = {*direct, *skipped}
+    below = {path: _images_of(path) for path in sorted(folder.iterdir()) if path.is_dir() and path not in known}
+    below = {path: files for path, files in below.items() if files and not path.name.startswith(".")}
+    shown = listed([path.name for path in below])
     if direct and below:
         raise DatasetError(
-            f"{folder}: holds images and sub-folders with images ({listed([path.name for path in below])}). "
-            "Give a folder of images, or one with a sub-folder for each channel."
+            f"{folder}: holds images and sub-folders with images ({shown}). "
+            "Give a folder of images, or one with a sub-folder for each channel or each case."
         )
     if not direct and not below:
         raise DatasetError(
-            f"{folder}: holds no images. Allowed are files ending in {', '.join(FILE_ENDINGS)}, folders with a DICOM series, "
-            "and one sub-folder of such images for each channel."
+            f"{folder}: holds no {what}. Allowed are files ending in {', '.join(FILE_ENDINGS)}, for images also folders with "
+            "a DICOM series; all of them there, or in one sub-folder for each case or each channel."
         )
     for place, used in below.items() or [(folder, direct)]:
-        _say_left_out(place, used)
-    if below:
-        console.say(f"{folder}: its sub-folders are taken as channels: {listed([place.name for place in below])}.")
-        images = tuple(ImageName(path, place.name) for place, paths in below.items() for path in paths)
-        return _Found(images, by_folder=True)
-    return _Found(tuple(ImageName(path) for path in direct), by_folder=False)
+        _say_left_out(place, [*used, *skipped])
+    if not below:
+        return [NamedFile.of(path) for path in direct], False
+    _say_left_out(folder, [*below, *skipped])
+    of_cases = [in_case_folder(path, words) for paths in below.values() for path in paths]
+    if all(of_cases):
+        console.say(f"{folder}: its sub-folders are taken as cases: {shown}.")
+        return [file for file in of_cases if file is not None], False
+    if what == "images":
+        console.say(f"{folder}: its sub-folders are taken as channels: {shown}.")
+    return [NamedFile.of(path, place.name) for place, paths in below.items() for path in paths], True
 
 
 def _images_of(folder: Path) -> list[Path]:
     """Image files and DICOM series that lie in ``folder`` itself."""
     paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     return [path for path in paths if ending_of(path) or (path.is_dir() and dicom.has_series(path))]
-
-
-def _labels_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder. Give a folder of label files.")
-    paths = [path for path in sorted(folder.iterdir()) if ending_of(path) and not path.name.startswith(".")]
-    if not paths:
-        raise DatasetError(f"{folder}: holds no label files. Allowed are files ending in {', '.join(FILE_ENDINGS)}.")
-    _say_left_out(folder, paths)
-    return paths
 
 
 def _say_left_out(folder: Path, used: Sequence[Path]) -> None:
@@ -201,17 +198,17 @@ def _cases(matched: Matched, words: Sequence[str | None], bad: dict[str, str], p
     cases = []
     keys = [word and word.lower() for word in words]
     for name, images in sorted(matched.images.items()):
-        by_word = {word and word.lower(): path for word, path in images.items()}
+        by_word = {word and word.lower(): file for word, file in images.items()}
         if len(keys) == len(by_word) == 1 and None in (*keys, *by_word):  # the one channel need not be named everywhere
             by_word = {keys[0]: next(iter(by_word.values()))}
         lacking = [str(word) for word, key in zip(words, keys, strict=True) if key not in by_word]
-        extra = [path.name for key, path in by_word.items() if key not in keys]
+        extra = [key for key in by_word if key not in keys]
         if lacking or extra:
-            there = ", ".join(path.name for path in images.values())
+            there = ", ".join(map(str, images.values()))
             what = f"lacks channel {', '.join(lacking)}" if lacking else f"has {len(extra)} channel(s) too many"
             bad[f"{prefix}{name}"] = f"{what} (found {there})"
             continue
         label = matched.labels.get(name)
-        files = tuple(ImageFile(by_word[key]) for key in keys)
-        cases.append(SourceCase(name, files, LabelFiles((label,)) if label is not None else None))
+        files = tuple(ImageFile(by_word[key].path) for key in keys)
+        cases.append(SourceCase(name, files, LabelFiles((label.path,)) if label is not None else None))
     return cases

@@ -46,7 +46,8 @@ class Conversion:
     """What a converter has found. ``bad`` maps what cannot be a case to the reason.
 
     ``labels`` maps names to values, None where the source names none. With ``only_occurring`` those in no file of the
-    source are left out. ``notes`` go into ``dataset.json``.
+    source are left out. ``notes`` go into ``dataset.json``, as does ``origin``: what, beside ``source``, tells this
+    data set from another one with the same names of cases.
     """
 
     converter: str
@@ -58,6 +59,7 @@ class Conversion:
     labels: Mapping[str, int] | None
     only_occurring: bool = False
     notes: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_cases(folder: Path, conversion: Conversion, options: CaseOptions) -> None:
@@ -167,8 +169,9 @@ def _table(bad: Mapping[str, str]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ what is there already
-def _origin(conversion: Conversion) -> dict[str, str]:
-    return {"converter": conversion.converter, "source": str(conversion.source)}
+def _origin(conversion: Conversion) -> dict[str, Any]:
+    """What a ``dataset.json`` says of where its data set comes from."""
+    return {"converter": conversion.converter, "source": str(conversion.source), **conversion.origin}
 
 
 def _check_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -55,7 +56,11 @@ def test_files_are_linked_under_the_names_of_the_layout(tmp_path: Path, source: 
         assert files.images[0].samefile(source / f"images/{files.case}.nii.gz")
         assert files.label.samefile(source / f"labels/{files.case}_seg.nii.gz")
     content = json.loads((result(tmp_path) / "dataset.json").read_text())
-    assert content["conversion"] == {"converter": "folder", "source": str(source / "images")}
+    assert content["conversion"] == {
+        "converter": "folder",
+        "source": str(source / "images"),
+        "labels": str(source / "labels"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -77,12 +82,29 @@ def test_usual_names_match(tmp_path: Path, image_name: str, label_name: str, cas
     assert names(result(tmp_path)) == {"imagesTr": [f"{case}_0000.nii.gz"], "labelsTr": [f"{case}.nii.gz"]}
 
 
-def test_images_and_labels_may_share_a_folder(tmp_path: Path) -> None:
+def test_images_and_labels_may_share_a_folder(tmp_path: Path, capsys: Captured) -> None:
     for seed, case in enumerate(CASES):
         save(tmp_path / f"data/{case}_image.nii.gz", image(seed))
         save(tmp_path / f"data/{case}_segmentation.nii.gz", labels(seed))
+    save(tmp_path / "data/test/t1.nii.gz", image(9))
     data = str(tmp_path / "data")
-    convert(tmp_path, "folder", "-i", data, "-l", data, "-d", "5", "--name", "Liver", "--channels", "MRI")
+    convert(
+        tmp_path,
+        "folder",
+        "-i",
+        data,
+        "-l",
+        data,
+        "-d",
+        "5",
+        "--name",
+        "Liver",
+        "--channels",
+        "MRI",
+        "--test-images",
+        data + "/test",
+    )
+    assert "left out" not in capsys.readouterr().out
     assert names(result(tmp_path))["labelsTr"] == [f"{case}.nii.gz" for case in CASES]
 
 
@@ -107,6 +129,26 @@ def test_channels(tmp_path: Path, by: str, capsys: Captured) -> None:
         convert(tmp_path, *words(tmp_path, "--channels", "flair", "T1", "--overwrite"))
         assert read_dataset(result(tmp_path)).description.channels == ("flair", "T1")
         np.testing.assert_array_equal(nib.load(result(tmp_path) / "imagesTr/p1_0000.nii.gz").get_fdata(), image(0))
+
+
+@pytest.mark.parametrize("full_names", [True, False])
+def test_one_folder_for_each_case(tmp_path: Path, full_names: bool, capsys: Captured) -> None:
+    """data/p1/p1_t1.nii.gz or data/p1/t1.nii.gz, the labels beside them or in a folder of their own."""
+    for seed, case in enumerate(CASES):
+        start = f"{case}-" if full_names else ""
+        for channel, word in enumerate(("t1", "flair")):
+            save(tmp_path / f"data/{case}/{start}{word}.nii.gz", image(10 * seed + channel))
+        save(tmp_path / (f"labels/{case}/seg.nii.gz" if full_names else f"data/{case}/seg.nii.gz"), labels(seed))
+    data, segmentations = str(tmp_path / "data"), str(tmp_path / ("labels" if full_names else "data"))
+    start_words = ["folder", "-i", data, "-l", segmentations, "-d", "5", "--name", "Liver"]
+    said = check_twice(tmp_path, capsys, *start_words, "--channels", "t1", "flair")
+    assert "sub-folders are taken as cases: p1, p2, p3" in said
+    for seed, files in enumerate(read_dataset(result(tmp_path)).training):
+        assert files.case == CASES[seed] and files.label is not None
+        np.testing.assert_array_equal(read_volume(files.images).array, [image(10 * seed), image(10 * seed + 1)])
+        np.testing.assert_array_equal(read_labels(files.label).array, labels(seed))
+    next(tmp_path.glob("data/p2/*t1.nii.gz")).unlink()
+    assert "p2  lacks channel t1 (found p2/" in refused(tmp_path, capsys, *start_words, "--channels", "t1", "flair")
 
 
 def test_label_names_from_a_table_or_made_up(tmp_path: Path, source: Path, capsys: Captured) -> None:
@@ -273,6 +315,10 @@ def test_another_data_set_is_never_overwritten(tmp_path: Path, source: Path, cap
         save(other / f"labels/{case}.nii.gz", labels(50 + seed))
     convert(tmp_path, *words(source))
     assert "holds another data set: 6 file(s) differ" in refused(tmp_path, capsys, *words(other))
+    shutil.copytree(source / "labels", source / "second_rater")
+    save(source / "second_rater/p1_seg.nii.gz", labels(61))
+    rated = [word.replace("labels", "second_rater") for word in words(source)]
+    assert "holds another data set" in refused(tmp_path, capsys, *rated)
     named = [word if word != "Liver" else "Spleen" for word in words(other)]
     assert "already has Dataset005_Liver" in refused(tmp_path, capsys, *named)
     inside = result(tmp_path)
