@@ -93,7 +93,11 @@ def write_cases(folder: Path, conversion: Conversion, options: CaseOptions) -> N
         expected[target.path.parent.name].add(target.path.name)
     check_leftovers(folder, expected, options.overwrite)
     make_folders(folder, [part for part, names in expected.items() if names])
-    jobs = [(name, several, options.copy) for name, several in targets.items()]
+    jobs = [
+        (name, several, options.copy)
+        for name, several in targets.items()
+        if options.copy or not all(target.is_there() for target in several)  # with `copy` a link that is there is replaced
+    ]
     only_links = all(target.linked is not None for several in targets.values() for target in several)
     workers = options.workers if options.copy or not only_links else 1  # a process costs more than thousands of links
     raise_bad_cases(for_each_case(_write, jobs, workers, "Converting"), folder)
