@@ -10,7 +10,6 @@ from diffatlas_pipeline.errors import DatasetError, UserError
 
 _VALUE_COLUMNS = ("value", "index", "id", "label")
 _NAME_COLUMNS = ("name", "label_name", "structure")
-_TAKEN = ("background", "ignore")
 
 
 def named_labels(pairs: Sequence[str] | None, table: Path | None) -> dict[str, int] | None:
@@ -80,7 +79,7 @@ def _columns(rows: list[list[str]], path: Path) -> tuple[int, int, list[list[str
 
 
 def check_names(names: Mapping[str, int], where: str) -> None:
-    """DatasetError if ``names`` cannot be those of a data set: none, a value twice, a name with a meaning."""
+    """DatasetError if ``names`` cannot be those of a data set: none, a value twice, the background's name."""
     if not any(names.values()):
         raise DatasetError(f"{where}: names no label beside the background. At least one is needed.")
     seen: dict[int, str] = {}
@@ -88,9 +87,8 @@ def check_names(names: Mapping[str, int], where: str) -> None:
         if value in seen:
             raise DatasetError(f"{where}: value {value} is named '{seen[value]}' and '{name}'. Give each value one name.")
         seen[value] = name
-        if value != 0 and name.lower() in _TAKEN:
-            meaning = "is the name of 0" if name.lower() == "background" else "labels are not supported"
-            raise DatasetError(f"{where}: value {value} is named '{name}', but '{name.lower()}' {meaning}. Rename it.")
+        if value != 0 and name.lower() == "background":
+            raise DatasetError(f"{where}: value {value} is named '{name}', but 'background' is the name of 0. Rename it.")
 
 
 def numbered(values: Iterable[int]) -> dict[str, int]:

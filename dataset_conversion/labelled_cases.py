@@ -23,6 +23,7 @@ from dataset_conversion.raw_layout import (
 )
 from dataset_conversion.source_cases import Finding, SourceCase, check_case
 from diffatlas_pipeline import console
+from diffatlas_pipeline.datasets.raw import read_description
 from diffatlas_pipeline.errors import DatasetError
 
 _LISTED = 5
@@ -87,6 +88,7 @@ def write_cases(folder: Path, conversion: Conversion, options: CaseOptions) -> N
     targets = {case.name: targets_of(case, folder, ending, displaced.get(case.name, ())) for case in cases}
     notes = {**conversion.notes, "conversion": _origin(conversion), **({"left_out": sorted(bad)} if bad else {})}
     description = LayoutDescription(conversion.channels, labels, ending, notes)
+    read_description(description_of(conversion.title, 0, description), folder / "dataset.json")  # refuses what it cannot be
     _check_folder(folder, targets, description, options.overwrite)
     expected: dict[str, set[str]] = {part: set() for part in FOLDERS}
     for target in (target for several in targets.values() for target in several):
