@@ -64,7 +64,7 @@ def read_description(raw: Mapping[str, Any], path: Path) -> DatasetDescription:
     if "channel_names" not in raw and "modality" in raw:
         raise DatasetError(
             f"{path}: this is the older layout with 'modality'; 'channel_names' and 'file_ending' are needed. "
-            "Convert a Medical Segmentation Decathlon task with DiffAtlas_convert msd."
+            "Convert a task of the Decathlon or of nnU-Net v1 with DiffAtlas_convert msd."
         )
     missing = [key for key in ("channel_names", "labels", "file_ending") if key not in raw]
     if missing:

@@ -85,7 +85,7 @@ def read_labels(path: Path) -> LabelVolume:
     integers.
     """
     try:
-        values, grid = _read(Path(path))
+        values, grid = read_scalars(Path(path))
     except NotScalar as error:
         raise ImageError(
             f"{error.found}, but a segmentation is one label map of 2 or 3 axes. If its segments overlap or lie in layers "
@@ -105,6 +105,21 @@ def read_labels(path: Path) -> LabelVolume:
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8)
     return LabelVolume(values.astype(values.dtype.newbyteorder("="), order="K", copy=False), grid, str(path))
+
+
+def read_scalars(path: Path) -> tuple[np.ndarray, Grid]:
+    """Read an image or label file, or a DICOM series folder, as it is: values (X, Y, Z) in the file's own type (scaled
+    as its header says), and their grid. Raises ImageError.
+    """
+    if path.is_dir():
+        values, grid = dicom.read(path)
+    else:
+        values, grid = _format_of(path, "read").read(path)
+    if values.dtype.kind not in "biuf":
+        raise ImageError(
+            f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
+        )
+    return values, _usable(grid, path)
 
 
 def read_grid(path: Path) -> Grid:
@@ -169,24 +184,11 @@ def ending_for_scalars(ending: str) -> str:
 
 
 def _read_channels(path: Path) -> tuple[np.ndarray, Grid]:
-    """:func:`_read` of all channels of a file (C, X, Y, Z)."""
+    """Values of all channels of a file (C, X, Y, Z)."""
     if not (is_picture(path) and path.is_file()):
-        values, grid = _read(path)
+        values, grid = read_scalars(path)
         return values[None], grid
     values, grid = pictures.read_channels(path)
-    return values, _usable(grid, path)
-
-
-def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    """Values (X, Y, Z) in the file's own type, and their grid."""
-    if path.is_dir():
-        values, grid = dicom.read(path)
-    else:
-        values, grid = _format_of(path, "read").read(path)
-    if values.dtype.kind not in "biuf":
-        raise ImageError(
-            f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
-        )
     return values, _usable(grid, path)
 
 

@@ -96,7 +96,9 @@ def test_opacity_that_says_nothing_is_no_channel(tmp_path: Path) -> None:
 def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
     deep = sitk.GetImageFromArray(RNG.integers(0, 60000, (11, 7, 3)).astype(np.uint16), isVector=True)
     sitk.WriteImage(deep, str(tmp_path / "deep.png"))
-    tifffile.imwrite(tmp_path / "time.tif", np.zeros((2, 3, 11, 7), np.uint8), photometric="minisblack", metadata={"axes": "TZYX"})
+    tifffile.imwrite(
+        tmp_path / "time.tif", np.zeros((2, 3, 11, 7), np.uint8), photometric="minisblack", metadata={"axes": "TZYX"}
+    )
     whole = tmp_path / "whole.png"
     Image.fromarray(COLOURS).save(whole)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:150])
