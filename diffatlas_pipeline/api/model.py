@@ -19,7 +19,7 @@ from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles
 from diffatlas_pipeline.datasets.header_modality import believed_modality
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.inference.inputs import find_cases, passed_over
+from diffatlas_pipeline.inference.inputs import find_scans, passed_over
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.methods.base import DiffusionRecipe
@@ -191,11 +191,13 @@ class Model:
         sources = [Path(one).expanduser() for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
         output = Path(output).expanduser()
         drawings = None if given_labels is None else Path(given_labels).expanduser()
-        cases = find_cases(sources, len(self.channels), self._predictor.method.needs_all_channels)
+        needs_all, flat = self._predictor.method.needs_all_channels, self.plan.dimensions == 2
+        scans = find_scans(sources, len(self.channels), needs_all, flat)
+        cases = scans.cases
         modality, said = self._believed(cases, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction)
-        said = (*said, *passed_over(sources, cases), *warnings)
+        said = (*said, *passed_over(sources, scans), *warnings)
         return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, said, drawings, statistics)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
