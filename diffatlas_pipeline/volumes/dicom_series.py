@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 POSITION, ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
-NUMBER = "0020|0011"  # of the series
+NUMBER, _SERIES = "0020|0011", "0020|000e"  # of the series: its number, its UID
 _CLASS, _IMAGE_TYPE, _SAMPLES, _NUMBER_OF_FRAMES = "0008|0016", "0008|0008", "0028|0002", "0028|0008"
 _INDEX = "DICOMDIR"
 
@@ -142,15 +142,10 @@ def quiet() -> Iterator[None]:
 @functools.lru_cache(maxsize=256)
 def _content_of(folder: Path, listed: tuple[tuple[str, int, int], ...]) -> Content:
     """:func:`content_of`, remembered until a file that is ``listed`` (name, bytes, time of change) changes."""
-    import SimpleITK as sitk
-
     should = [folder / name for name, size, _ in listed if name != _INDEX and (size == 0 or begins_as_dicom(folder / name))]
     if not should:
         return Content({}, {}, ())
-    with quiet():
-        reader = sitk.ImageSeriesReader
-        names = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
-    series = {uid: tuple(Path(name) for name in found) for uid, found in names.items()}
+    series = _grouped(folder, should)
     known = {path.name for found in series.values() for path in found}
     others: dict[str, list[Path]] = {}
     lost = []
@@ -160,6 +155,28 @@ def _content_of(folder: Path, listed: tuple[tuple[str, int, int], ...]) -> Conte
         kind = _named(class_of(path), _NO_IMAGES)
         others.setdefault(kind, []).append(path) if kind else lost.append(path)
     return Content(series, {kind: tuple(found) for kind, found in others.items()}, tuple(lost))
+
+
+def _grouped(folder: Path, files: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
+    """The ``files`` in ``folder`` that hold images, by SeriesInstanceUID."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader
+    try:
+        with quiet():
+            names = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in reader.GetGDCMSeriesIDs(str(folder))}
+        return {uid: tuple(Path(name) for name in found) for uid, found in names.items()}
+    except RuntimeError:  # a single object that is not understood ends it for the whole folder
+        pass
+    series: dict[str, list[Path]] = {}
+    for path in files:
+        try:
+            header = open_header(path)
+        except ImageError:
+            continue
+        if uid := _text(header, _SERIES):
+            series.setdefault(uid, []).append(path)
+    return {uid: tuple(found) for uid, found in series.items()}
 
 
 def _named(uid: str, kinds: Mapping[str, str]) -> str:
