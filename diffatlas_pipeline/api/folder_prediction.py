@@ -15,6 +15,9 @@ from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import alone_in
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
+from diffatlas_pipeline.inference.dicom_inputs import FoundSeries
+from diffatlas_pipeline.inference.dicom_output import DicomOutput
+from diffatlas_pipeline.inference.dicom_seg import Author
 from diffatlas_pipeline.inference.earlier import Decision, decide
 from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
 from diffatlas_pipeline.inference.for_viewers import (
@@ -61,6 +64,8 @@ class FolderPrediction:
         warnings: tuple[str, ...] = (),
         given_labels: Path | None = None,
         statistics: bool = False,
+        dicom: Sequence[str] = (),
+        skipped: Sequence[FoundSeries] = (),
     ) -> None:
         plan = segmenter.plan
         self._model, self.segmenter, self._overwrite, self._statistics = model, segmenter, overwrite, statistics
@@ -71,7 +76,9 @@ class FolderPrediction:
         if maps.uncertainty and not segmenter.predictor.error_curves:
             warnings = (*warnings, "The uncertainty is as the model says it: no validation cases have told how often it errs.")
         self.warnings, self._maps = warnings, maps
-        self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
+        self.destination, self._skipped = Destination.of(output, plan.dataset.file_ending, self.cases), tuple(skipped)
+        self._dicom = DicomOutput(tuple(dicom), self.destination, plan.dataset.labels, self._author(), overwrite)
+        self._dicom.check(self.cases)
         check_output(self.destination, self.cases)
 
     def run(self) -> FolderResult:
@@ -91,7 +98,8 @@ class FolderPrediction:
         decisions = {files.case: self._decision(files, old.get(files.case)) for files in self.cases}
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
         kept = [case for case, decision in decisions.items() if decision.is_kept]
-        outcomes = {case: CaseOutcome(case, "kept", warnings=warned[case]) for case in kept}
+        dicom = replace(self._dicom, known=old)
+        outcomes = {files.case: self._kept(files, dicom, warned[files.case]) for files in self.cases if files.case in kept}
 
         def write() -> None:
             so_far = [outcomes[files.case] for files in self.cases if files.case in outcomes]
@@ -106,13 +114,28 @@ class FolderPrediction:
 
         todo = [files for files in self.cases if files.case not in outcomes]
         try:
-            predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings), told=told)
+            predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings, dicom), told=told)
         finally:  # also of what was done before an interruption
             write()
         self._write_for_others()
         made_with = _as_json(self._made_with())
         differ = any(old[case]["made_with"] != made_with for case in kept if case in old)
         return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
+
+    def _kept(self, files: CaseFiles, dicom: DicomOutput, warnings: tuple[str, ...]) -> CaseOutcome:
+        """The outcome of a case whose segmentation is kept: DICOM objects that it lacks are made from that."""
+        try:
+            written = dicom.write(files, fresh=False)
+        except UserError as error:
+            known = dicom.known.get(files.case) or {}
+            digests = str(known.get("input") or ""), str(known.get("output") or "")
+            return CaseOutcome(files.case, "failed", str(error), warnings, input=digests[0], output=digests[1])
+        return CaseOutcome(files.case, "kept", warnings=(*warnings, *written.warnings), dicom=written.files)
+
+    def _author(self) -> Author:
+        predictor = self.segmenter.predictor
+        settings = {"method": predictor.method.name, "recipe": self._model.recipe, "folds": " ".join(predictor.folds)}
+        return Author(predictor.plan.dataset.name, settings)
 
     def _write_for_others(self) -> None:
         """Names and colours of the labels for viewers, beside the segmentations in a folder; volumes if asked for."""
@@ -169,7 +192,7 @@ class FolderPrediction:
             if outcome.status != "kept":
                 made[outcome.case] = entry | {"made_with": made_with}
             else:
-                made[outcome.case] = old.get(outcome.case, entry | {"made_with": None})
+                made[outcome.case] = {**old.get(outcome.case, entry | {"made_with": None}), "dicom": outcome.dicom}
         return {
             **made_with,
             "dataset": predictor.plan.dataset.name,
@@ -181,6 +204,7 @@ class FolderPrediction:
             "precision": predictor.precision,
             "versions": versions(),
             "wall_s": wall_s,
+            "skipped": [{"path": str(one.path), "files": len(one.files), "reason": one.reason} for one in self._skipped],
             "cases": {**old, **made},
         }
 
