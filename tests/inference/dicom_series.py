@@ -78,14 +78,15 @@ def voxels_of_structure(path: Path, number: int, grid: Grid) -> np.ndarray:
     made = pydicom.dcmread(path)
     (structure,) = [one for one in made.ROIContourSequence if one.ReferencedROINumber == number]
     mask = np.zeros(grid.shape, bool)
-    pixels = np.argwhere(np.ones(grid.shape[:2], bool))
     for contour in structure.get("ContourSequence", []):
         voxels = to_voxels(np.array(contour.ContourData, float).reshape(-1, 3), grid)
         planes = np.unique(np.rint(voxels[:, 2]).astype(int))
         assert len(planes) == 1 and np.abs(voxels[:, 2] - planes[0]).max() < 0.02, "a contour lies in its slice"
-        inside = points_in_poly(pixels, voxels[:, :2]).reshape(grid.shape[:2])
-        assert not (mask[:, :, planes[0]] & inside).any(), "contours do not overlap"
-        mask[:, :, planes[0]] |= inside
+        low, high = np.ceil(voxels[:, :2].min(axis=0)).astype(int), np.floor(voxels[:, :2].max(axis=0)).astype(int)
+        pixels = np.argwhere(np.ones(high - low + 1, bool)) + low
+        inside = (*pixels[points_in_poly(pixels, voxels[:, :2])].T, planes[0])
+        assert not mask[inside].any(), "contours do not overlap"
+        mask[inside] = True
     return mask
 
 

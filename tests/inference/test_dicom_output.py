@@ -10,14 +10,15 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from skimage.color import rgb2lab
 
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.dicom_output import DicomOutput, Written, kinds_of
 from diffatlas_pipeline.inference.dicom_seg import Author
 from diffatlas_pipeline.inference.export import Destination
-from diffatlas_pipeline.volumes.io import read_grid, write_labels
-from tests.inference.dicom_series import TURNED, voxels_of_segment, voxels_of_structure, write_ct
+from diffatlas_pipeline.volumes.io import read_grid, read_volume, write_labels
+from tests.inference.dicom_series import TURNED, to_voxels, voxels_of_segment, voxels_of_structure, write_ct
 
 CLASSES = (LabelClass("small", 2), LabelClass("Größe", 7), LabelClass("absent", 8))
 AUTHOR = Author("Dataset001_A", {"recipe": "default"})
@@ -80,7 +81,9 @@ def test_they_refer_to_series_patient_and_study(tmp_path: Path) -> None:
     reference = structures.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0].RTReferencedSeriesSequence[0]
     assert reference.SeriesInstanceUID == headers[0].SeriesInstanceUID
     assert {image.ReferencedSOPInstanceUID for image in reference.ContourImageSequence} == uids
-    assert len({seg.SOPInstanceUID, structures.SOPInstanceUID, seg.SeriesInstanceUID, structures.SeriesInstanceUID} | uids) == 11
+    assert (
+        len({seg.SOPInstanceUID, structures.SOPInstanceUID, seg.SeriesInstanceUID, structures.SeriesInstanceUID} | uids) == 11
+    )
 
 
 def test_segments_and_structures_have_names_colours_and_origin(tmp_path: Path) -> None:
@@ -95,10 +98,36 @@ def test_segments_and_structures_have_names_colours_and_origin(tmp_path: Path) -
         [77, 175, 74],
     ]
     first = seg.get_segment_description(1)
-    np.testing.assert_allclose(hd.color.CIELabColor(*first.RecommendedDisplayCIELabValue and (1, 0, 0)).value, (655, 32896, 32896))
+    lightness, a, b = rgb2lab(np.array([228, 26, 28]) / 255)
+    expected = np.array([lightness / 100, (a + 128) / 255, (b + 128) / 255]) * 65535  # PS3.3, C.10.7.1.1
+    np.testing.assert_allclose(first.RecommendedDisplayCIELabValue, expected, rtol=0.01)
     assert first.algorithm_type.value == "AUTOMATIC" and first.segmented_property_type.meaning == "Tissue"
     assert first.algorithm_identification.name == "DiffAtlas"
     assert structures.StructureSetROISequence[0].ROIGenerationAlgorithm == "AUTOMATIC"
+
+
+def test_a_series_in_one_file_of_frames(tmp_path: Path) -> None:
+    """As enhanced CT and MR are stored; its frames may come in the other order."""
+    text = dict.fromkeys(("PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName", "Manufacturer"), "")
+    times = {f"{kind}Date": "20260101" for kind in ("Study", "Series", "Acquisition", "Content")}
+    times |= {f"{kind}Time": "101010" for kind in ("Study", "Series", "Acquisition", "Content")}
+    single = write_ct(tmp_path / "single", IMAGE, AcquisitionNumber=1, **text, **times)
+    headers = [pydicom.dcmread(path) for path in sorted(single.iterdir())]
+    (tmp_path / "series").mkdir()
+    enhanced = hd.legacy.LegacyConvertedEnhancedCTImage(headers, hd.UID(), 9, hd.UID(), 1)
+    enhanced.save_as(tmp_path / "series" / "one.dcm")
+    image, grid = read_volume([tmp_path / "series"]).array[0], read_grid(tmp_path / "series")
+    first, last = (to_voxels(np.array([header.ImagePositionPatient], float), grid)[0] for header in (headers[0], headers[-1]))
+    np.testing.assert_allclose(image[:, :, round(first[2])], IMAGE[:, :, 0])
+    np.testing.assert_allclose(image[:, :, round(last[2])], IMAGE[:, :, -1])
+    labels = labelled()
+    written(tmp_path, tmp_path / "series", labels)
+    segment = voxels_of_segment(tmp_path / "out/dicom/case_seg.dcm", 1, grid)
+    structure = voxels_of_structure(tmp_path / "out/dicom/case_rtstruct.dcm", 1, grid)
+    assert (segment == (labels == 2)).all() and (structure == (labels == 2)).all()
+    made = pydicom.dcmread(tmp_path / "out" / "dicom" / "case_rtstruct.dcm")
+    frames = [int(one.ContourImageSequence[0].ReferencedFrameNumber) for one in made.ROIContourSequence[0].ContourSequence]
+    assert set(frames) == set(np.flatnonzero((labels == 2).any(axis=(0, 1))) + 1)
 
 
 def test_an_empty_segmentation_is_written(tmp_path: Path) -> None:
