@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.api.given_labels import find_drawings
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.description import CaseFiles
@@ -97,9 +98,10 @@ class FolderPrediction:
         start = written = time.perf_counter()
         decisions = {files.case: self._decision(files, old.get(files.case)) for files in self.cases}
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
-        kept = [case for case, decision in decisions.items() if decision.is_kept]
+        kept = [files for files in self.cases if decisions[files.case].is_kept]
+        todo = [files for files in self.cases if not decisions[files.case].is_kept]
         dicom = replace(self._dicom, known=old)
-        outcomes = {files.case: self._kept(files, dicom, warned[files.case]) for files in self.cases if files.case in kept}
+        outcomes: dict[str, CaseOutcome] = {}
 
         def write() -> None:
             so_far = [outcomes[files.case] for files in self.cases if files.case in outcomes]
@@ -112,14 +114,15 @@ class FolderPrediction:
                 write()
                 written = time.perf_counter()
 
-        todo = [files for files in self.cases if files.case not in outcomes]
         try:
+            for files in console.each(kept, "Writing DICOM", len(kept), "cases", quiet=not dicom.kinds):
+                outcomes[files.case] = self._kept(files, dicom, warned[files.case])
             predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings, dicom), told=told)
         finally:  # also of what was done before an interruption
             write()
         self._write_for_others()
         made_with = _as_json(self._made_with())
-        differ = any(old[case]["made_with"] != made_with for case in kept if case in old)
+        differ = any(old[files.case]["made_with"] != made_with for files in kept if files.case in old)
         return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
 
     def _kept(self, files: CaseFiles, dicom: DicomOutput, warnings: tuple[str, ...]) -> CaseOutcome:

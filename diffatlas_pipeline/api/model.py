@@ -20,7 +20,7 @@ from diffatlas_pipeline.datasets.header_modality import believed_modality
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.dicom_output import kinds_of
-from diffatlas_pipeline.inference.inputs import find_scans, passed_over
+from diffatlas_pipeline.inference.inputs import check_apart, find_scans, passed_over
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.methods.base import DiffusionRecipe
@@ -194,6 +194,7 @@ class Model:
         kinds = kinds_of(dicom)
         sources = [Path(one).expanduser() for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
         output = Path(output).expanduser()
+        check_apart(sources, output)
         drawings = None if given_labels is None else Path(given_labels).expanduser()
         needs_all, flat = self._predictor.method.needs_all_channels, self.plan.dimensions == 2
         scans = find_scans(sources, len(self.channels), needs_all, flat)

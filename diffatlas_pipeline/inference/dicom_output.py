@@ -75,8 +75,10 @@ class DicomOutput:
         reasons = {files.case: _missing(files) for files in cases if self.kinds}
         if lacking := [f"  {case}: {reason}" for case, reason in reasons.items() if reason]:
             lines = [f"`dicom` {' '.join(self.kinds)}: nothing can refer to {len(lacking)} of {len(cases)} series:", *lacking]
-            advice = "Export them again from where they come from, not through a conversion, or leave out `dicom`."
-            raise UserError("\n".join([*lines, advice]))
+            raise UserError(
+                "\n".join(lines)
+                + "\nThese are needed. Export the series from where they come from, not through a conversion, or leave out `dicom`."
+            )
 
     def write(self, files: CaseFiles, fresh: bool) -> Written:
         """Make the objects of a case from its label file, unless those that are there were made from it.

@@ -53,6 +53,14 @@ def find_scans(sources: Sequence[Path], channels: int, needs_all: str = "", flat
     return Scans(tuple(cases), tuple(one for one in found if one.reason), twice(found))
 
 
+def check_apart(sources: Sequence[Path], output: Path) -> None:
+    """UserError if ``output`` is one of the folders in which scans are looked for."""
+    if output.resolve() in {source.resolve() for source in sources if source.is_dir()}:
+        raise UserError(
+            f"{output}: holds the scans. Segmentations among them would be taken for scans next time: give another `output`."
+        )
+
+
 def read_list(path: Path) -> list[Path]:
     """The files and folders that a text file names, one a line, or a CSV file in a column "image" (or its first one).
 
@@ -125,8 +133,8 @@ def _cases_in(source: Path, found: Sequence[FoundSeries], channels: int, needs_a
     stems = {**image_stems(sorted(source.iterdir())), **plain}
     cases = [CaseFiles(one.name, (one.path,), None) for one in scans if one.path not in plain]
     if not stems and not cases and skipped:
-        lines = [f"{source}: holds no scan that can be segmented, but", *skipped, "Give a folder with the series of a scan."]
-        raise ImageError("\n".join(lines))
+        lines = [f"{source}: holds no scan that can be segmented, but", *skipped]
+        raise ImageError("\n".join(lines) + "\nGive a folder with the series of a scan.")
     if stems or not cases:
         cases += cases_named(stems, str(source), FILE_ENDINGS, channels, not needs_all, needs_all)
     return sorted(cases, key=lambda files: files.case)

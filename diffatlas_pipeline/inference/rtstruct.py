@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CLASS, _STUDY_CLASS = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.3.1.2.3.1"
 _KIND = 2
+_CONTOUR_DATA = 0x30060050
 _DECIMALS = 4  # of a coordinate in mm: DICOM allows 16 characters
 
 
@@ -66,7 +67,7 @@ def make_structures(source: Source, labels: np.ndarray, classes: Sequence[LabelC
 def _object(source: Source, author: Author, names: Sequence[str]) -> Dataset:
     """An RTSTRUCT of the patient and study of ``source``, without structures."""
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     now = datetime.datetime.now()
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
@@ -98,7 +99,7 @@ def _object(source: Source, author: Author, names: Sequence[str]) -> Dataset:
     for name in PATIENT_AND_STUDY:
         setattr(made, name, source.first.get(name))
     made.file_meta = FileMetaDataset()
-    made.file_meta.MediaStorageSOPClassUID = _CLASS
+    made.file_meta.MediaStorageSOPClassUID = UID(_CLASS)
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return made
@@ -126,17 +127,17 @@ def _image(plane: Plane) -> Dataset:
 
 def _contours(plane: Plane, mask: np.ndarray) -> list[Dataset]:
     """The contours of a ``mask`` (X, Y) in its plane."""
-    if not mask.any():
-        return []
-    return [
-        _item(
-            ContourImageSequence=[_image(plane)],
-            ContourGeometricType="CLOSED_PLANAR",
-            NumberOfContourPoints=len(outline),
-            ContourData=[f"{value:.{_DECIMALS}f}" for value in plane.points(outline).ravel()],
+    from pydicom import DataElement
+
+    contours = []
+    for outline in outlines(mask) if mask.any() else ():
+        contour = _item(
+            ContourImageSequence=[_image(plane)], ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=len(outline)
         )
-        for outline in outlines(mask)
-    ]
+        texts = [f"{value:.{_DECIMALS}f}" for value in plane.points(outline).ravel()]
+        contour.add(DataElement(_CONTOUR_DATA, "DS", texts, already_converted=True))  # converting takes most of the time
+        contours.append(contour)
+    return contours
 
 
 def _item(**elements: object) -> Dataset:

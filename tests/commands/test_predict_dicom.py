@@ -16,6 +16,8 @@ import pytest
 
 from diffatlas_pipeline.commands.predict import main
 from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.inference.inputs import find_scans
 from diffatlas_pipeline.methods.registry import METHODS
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, write_labels
@@ -109,6 +111,8 @@ def test_series_of_one_folder_and_what_is_kept(workspace: Path, capsys: pytest.C
     second = record_of(workspace)["cases"]
     assert second["patient_series3"]["dicom"]["seg"]["file"] == "dicom/patient_series3_seg.dcm"
     assert {**second["patient_series3"], "dicom": {}} == first["patient_series3"]
+    with pytest.raises(ImageError, match=r"holds no scan(.|\n)*contours \(RTSTRUCT\)(.|\n)*a segmentation \(DICOM SEG\)"):
+        find_scans([workspace / "out" / "dicom"], 1)
     made = workspace / "out" / "dicom" / "patient_series3_seg.dcm"
     before = made.read_bytes()
     predict(workspace, *options, "--dicom", "seg")

@@ -79,7 +79,9 @@ def voxels_of_structure(path: Path, number: int, grid: Grid) -> np.ndarray:
     (structure,) = [one for one in made.ROIContourSequence if one.ReferencedROINumber == number]
     mask = np.zeros(grid.shape, bool)
     for contour in structure.get("ContourSequence", []):
-        voxels = to_voxels(np.array(contour.ContourData, float).reshape(-1, 3), grid)
+        texts = contour.get_item("ContourData").value.decode().split("\\")  # as they are in the file
+        assert max(map(len, texts)) <= 16 and len(texts) == 3 * contour.NumberOfContourPoints
+        voxels = to_voxels(np.array(texts, float).reshape(-1, 3), grid)
         planes = np.unique(np.rint(voxels[:, 2]).astype(int))
         assert len(planes) == 1 and np.abs(voxels[:, 2] - planes[0]).max() < 0.02, "a contour lies in its slice"
         low, high = np.ceil(voxels[:, :2].min(axis=0)).astype(int), np.floor(voxels[:, :2].max(axis=0)).astype(int)
