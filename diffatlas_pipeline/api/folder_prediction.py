@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,12 +100,12 @@ class FolderPrediction:
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
         kept = [files for files in self.cases if decisions[files.case].is_kept]
         todo = [files for files in self.cases if not decisions[files.case].is_kept]
-        dicom = replace(self._dicom, known=old)
+        dicom, names = replace(self._dicom, known=old), {files.case for files in kept}
         outcomes: dict[str, CaseOutcome] = {}
 
         def write() -> None:
             so_far = [outcomes[files.case] for files in self.cases if files.case in outcomes]
-            write_record(self.destination.record, self._record(so_far, old, time.perf_counter() - start))
+            write_record(self.destination.record, self._record(so_far, names, old, time.perf_counter() - start))
 
         def told(outcome: CaseOutcome) -> None:
             nonlocal written
@@ -131,8 +131,7 @@ class FolderPrediction:
             written = dicom.write(files, fresh=False)
         except UserError as error:
             known = dicom.known.get(files.case) or {}
-            digests = str(known.get("input") or ""), str(known.get("output") or "")
-            return CaseOutcome(files.case, "failed", str(error), warnings, input=digests[0], output=digests[1])
+            return CaseOutcome(files.case, "failed", str(error), warnings, dicom=known.get("dicom") or {})
         return CaseOutcome(files.case, "kept", warnings=(*warnings, *written.warnings), dicom=written.files)
 
     def _author(self) -> Author:
@@ -186,16 +185,21 @@ class FolderPrediction:
         if file is not None and file.exists() and not self._overwrite and case not in before.get("cases", {}):
             raise UserError(f"{file}: is there, but not as the segmentation of '{case}'. Give `overwrite` to replace it.")
 
-    def _record(self, outcomes: Iterable[CaseOutcome], old: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
-        """What prediction.json says; kept cases keep what the earlier run said of them."""
+    def _record(
+        self, outcomes: Iterable[CaseOutcome], kept: Collection[str], old: Mapping[str, Any], wall_s: float
+    ) -> dict[str, Any]:
+        """What prediction.json says; of ``kept`` segmentations what the earlier run said of them."""
         predictor, made_with = self.segmenter.predictor, self._made_with()
         made = {}
         for outcome in outcomes:
             entry = {key: value for key, value in asdict(outcome).items() if key != "case"}
-            if outcome.status != "kept":
+            if outcome.case not in kept:
                 made[outcome.case] = entry | {"made_with": made_with}
-            else:
-                made[outcome.case] = {**old.get(outcome.case, entry | {"made_with": None}), "dicom": outcome.dicom}
+                continue
+            known = old.get(outcome.case, entry | {"made_with": None})
+            now = "failed" in (outcome.status, known.get("status"))  # then, or by its DICOM objects now
+            made[outcome.case] = {**known, **({"status": outcome.status, "message": outcome.message} if now else {})}
+            made[outcome.case]["dicom"] = outcome.dicom
         return {
             **made_with,
             "dataset": predictor.plan.dataset.name,

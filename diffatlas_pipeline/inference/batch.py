@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.inference.dicom_output import DicomOutput, Written
+from diffatlas_pipeline.inference.dicom_output import DicomOutput
 from diffatlas_pipeline.inference.earlier import digest_of_file, digest_of_scan
 from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.familiarity import Familiarity
@@ -246,19 +246,25 @@ def _finish(
     except Exception as error:
         return _failed(files.case, error)
     digests = loaded.digest, digest_of_file(wanted.destination.labels(files))
-    try:
-        dicom, dicom_s = _timed(lambda: wanted.dicom.write(files, fresh=True) if wanted.dicom else Written({}))
-    except Exception as error:  # the segmentation itself is there
-        return replace(_failed(files.case, error), input=digests[0], output=digests[1])
-    seconds = {**made.seconds, "restore": restore_s, "write": write_s + dicom_s}
+    seconds = {**made.seconds, "restore": restore_s, "write": write_s}
     foreign = made.familiarity and made.familiarity.warning
-    warnings = (*result.warnings, *dicom.warnings, *([foreign] if foreign else []))
+    warnings = (*result.warnings, foreign) if foreign else result.warnings
     errors = None if foreign else segmenter.volume_errors(made.segmentation, loaded.prepared)
     volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors)
     share = made.segmentation.network_share
     names = tuple(segmenter.plan.channels[c].name for c in files.missing)
     outcome = CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names, *digests)
-    return replace(outcome, dicom=dicom.files)
+    return outcome if wanted.dicom is None else _with_dicom(wanted.dicom, files, outcome)
+
+
+def _with_dicom(output: DicomOutput, files: CaseFiles, outcome: CaseOutcome) -> CaseOutcome:
+    """Write the segmentation of ``outcome`` as DICOM, too; failed if that cannot be done, though it stays."""
+    try:
+        written, write_s = _timed(lambda: output.write(files, fresh=True))
+    except Exception as error:
+        return replace(outcome, status="failed", message=_failed(files.case, error).message)
+    seconds = {**outcome.seconds, "write": outcome.seconds["write"] + write_s}
+    return replace(outcome, seconds=seconds, warnings=(*outcome.warnings, *written.warnings), dicom=written.files)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -77,7 +77,8 @@ class DicomOutput:
             lines = [f"`dicom` {' '.join(self.kinds)}: nothing can refer to {len(lacking)} of {len(cases)} series:", *lacking]
             raise UserError(
                 "\n".join(lines)
-                + "\nThese are needed. Export the series from where they come from, not through a conversion, or leave out `dicom`."
+                + "\nThese are needed. Export the series from where they come from, without a conversion, or leave out "
+                "`dicom`."
             )
 
     def write(self, files: CaseFiles, fresh: bool) -> Written:

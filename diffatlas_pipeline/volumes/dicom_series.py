@@ -23,8 +23,9 @@ _CLASS, _IMAGE_TYPE, _SAMPLES, _NUMBER_OF_FRAMES = "0008|0016", "0008|0008", "00
 _INDEX = "DICOMDIR"
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
+_STANDARD = "1.2.840.10008."  # what is not of the standard, makers have added
 # By how the UID of their class begins (PS3.6, annex A): objects that hold no image, and images that are no scans.
-_NO_IMAGES = {
+_NO_SCANS = {
     f"{_STORAGE}88.": "a structured report",
     f"{_STORAGE}11.": "a presentation state",
     f"{_STORAGE}104.": "an encapsulated document",
@@ -39,16 +40,13 @@ _NO_IMAGES = {
     f"{_STORAGE}66": "raw data",
     f"{_STORAGE}4.2": "raw spectra",
     f"{_STORAGE}67": "a mapping of values",
-    "1.2.840.10008.5.1.4.34.": "a work list",
-    "1.2.840.10008.1.3.10": "the index of a disc",
-    "1.3.12.2.1107.5.9.1": "an object of Siemens without an image",
-}
-_NO_SCANS = {
     f"{_STORAGE}66.4": "a segmentation (DICOM SEG)",
     f"{_STORAGE}66.7": "a segmentation (DICOM SEG)",
     f"{_STORAGE}30": "a parametric map",
     f"{_STORAGE}481.1": "an image of radiotherapy",
     f"{_STORAGE}481.2": "a dose distribution (RTDOSE)",
+    "1.2.840.10008.5.1.4.34.": "a work list",
+    "1.2.840.10008.1.3.10": "the index of a disc",
 }
 
 
@@ -101,7 +99,7 @@ def why_no_scan(files: Sequence[Path], flat: bool = False) -> str:
     except ImageError:
         return ""
     first = headers[0]
-    if reason := _named(_text(first, _CLASS), {**_NO_SCANS, **_NO_IMAGES}):
+    if reason := _kind(_text(first, _CLASS)):
         return reason
     if any("LOCALIZER" in _text(header, _IMAGE_TYPE).upper() for header in headers):
         return "a localizer"
@@ -152,7 +150,9 @@ def _content_of(folder: Path, listed: tuple[tuple[str, int, int], ...]) -> Conte
     for path in should:
         if path.name in known:
             continue
-        kind = _named(class_of(path), _NO_IMAGES)
+        kind = _kind(uid := class_of(path))
+        if uid and not kind and not uid.startswith(_STANDARD):
+            kind = "an object of a maker's own kind, without an image"
         others.setdefault(kind, []).append(path) if kind else lost.append(path)
     return Content(series, {kind: tuple(found) for kind, found in others.items()}, tuple(lost))
 
@@ -179,10 +179,10 @@ def _grouped(folder: Path, files: Sequence[Path]) -> dict[str, tuple[Path, ...]]
     return {uid: tuple(found) for uid, found in series.items()}
 
 
-def _named(uid: str, kinds: Mapping[str, str]) -> str:
-    """What a class is called, by the longest beginning of its UID that ``kinds`` have; "" if they have none."""
-    begins = [start for start in kinds if f"{uid}.".startswith(start if start.endswith(".") else f"{start}.")]
-    return kinds[max(begins, key=len)] if begins else ""
+def _kind(uid: str) -> str:
+    """What an object of a class that holds no scans is called, by the longest known beginning of its UID; or ""."""
+    begins = [start for start in _NO_SCANS if f"{uid}.".startswith(start if start.endswith(".") else f"{start}.")]
+    return _NO_SCANS[max(begins, key=len)] if begins else ""
 
 
 def _text(header: sitk.ImageFileReader, tag: str) -> str:

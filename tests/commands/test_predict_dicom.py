@@ -12,6 +12,7 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
 
 from diffatlas_pipeline.commands.predict import main
@@ -124,6 +125,25 @@ def test_series_of_one_folder_and_what_is_kept(workspace: Path, capsys: pytest.C
     assert "patient_series3_seg.dcm is of an earlier segmentation. --dicom makes it anew" in capsys.readouterr().out
     predict(workspace, *options, "--dicom", "seg", "rtstruct")
     check_written(workspace, "patient_series3")
+
+
+def test_a_dicom_object_that_cannot_be_written_fails_but_the_segmentation_stays(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_ct(workspace / "in" / "a", IMAGE)
+    (workspace / "out").mkdir()
+    (workspace / "out" / "dicom").touch()  # where a folder should be
+    options = ("--modality", "MRI", "--dicom", "rtstruct")
+    for _ in ("made", "kept"):
+        assert "a_rtstruct.dcm: cannot be written" in failing(workspace, capsys, *options, code=1)
+        entry = record_of(workspace)["cases"]["a"]
+        assert entry["status"] == "failed" and entry["volumes"] and entry["output"] and entry["dicom"] == {}
+    (workspace / "out" / "dicom").unlink()
+    predict(workspace, *options)
+    now = record_of(workspace)["cases"]["a"]
+    assert (now["status"], now["message"], list(now["dicom"])) == ("kept", "", ["rtstruct"])
+    made = pydicom.dcmread(workspace / "out" / "dicom" / "a_rtstruct.dcm")
+    assert made.StructureSetROISequence[0].ROIGenerationAlgorithm == "AUTOMATIC", "as it was written"
 
 
 def test_one_series_into_one_file(workspace: Path) -> None:

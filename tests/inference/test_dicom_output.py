@@ -169,7 +169,7 @@ def test_what_cannot_be_written_is_refused_before(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"1 of 1 cases are no DICOM series: a\. Give DICOM series only"):
         output.check([CaseFiles("a", (tmp_path / "a.nii.gz",), None)])
     nowhere = write_ct(tmp_path / "nowhere", IMAGE, FrameOfReferenceUID="")
-    with pytest.raises(UserError, match=r"1 of 1 series:\n  b: its headers have no FrameOfReferenceUID\nThese are needed\. Export"):
+    with pytest.raises(UserError, match=r"1 of 1 series:\n  b: its headers have no FrameOfReferenceUID\nThese are needed"):
         output.check([CaseFiles("b", (nowhere,), None)])
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(UserError, match=r"needs highdicom(.|\n)*pip install -c constraints\.txt -e \"\.\[dicom\]\""):
