@@ -24,7 +24,8 @@ COMMANDS = {
     "DiffAtlas_install_model": "install_model",
 }
 
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "playwright>=1.49"]
+DICOM = ["highdicom>=0.24", "pydicom>=3.0"]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "playwright>=1.49", *DICOM]
 
 setup(
     name="diffatlas-pipeline",
@@ -58,6 +59,7 @@ setup(
     extras_require={
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12", "mypy>=1.15"],
+        "dicom": DICOM,
         "tensorboard": ["tensorboard>=2.15"],
     },
     entry_points={

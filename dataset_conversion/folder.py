@@ -21,7 +21,7 @@ from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.datasets.header_modality import believed_modality
 from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import DatasetError, UserError
-from diffatlas_pipeline.volumes import dicom
+from diffatlas_pipeline.volumes.dicom_series import has_series
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, modality_in_header
 
 
@@ -125,7 +125,7 @@ def _files_in(folder: Path, places: Sequence[Path], words: Sequence[str], what: 
 def _images_of(folder: Path) -> list[Path]:
     """Image files and DICOM series that lie in ``folder`` itself."""
     paths = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    return [path for path in paths if ending_of(path) or (path.is_dir() and dicom.has_series(path))]
+    return [path for path in paths if ending_of(path) or (path.is_dir() and has_series(path))]
 
 
 def _say_left_out(folder: Path, used: Sequence[Path]) -> None:

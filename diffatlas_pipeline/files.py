@@ -127,6 +127,18 @@ def write_text_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """A file to write to, which is called ``path`` once all went well: nobody ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def drive_fault(error: OSError) -> UserError | None:
     """What a drive that is full, read-only, not ours or broken is to a user; None for an error of another kind."""
     place, reason = error.filename or "A file", error.strerror or str(error)

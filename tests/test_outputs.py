@@ -74,7 +74,7 @@ def test_log_of_a_training(model: Path) -> None:
 def test_record_of_a_prediction(model: Path) -> None:
     record = read(model / "out" / "prediction.json")
     inner = {"status", "message", "warnings", "seconds", "network_share", "familiarity", "volumes", "generated_channels"}
-    inner |= {"input", "output", "made_with"}
+    inner |= {"input", "output", "dicom", "made_with"}
     assert set(record["cases"]["case00"]) == inner
     assert set(record) == documented("prediction.json")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.api.given_labels import find_drawings
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.codes import shown_classes
@@ -17,6 +18,9 @@ from diffatlas_pipeline.datasets.label_entries import labels_entry
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import alone_in
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
+from diffatlas_pipeline.inference.dicom_inputs import FoundSeries
+from diffatlas_pipeline.inference.dicom_output import DicomOutput
+from diffatlas_pipeline.inference.dicom_seg import Author
 from diffatlas_pipeline.inference.earlier import Decision, decide
 from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
 from diffatlas_pipeline.inference.for_viewers import (
@@ -63,6 +67,8 @@ class FolderPrediction:
         warnings: tuple[str, ...] = (),
         given_labels: Path | None = None,
         statistics: bool = False,
+        dicom: Sequence[str] = (),
+        skipped: Sequence[FoundSeries] = (),
     ) -> None:
         plan = segmenter.plan
         self._model, self.segmenter, self._overwrite, self._statistics = model, segmenter, overwrite, statistics
@@ -73,7 +79,9 @@ class FolderPrediction:
         if maps.uncertainty and not segmenter.predictor.error_curves:
             warnings = (*warnings, "The uncertainty is as the model says it: no validation cases have told how often it errs.")
         self.warnings, self._maps = warnings, maps
-        self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
+        self.destination, self._skipped = Destination.of(output, plan.dataset.file_ending, self.cases), tuple(skipped)
+        self._dicom = DicomOutput(tuple(dicom), self.destination, plan.dataset.labels, self._author(), overwrite)
+        self._dicom.check(self.cases)
         check_output(self.destination, self.cases)
 
     def run(self) -> FolderResult:
@@ -92,12 +100,14 @@ class FolderPrediction:
         start = written = time.perf_counter()
         decisions = {files.case: self._decision(files, old.get(files.case)) for files in self.cases}
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
-        kept = [case for case, decision in decisions.items() if decision.is_kept]
-        outcomes = {case: CaseOutcome(case, "kept", warnings=warned[case]) for case in kept}
+        kept = [files for files in self.cases if decisions[files.case].is_kept]
+        todo = [files for files in self.cases if not decisions[files.case].is_kept]
+        dicom, names = replace(self._dicom, known=old), {files.case for files in kept}
+        outcomes: dict[str, CaseOutcome] = {}
 
         def write() -> None:
             so_far = [outcomes[files.case] for files in self.cases if files.case in outcomes]
-            write_record(self.destination.record, self._record(so_far, old, time.perf_counter() - start))
+            write_record(self.destination.record, self._record(so_far, names, old, time.perf_counter() - start))
 
         def told(outcome: CaseOutcome) -> None:
             nonlocal written
@@ -106,15 +116,30 @@ class FolderPrediction:
                 write()
                 written = time.perf_counter()
 
-        todo = [files for files in self.cases if files.case not in outcomes]
         try:
-            predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings), told=told)
+            for files in console.each(kept, "Writing DICOM", len(kept), "cases", quiet=not dicom.kinds):
+                outcomes[files.case] = self._kept(files, dicom, warned[files.case])
+            predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings, dicom), told=told)
         finally:  # also of what was done before an interruption
             write()
         self._write_for_others()
         made_with = _as_json(self._made_with())
-        differ = any(old[case]["made_with"] != made_with for case in kept if case in old)
+        differ = any(old[files.case]["made_with"] != made_with for files in kept if files.case in old)
         return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
+
+    def _kept(self, files: CaseFiles, dicom: DicomOutput, warnings: tuple[str, ...]) -> CaseOutcome:
+        """The outcome of a case whose segmentation is kept: DICOM objects that it lacks are made from that."""
+        try:
+            written = dicom.write(files, fresh=False)
+        except UserError as error:
+            known = dicom.known.get(files.case) or {}
+            return CaseOutcome(files.case, "failed", str(error), warnings, dicom=known.get("dicom") or {})
+        return CaseOutcome(files.case, "kept", warnings=(*warnings, *written.warnings), dicom=written.files)
+
+    def _author(self) -> Author:
+        predictor = self.segmenter.predictor
+        settings = {"method": predictor.method.name, "recipe": self._model.recipe, "folds": " ".join(predictor.folds)}
+        return Author(predictor.plan.dataset.name, settings)
 
     def _write_for_others(self) -> None:
         """Names and colours of the labels for viewers, beside the segmentations in a folder; volumes if asked for."""
@@ -163,16 +188,21 @@ class FolderPrediction:
         if file is not None and file.exists() and not self._overwrite and case not in before.get("cases", {}):
             raise UserError(f"{file}: is there, but not as the segmentation of '{case}'. Give `overwrite` to replace it.")
 
-    def _record(self, outcomes: Iterable[CaseOutcome], old: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
-        """What prediction.json says; kept cases keep what the earlier run said of them."""
+    def _record(
+        self, outcomes: Iterable[CaseOutcome], kept: Collection[str], old: Mapping[str, Any], wall_s: float
+    ) -> dict[str, Any]:
+        """What prediction.json says; of ``kept`` segmentations what the earlier run said of them."""
         predictor, made_with = self.segmenter.predictor, self._made_with()
         made = {}
         for outcome in outcomes:
             entry = {key: value for key, value in asdict(outcome).items() if key != "case"}
-            if outcome.status != "kept":
+            if outcome.case not in kept:
                 made[outcome.case] = entry | {"made_with": made_with}
-            else:
-                made[outcome.case] = old.get(outcome.case, entry | {"made_with": None})
+                continue
+            known = old.get(outcome.case, entry | {"made_with": None})
+            now = "failed" in (outcome.status, known.get("status"))  # then, or by its DICOM objects now
+            made[outcome.case] = {**known, **({"status": outcome.status, "message": outcome.message} if now else {})}
+            made[outcome.case]["dicom"] = outcome.dicom
         return {
             **made_with,
             "dataset": predictor.plan.dataset.name,
@@ -184,6 +214,7 @@ class FolderPrediction:
             "precision": predictor.precision,
             "versions": versions(),
             "wall_s": wall_s,
+            "skipped": [{"path": str(one.path), "files": len(one.files), "reason": one.reason} for one in self._skipped],
             "cases": {**old, **made},
         }
 

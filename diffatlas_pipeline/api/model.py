@@ -19,7 +19,8 @@ from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles
 from diffatlas_pipeline.datasets.header_modality import believed_modality
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.inference.inputs import find_cases, passed_over
+from diffatlas_pipeline.inference.dicom_output import kinds_of
+from diffatlas_pipeline.inference.inputs import check_apart, find_scans, passed_over
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.methods.base import DiffusionRecipe
@@ -178,6 +179,7 @@ class Model:
         statistics: bool = False,
         overwrite: bool = False,
         given_labels: str | Path | None = None,
+        dicom: str | Sequence[str] | None = None,
     ) -> FolderPrediction:
         """Find the cases of ``source`` and check that they can be segmented into ``output``; nothing is segmented yet.
 
@@ -186,17 +188,23 @@ class Model:
         generated, if the model has learnt to, and with ``save_generated_channels`` written. ``save_reconstruction``
         writes the scan as the model makes it, and what is left of it; ``statistics`` a table of all volumes.
         ``given_labels`` is a folder of what a reader has drawn of some of the cases, in files named as these, or such a
-        file of a single case. Raises UserError.
+        file of a single case. ``dicom`` ("seg", "rtstruct" or both) also writes the segmentations of DICOM series as
+        DICOM objects that refer to these. Raises UserError.
         """
+        kinds = kinds_of(dicom)
         sources = [Path(one).expanduser() for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
         output = Path(output).expanduser()
+        check_apart(sources, output)
         drawings = None if given_labels is None else Path(given_labels).expanduser()
-        cases = find_cases(sources, len(self.channels), self._predictor.method.needs_all_channels)
+        needs_all, flat = self._predictor.method.needs_all_channels, self.plan.dimensions == 2
+        scans = find_scans(sources, len(self.channels), needs_all, flat)
+        cases = scans.cases
         modality, said = self._believed(cases, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
         maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction)
-        said = (*said, *passed_over(sources, cases), *warnings)
-        return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, said, drawings, statistics)
+        said = (*said, *passed_over(sources, scans), *warnings)
+        options = (overwrite, said, drawings, statistics, kinds, scans.skipped)
+        return FolderPrediction(self._folder, segmenter, cases, output, maps, *options)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
         """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""

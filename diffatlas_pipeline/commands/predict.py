@@ -75,6 +75,13 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="also write each scan as the model makes it from noise, and the difference from the scan",
     )
+    parser.add_argument(
+        "--dicom",
+        nargs="+",
+        choices=("seg", "rtstruct"),
+        help="also write the segmentations of DICOM series as DICOM objects that refer to these: voxels (seg), contours "
+        "(rtstruct), or both",
+    )
     parser.add_argument("--statistics", action="store_true", help="also write the volumes of all cases as a table")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
@@ -118,6 +125,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         statistics=arguments.statistics,
         overwrite=arguments.overwrite,
         given_labels=arguments.given_labels,
+        dicom=arguments.dicom,
     )
     _announce(model, prediction)
     result = prediction.run()

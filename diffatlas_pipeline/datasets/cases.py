@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.volumes import dicom
+from diffatlas_pipeline.volumes.dicom_series import has_series
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, channels_in, ending_of, is_picture, is_text, name_without_ending
 
 _OVERLAY = re.compile("^(worst|median|best)_")  # of a case: drawn by an evaluation
@@ -34,7 +34,7 @@ def list_cases(
     if not folder.exists():
         raise ImageError(f"{folder}: no such folder. Give a folder of images.")
     candidates = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    if file_ending is None and folder.is_dir() and not _stems(candidates, None) and dicom.has_series(folder):
+    if file_ending is None and folder.is_dir() and not _stems(candidates, None) and has_series(folder):
         series = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name
         return cases_of([series], str(folder), None, channels, may_lack, advice)
     return cases_of(candidates, str(folder), file_ending, channels, may_lack, advice)
@@ -49,8 +49,19 @@ def cases_of(
     advice: str = "",
 ) -> list[CaseFiles]:
     """:func:`list_cases` of the files and series ``candidates``; ``named`` says in messages where they were found."""
-    stems, endings = _stems(candidates, file_ending), _endings(file_ending)
-    if file_ending is None and (volumes := {path: stem for path, stem in stems.items() if not is_picture(path)}):
+    return cases_named(_stems(candidates, file_ending), named, _endings(file_ending), channels, may_lack, advice)
+
+
+def cases_named(
+    stems: Mapping[Path, str],
+    named: str,
+    endings: Sequence[str] = FILE_ENDINGS,
+    channels: int = 1,
+    may_lack: bool = False,
+    advice: str = "",
+) -> list[CaseFiles]:
+    """:func:`list_cases` of images by their names without ending, ``stems``."""
+    if volumes := {path: stem for path, stem in stems.items() if not is_picture(path)}:
         stems = volumes  # pictures beside scans are drawn of them
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     picture = next((path for path in stems if is_picture(path)), None)
@@ -127,6 +138,11 @@ def _endings(file_ending: str | None) -> tuple[str, ...]:
     return FILE_ENDINGS if file_ending is None else (file_ending,)
 
 
+def image_stems(candidates: Iterable[Path]) -> dict[Path, str]:
+    """The image files among ``candidates``, without series, with their names without ending."""
+    return {path: stem for path in candidates if (stem := _stem(path, FILE_ENDINGS, series=False)) is not None}
+
+
 def _stems(candidates: Iterable[Path], file_ending: str | None) -> dict[Path, str]:
     """The images among ``candidates``, with their names without ending."""
     endings, series = _endings(file_ending), file_ending is None
@@ -138,7 +154,7 @@ def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:
     if path.name.startswith("."):
         return None
     if path.is_dir():
-        return path.name if series and is_text(path.name) and dicom.has_series(path) else None
+        return path.name if series and is_text(path.name) and has_series(path) else None
     return name_without_ending(path) if (ending_of(path) or "").lower() in endings else None
 
 

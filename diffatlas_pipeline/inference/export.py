@@ -20,6 +20,7 @@ from diffatlas_pipeline.volumes.io import ending_for_scalars, ending_of, write_l
 RECORD, VOLUMES = "prediction.json", "volumes.csv"
 DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
 RECONSTRUCTION, RESIDUAL = "reconstruction", "residual"
+DICOM = "dicom"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class Destination:
     def residual(self, files: CaseFiles, channel: int) -> Path:
         """Where a channel less its reconstruction is written."""
         return self._channel(files, channel, RESIDUAL, RESIDUAL)
+
+    def dicom(self, files: CaseFiles, kind: str) -> Path:
+        """Where a DICOM object of a ``kind`` is written."""
+        return self._beside(f"{kind}.dcm") if self.file else self.folder / DICOM / f"{files.case}_{kind}.dcm"
 
     def _channel(self, files: CaseFiles, channel: int, folder: str, beside: str) -> Path:
         ending, number = ending_for_scalars(ending_of(self.labels(files)) or ""), f"{channel:04d}"

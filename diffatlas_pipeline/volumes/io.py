@@ -12,6 +12,7 @@ import numpy as np
 
 from diffatlas_pipeline.errors import ImageError, NotScalar
 from diffatlas_pipeline.volumes import dicom, itk, nifti, pictures
+from diffatlas_pipeline.volumes.dicom_series import stands_for_series
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
 from diffatlas_pipeline.volumes.in_memory import finite
 
@@ -47,14 +48,19 @@ def name_without_ending(path: Path) -> str:
     return path.name[: len(path.name) - len(ending_of(path) or "")]
 
 
+def is_series(path: Path) -> bool:
+    """Whether an image's ``path`` is that of a DICOM series: its folder, or one of its files that stands for all."""
+    return ending_of(path) is None and stands_for_series(path)
+
+
 def check_format(path: Path) -> None:
     """ImageError if files named like ``path`` cannot be read."""
     _format_of(path, "read")
 
 
 def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Volume:
-    """Read an image of one file (or DICOM series folder) per channel, or of pictures that hold several: array (C, X, Y,
-    Z) float32, on the first file's grid.
+    """Read an image of one file (or DICOM series) per channel, or of pictures that hold several: array (C, X, Y, Z)
+    float32, on the first file's grid.
 
     Raises ImageError, naming the file, for what is missing, damaged, not scalar or not finite, and for channels whose
     grids differ by more than ``tolerance_mm`` (default: see
@@ -108,10 +114,10 @@ def read_labels(path: Path) -> LabelVolume:
 
 
 def read_scalars(path: Path) -> tuple[np.ndarray, Grid]:
-    """Read an image or label file, or a DICOM series folder, as it is: values (X, Y, Z) in the file's own type (scaled
+    """Read an image or label file, or a DICOM series, as it is: values (X, Y, Z) in the file's own type (scaled
     as its header says), and their grid. Raises ImageError.
     """
-    if path.is_dir():
+    if is_series(path):
         values, grid = dicom.read(path)
     else:
         values, grid = _format_of(path, "read").read(path)
@@ -123,20 +129,20 @@ def read_scalars(path: Path) -> tuple[np.ndarray, Grid]:
 
 
 def read_grid(path: Path) -> Grid:
-    """The grid of an image or label file, or of a DICOM series folder, without reading its voxels. Raises
+    """The grid of an image or label file, or of a DICOM series, without reading its voxels. Raises
     ImageError.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_series(path):
         return _usable(dicom.read_grid(path), path)
     return _usable(_format_of(path, "read").read_grid(path), path)
 
 
 def modality_in_header(path: Path) -> str | None:
-    """What a DICOM series folder says that it is: "CT", "MRI", "PT" ...; None where nothing is said, as in other
+    """What a DICOM series says that it is: "CT", "MRI", "PT" ...; None where nothing is said, as in other
     formats, or the series cannot be read.
     """
-    if not path.is_dir():
+    if not is_series(path):
         return None
     try:
         named = dicom.modality(path)
@@ -204,7 +210,7 @@ def _format_of(path: Path, verb: str) -> types.ModuleType:
     if ending in pictures.ENDINGS:
         return pictures
     if verb == "read" and path.name.lower().endswith(_DICOM):
-        raise ImageError(f"{path}: one slice of DICOM. Give the folder that holds its whole series, and no other.")
+        raise ImageError(f"{path}: one slice of DICOM. Give the folder that holds its whole series.")
     raise ImageError(
         f"{path}: cannot {verb} this kind of file. Allowed are {', '.join(FILE_ENDINGS)} (to read, DICOM folders too)."
     )
