@@ -18,6 +18,15 @@ def label_logits(distances: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(distances[:, :1]), -SHARPNESS * distances], dim=1)
 
 
+def label_probabilities(distances: Tensor, sharpness: float) -> Tensor:
+    """Signed distances (K, ...) in units of tau -> probabilities (K, ...) of the labels; the background has the rest.
+
+    The softmax of :func:`label_logits` with another ``sharpness``.
+    """
+    logits = torch.cat([torch.zeros_like(distances[:1]), -sharpness * distances])
+    return logits.softmax(dim=0)[1:]
+
+
 def margins(logits: Tensor) -> Tensor:
     """Logits (1 + K, ...), background first -> numbers (K, ...) in [-1, 1] that decode to the label of the largest
     logit.

@@ -49,6 +49,12 @@ class Drawing:
         if uncertainty is not None:
             uncertainty[known] = 0
 
+    def keep_in_probabilities(self, probabilities: np.ndarray) -> None:
+        """Make what was drawn certain in ``probabilities`` (1 + K, X, Y, Z), background first."""
+        known = self.native != UNKNOWN
+        for one, value in zip(probabilities, (0, *self.values), strict=True):
+            one[known] = self.native[known] == value
+
 
 def prepare_drawing(drawing: LabelVolume, record: SpatialRecord, plan: Plan) -> Drawing:
     """``drawing`` for the scan that ``record`` belongs to.
