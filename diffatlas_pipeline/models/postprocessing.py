@@ -59,7 +59,7 @@ def read_postprocessing(path: Path, labels: Sequence[str]) -> Postprocessing | N
     try:
         found = read_json(Postprocessing, path)
     except (OSError, UserError, RecursionError) as error:
-        raise ModelError(f"{path}: damaged ({error}) {mend}") from error
+        raise ModelError(f"{path}: damaged ({error}). Copy the model again, or delete this file to do without.") from error
     for one in found.measured:
         if one.label not in labels:
             raise ModelError(f"{path}: '{one.label}' is no label of the model ({', '.join(labels)}). {mend}")
