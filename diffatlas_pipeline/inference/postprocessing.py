@@ -29,7 +29,7 @@ def postprocessed(labels: np.ndarray, steps: Mapping[int, Sequence[str]]) -> np.
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest part of ``mask`` (X, Y, Z) whose voxels touch, if only at corners; of equal ones the first."""
-    box = _box(mask)
+    box = bounding_box(mask)
     parts, count = ndimage.label(mask[box], structure=np.ones((3,) * mask.ndim))
     if count < 2:
         return mask
@@ -40,7 +40,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 def filled_holes(mask: np.ndarray) -> np.ndarray:
     """``mask`` (X, Y, Z) with what it encloses; of a single slice, within this."""
-    box = _box(mask)
+    box = bounding_box(mask)
     inside = mask[box]
     axes = tuple(axis for axis, size in enumerate(mask.shape) if size > 1)
     if not inside.any() or not axes:
@@ -51,7 +51,7 @@ def filled_holes(mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
     """The smallest box that holds ``mask``."""
     box = []
     for axis in range(mask.ndim):

@@ -45,10 +45,15 @@ class SharpnessEvidence:
 
     def add(self, distances: np.ndarray, record: SpatialRecord, truth: LabelVolume) -> None:
         """One case: the ``distances`` (K, x, y, z) that were found on the planned grid, and its true labels."""
-        near = np.argwhere(np.abs(distances).min(axis=0) < 1)
-        if not len(near):
+        borders = np.zeros(distances.shape[1:], dtype=bool)
+        for one in distances:
+            borders |= np.abs(one) < 1
+        flat = np.flatnonzero(borders)
+        if not len(flat):
             return
-        near = near[self._random.permutation(len(near))[: self._each]]
+        if len(flat) > self._each:
+            flat = flat[self._random.integers(0, len(flat), self._each)]
+        near = np.stack(np.unravel_index(flat, borders.shape), axis=1)
         steps = np.array(record.crop_shape) / record.planned_shape
         places = tuple(np.minimum((near + 0.5) * steps, np.array(record.crop_shape) - 1).astype(int).T)
         self._distances.append(np.stack([one[places].clip(-1, 1) for one in distances_on_crop(distances, record)]))

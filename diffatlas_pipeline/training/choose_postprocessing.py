@@ -14,7 +14,7 @@ import numpy as np
 
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.evaluation.metrics import dice
-from diffatlas_pipeline.inference.postprocessing import postprocessed
+from diffatlas_pipeline.inference.postprocessing import bounding_box, postprocessed
 from diffatlas_pipeline.models.postprocessing import FILLED, LARGEST, Measured, Postprocessing
 
 FEWEST = 4  # cases that hold a label, below which nothing is chosen for it
@@ -30,9 +30,10 @@ def chosen_postprocessing(cases: Iterable[tuple[np.ndarray, np.ndarray]], labels
     scores: dict[tuple[str, tuple[str, ...]], list[float]] = {(label.name, trial): [] for label in labels for trial in trials}
     for found, truth in cases:
         for label in labels:
-            wanted = truth == label.value
+            box = bounding_box((found == label.value) | (truth == label.value))  # most labels are small
+            wanted = truth[box] == label.value
             for trial in trials:
-                made = postprocessed(found, {label.value: trial}) if trial else found
+                made = postprocessed(found[box], {label.value: trial})
                 scores[label.name, trial].append(dice(made == label.value, wanted))
     measured = []
     for label in labels:
