@@ -165,6 +165,8 @@ MINIMAL: dict[str, list[list[str]]] = {
     "DiffAtlas_evaluate": [["-p", "a", "-r", "b"]],
     "DiffAtlas_generate": [["-o", "out"]],
     "DiffAtlas_convert": [
+        ["folder", "-i", "images", "-l", "labels", "-d", "1", "--name", "A"],
+        ["bids", "-i", "study", "-d", "1"],
         ["msd", "-i", "Task04_A"],
         ["mmwhs", "-i", "MM-WHS", "-d", "1", "--modality", "CT"],
         ["totalsegmentator", "-i", "TS", "-d", "1"],

@@ -12,7 +12,9 @@ from typing import Any
 from diffatlas_pipeline import console
 from diffatlas_pipeline.api.given_labels import find_drawings
 from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.datasets.codes import shown_classes
 from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.datasets.label_entries import labels_entry
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import alone_in
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
@@ -143,7 +145,8 @@ class FolderPrediction:
         """Names and colours of the labels for viewers, beside the segmentations in a folder; volumes if asked for."""
         labels, destination = self.segmenter.plan.dataset.labels, self.destination
         if destination.file is None:
-            tables = {SLICER: slicer_table(labels), ITKSNAP: itksnap_labels(labels)}
+            shown = shown_classes(labels)
+            tables = {SLICER: slicer_table(shown), ITKSNAP: itksnap_labels(shown)}
             write_beside({destination.folder / name: text for name, text in tables.items()})
         if self._statistics:
             volumes = volumes_table(read_record(destination.record).get("cases") or {})
@@ -203,7 +206,7 @@ class FolderPrediction:
         return {
             **made_with,
             "dataset": predictor.plan.dataset.name,
-            "labels": {"background": 0, **{label.name: label.value for label in predictor.plan.dataset.labels}},
+            **labels_entry(predictor.plan.dataset),
             "method": predictor.method.name,
             "recipe": self._model.recipe,
             "modality": self.segmenter.modality,

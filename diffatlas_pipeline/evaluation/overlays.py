@@ -71,7 +71,8 @@ def overlay_png(
     spacing_mm = arrays[0][1].spacing_mm
     found, wanted = arrays[0][0][0], arrays[1][0][0]
     grey = None if image is None else arrays[2][0][0]
-    shown = np.isin(wanted, [label.value for label in labels]), np.isin(found, [label.value for label in labels])
+    values = [value for label in labels for value in label.values]
+    shown = np.isin(wanted, values), np.isin(found, values)
     focus = shown[0] if shown[0].any() else shown[1]
     centre = _centroid(focus)
     window = _window(shown[0] | shown[1])
@@ -222,7 +223,7 @@ def _draw(
         axis.imshow(np.zeros_like(reference), cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent)
     for label, colour in zip(labels, colours, strict=True):
         for mask, style, width in ((reference, _REFERENCE, 1.3), (prediction, _PREDICTION, 1.8)):
-            inside = np.pad(mask == label.value, 1).astype(float)
+            inside = np.pad(label.mask(mask), 1).astype(float)
             if inside.any():
                 xs = np.concatenate([[x[0] - horizontal], x, [x[-1] + horizontal]])
                 ys = np.concatenate([[y[0] - vertical], y, [y[-1] + vertical]])

@@ -15,7 +15,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.inference.result import Result
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import ending_of, write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import ending_for_scalars, ending_of, write_labels, write_scalars
 
 RECORD, VOLUMES = "prediction.json", "volumes.csv"
 DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
@@ -59,13 +59,14 @@ class Destination:
 
     def distances(self, files: CaseFiles, label: LabelClass) -> Path:
         path = self.labels(files)
+        ending = ending_for_scalars(ending_of(path) or "")
         if self.file:
-            return self._beside(f"distance_{_safe(label.name)}{ending_of(path)}")
-        return self.folder / DISTANCES / f"{files.case}_{_safe(label.name)}{path.name[len(files.case) :]}"
+            return self._beside(f"distance_{_safe(label.name)}{ending}")
+        return self.folder / DISTANCES / f"{files.case}_{_safe(label.name)}{ending}"
 
     def uncertainty(self, files: CaseFiles) -> Path:
-        path = self.labels(files)
-        return self._beside(f"uncertainty{ending_of(path)}") if self.file else self.folder / UNCERTAINTY / path.name
+        ending = ending_for_scalars(ending_of(self.labels(files)) or "")
+        return self._beside(f"uncertainty{ending}") if self.file else self.folder / UNCERTAINTY / f"{files.case}{ending}"
 
     def generated(self, files: CaseFiles, channel: int) -> Path:
         """Where a channel that was missing is written, named as it would be in the input."""
@@ -84,10 +85,10 @@ class Destination:
         return self._beside(f"{kind}.dcm") if self.file else self.folder / DICOM / f"{files.case}_{kind}.dcm"
 
     def _channel(self, files: CaseFiles, channel: int, folder: str, beside: str) -> Path:
-        path, number = self.labels(files), f"{channel:04d}"
+        ending, number = ending_for_scalars(ending_of(self.labels(files)) or ""), f"{channel:04d}"
         if self.file:
-            return self._beside(f"{beside}_{number}{ending_of(path)}")
-        return self.folder / folder / f"{files.case}_{number}{path.name[len(files.case) :]}"
+            return self._beside(f"{beside}_{number}{ending}")
+        return self.folder / folder / f"{files.case}_{number}{ending}"
 
     def _beside(self, name: str) -> Path:
         assert self.file is not None

@@ -14,7 +14,14 @@ from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.dicom_inputs import FoundSeries, series_below, twice
 from diffatlas_pipeline.volumes import dicom
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, check_format, is_series, name_without_ending
+from diffatlas_pipeline.volumes.io import (
+    FILE_ENDINGS,
+    channels_in,
+    check_format,
+    is_picture,
+    is_series,
+    name_without_ending,
+)
 
 LISTS = (".txt", ".csv")
 COLUMNS = ("image", "scan", "path", "file")  # of a CSV list: the first that is there, else the first of all
@@ -110,7 +117,7 @@ def _column(lines: Sequence[str]) -> list[str]:
 
 def _series_of(folder: Path, flat: bool) -> list[FoundSeries]:
     """The series below ``folder``; in it, too, unless it is one of image files."""
-    return series_below(folder, flat, itself=not image_stems(folder.iterdir()))
+    return series_below(folder, flat, itself=all(is_picture(path) for path in image_stems(folder.iterdir())))
 
 
 def _is_scan(one: FoundSeries, path: Path) -> bool:
@@ -143,6 +150,8 @@ def _cases_in(source: Path, found: Sequence[FoundSeries], channels: int, needs_a
 def _cases_of_file(source: Path, channels: int, needs_all: str) -> list[CaseFiles]:
     """The one case of a single file."""
     check_format(source)
+    if is_picture(source) and channels_in(source) == channels:  # colours are channels of one file
+        return [CaseFiles(name_without_ending(source).removesuffix("_0000"), (source,), None)]
     if channels != 1 and not needs_all:
         return list_cases(source, None, channels, may_lack=True)
     if channels != 1:

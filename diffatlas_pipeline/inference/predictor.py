@@ -234,7 +234,9 @@ class Predictor:
         near = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if maps.distances else None
         wrong, warnings = None, list(prepared.warnings)
         if maps.uncertainty:
-            wrong = mean_calibrated(restore_error_probability(planned, prepared.record, SHARPNESS), self.error_curves)
+            wrong = mean_calibrated(
+                restore_error_probability(planned, prepared.record, SHARPNESS, self.plan), self.error_curves
+            )
         if prepared.drawing is not None:
             prepared.drawing.keep_in(labels, near, wrong)
         if not labels.any():

@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.diffusion.denoiser import Objective
 from diffatlas_pipeline.diffusion.levels import MaskLevels
 from diffatlas_pipeline.diffusion.solvers import Sampler
@@ -104,6 +105,7 @@ class Method(ABC):
             raise TypeError(f"{self.name} has a {self.recipe_type.__name__}, received a {type(recipe).__name__}")
         self.plan = plan
         self.recipe = recipe
+        self.codes = codes_of(plan.dataset.labels)
 
     @property
     def unlabelled_fraction(self) -> float:

@@ -24,6 +24,7 @@ from typing import Any
 from torch import Tensor
 
 from diffatlas_pipeline.datasets.description import DatasetDescription
+from diffatlas_pipeline.datasets.label_entries import labels_entry
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.files import read_json, to_json, write_text_atomically
@@ -252,7 +253,7 @@ def dataset_json(description: DatasetDescription) -> dict[str, Any]:
     return {
         "name": description.name,
         "channel_names": {str(index): name for index, name in enumerate(description.channels)},
-        "labels": {"background": 0, **{label.name: label.value for label in description.labels}},
+        **labels_entry(description),
         "file_ending": description.file_ending,
     }
 

@@ -14,7 +14,8 @@ from torch import nn
 from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.bank import spread_evenly
 from diffatlas_pipeline.atlases.segmenter import Segmenter
-from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.datasets.codes import codes_of
+from diffatlas_pipeline.datasets.description import CaseFiles, DatasetDescription
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
@@ -56,18 +57,17 @@ def sampled_dice(method: Method, source: Path, cases: Sequence[str], seed: int, 
     plan = method.plan
     sampler = create_method(method.name, plan, _with_few_steps(method.recipe, plan))
     stitch = Stitcher(plan.patch_size, device=device)
-    values = range(1, len(plan.dataset.labels) + 1)  # of stored cases
+    codes = codes_of(plan.dataset.labels)
 
     def of_case(network: nn.Module, case: str) -> list[float]:
         stored = open_case(source, case)
-        if stored.distances is None:
-            raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot validate. Leave it out of the split.")
+        high, low = stored.read_distances(len(plan.dataset.labels))
         image = stored.read_image()
         given = torch.from_numpy(image).to(device)
         predicted = segment_padded(sampler, network, given, stitch, scan_seed(seed, image))
-        found = decode_labels(predicted.distances.numpy(), list(values))
-        truth = decode_labels(np.asarray(stored.distances[:], dtype=np.float32), list(values))
-        return [dice(found == value, truth == value) for value in values]
+        found = decode_labels(predicted.distances.numpy(), codes)
+        truth, known = decode_labels(high, codes), ((high < 0) == (low < 0)).all(axis=0)
+        return [dice(label.mask(found) & known, label.mask(truth) & known) for label in plan.dataset.labels]
 
     def validate(network: nn.Module) -> dict[str, float]:
         network.eval()
@@ -136,22 +136,29 @@ def segment_validation(
     if failed:
         raise UserError("; ".join(f"{outcome.case}: {outcome.message}" for outcome in failed))
     references = raw.folder / "labelsTr"
-    evaluation = evaluate_folders(folder, references, trained.plan.dataset.labels, workers=1, missing="skip")
+    described = trained.plan.dataset
+    evaluation = evaluate_folders(folder, references, described.label_set, workers=1, missing="skip")
     evaluation.write(folder)
-    curve = _calibrated(files, wanted.destination)
+    curve = _calibrated(files, wanted.destination, described)
     model.write_calibration(fold, to_json(Calibration(curve, _volume_errors(evaluation))))
     write_overlays(evaluation, folder, find_images(references))
     console.say(results_table(evaluation))
     console.say(f"Validation written to {folder}")
 
 
-def _calibrated(cases: Sequence[CaseFiles], written: Destination) -> Curve:
-    """How often the model errs where it says so, by what was ``written`` of labelled ``cases``; that is put right."""
+def _calibrated(cases: Sequence[CaseFiles], written: Destination, dataset: DatasetDescription) -> Curve:
+    """How often the model errs where it says so, by what was ``written`` of labelled ``cases``; that is put right.
+
+    Voxels whose label is not known tell nothing.
+    """
+    codes = codes_of(dataset.labels)
 
     def uncertainty_and_errors(files: CaseFiles) -> tuple[np.ndarray, np.ndarray]:
         assert files.label is not None
-        wrong = read_labels(files.label).array != read_labels(written.labels(files)).array
-        return read_volume((written.uncertainty(files),)).array[0], wrong
+        true = read_labels(files.label).array
+        wrong = codes.number(true) != codes.number(read_labels(written.labels(files)).array)
+        said = read_volume((written.uncertainty(files),)).array[0]
+        return (said, wrong) if dataset.ignore is None else (said[true != dataset.ignore], wrong[true != dataset.ignore])
 
     curve = fitted_curve(uncertainty_and_errors(files) for files in cases)
     for files in cases:

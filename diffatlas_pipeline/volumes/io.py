@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError, NotScalar
-from diffatlas_pipeline.volumes import dicom, itk, nifti
+from diffatlas_pipeline.volumes import dicom, itk, nifti, pictures
 from diffatlas_pipeline.volumes.dicom_series import stands_for_series
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
 from diffatlas_pipeline.volumes.in_memory import finite
 
 _DICOM = (".dcm", ".dicom", ".ima")
-FILE_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
+VOLUME_ENDINGS: tuple[str, ...] = (*nifti.ENDINGS, *itk.ENDINGS)
+FILE_ENDINGS: tuple[str, ...] = (*VOLUME_ENDINGS, *pictures.ENDINGS)
 
 WHOLE = 1e-4  # scaled integers are off by so much in single precision
 _LABEL_DTYPES = (np.uint8, np.uint16, np.int16, np.int32, np.uint32)  # the first that holds all values is taken
@@ -58,8 +59,8 @@ def check_format(path: Path) -> None:
 
 
 def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Volume:
-    """Read an image of one file (or DICOM series) per channel: array (C, X, Y, Z) float32, on the first file's
-    grid.
+    """Read an image of one file (or DICOM series) per channel, or of pictures that hold several: array (C, X, Y, Z)
+    float32, on the first file's grid.
 
     Raises ImageError, naming the file, for what is missing, damaged, not scalar or not finite, and for channels whose
     grids differ by more than ``tolerance_mm`` (default: see
@@ -70,7 +71,7 @@ def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Vol
     channels: list[np.ndarray] = []
     first: Grid | None = None
     for path in paths:
-        values, grid = _read(Path(path))
+        values, grid = _read_channels(Path(path))
         first = first or grid
         difference = grid_difference(first, grid, tolerance_mm)
         if difference:
@@ -78,8 +79,8 @@ def read_volume(paths: Sequence[Path], tolerance_mm: float | None = None) -> Vol
                 f"{path}: not on the grid of {paths[0]} ({difference}). Resample one channel onto the other's grid."
             )
         with np.errstate(over="ignore"):
-            channel = values.astype(np.float32, order="K", copy=False)  # transposing is slow; orientation does it once
-        channels.append(finite(channel, str(path)))
+            real = values.astype(np.float32, order="K", copy=False)  # transposing is slow; orientation does it once
+        channels += [finite(channel, str(path)) for channel in real]
     assert first is not None
     array = channels[0][None] if len(channels) == 1 else np.stack(channels)
     return Volume(array, first, ", ".join(str(path) for path in paths))
@@ -90,7 +91,7 @@ def read_labels(path: Path) -> LabelVolume:
     integers.
     """
     try:
-        values, grid = _read(Path(path))
+        values, grid = read_scalars(Path(path))
     except NotScalar as error:
         raise ImageError(
             f"{error.found}, but a segmentation is one label map of 2 or 3 axes. If its segments overlap or lie in layers "
@@ -110,6 +111,21 @@ def read_labels(path: Path) -> LabelVolume:
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8)
     return LabelVolume(values.astype(values.dtype.newbyteorder("="), order="K", copy=False), grid, str(path))
+
+
+def read_scalars(path: Path) -> tuple[np.ndarray, Grid]:
+    """Read an image or label file, or a DICOM series, as it is: values (X, Y, Z) in the file's own type (scaled
+    as its header says), and their grid. Raises ImageError.
+    """
+    if is_series(path):
+        values, grid = dicom.read(path)
+    else:
+        values, grid = _format_of(path, "read").read(path)
+    if values.dtype.kind not in "biuf":
+        raise ImageError(
+            f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
+        )
+    return values, _usable(grid, path)
 
 
 def read_grid(path: Path) -> Grid:
@@ -152,20 +168,33 @@ def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = 
 
 
 def write_scalars(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
-    """Write a scalar map ``array`` (X, Y, Z) on ``grid`` as float32; otherwise as :func:`write_labels`."""
+    """Write a scalar map ``array`` (X, Y, Z) on ``grid`` as float32; otherwise as :func:`write_labels`. PNG and BMP
+    hold none: :func:`ending_for_scalars`.
+    """
     _write(Path(path), np.asarray(array, dtype=np.float32), grid, like)
 
 
-def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    """Values (X, Y, Z) in the file's own type, and their grid."""
-    if is_series(path):
-        values, grid = dicom.read(path)
-    else:
-        values, grid = _format_of(path, "read").read(path)
-    if values.dtype.kind not in "biuf":
-        raise ImageError(
-            f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
-        )
+def channels_in(path: Path) -> int:
+    """How many channels a file holds: several are in pictures with colours alone. Raises ImageError."""
+    return pictures.channels_in(path) if is_picture(path) else 1
+
+
+def is_picture(path: Path) -> bool:
+    """Whether ``path`` is named like a picture or TIFF file."""
+    return (ending_of(path) or "").lower() in pictures.ENDINGS
+
+
+def ending_for_scalars(ending: str) -> str:
+    """In what kind of file scalar maps go beside files with ``ending``: the same, but TIFF for PNG and BMP."""
+    return ".tif" if ending.lower() in pictures.ENDINGS else ending
+
+
+def _read_channels(path: Path) -> tuple[np.ndarray, Grid]:
+    """Values of all channels of a file (C, X, Y, Z)."""
+    if not (is_picture(path) and path.is_file()):
+        values, grid = read_scalars(path)
+        return values[None], grid
+    values, grid = pictures.read_channels(path)
     return values, _usable(grid, path)
 
 
@@ -178,6 +207,8 @@ def _format_of(path: Path, verb: str) -> types.ModuleType:
         return nifti
     if ending in itk.ENDINGS:
         return itk
+    if ending in pictures.ENDINGS:
+        return pictures
     if verb == "read" and path.name.lower().endswith(_DICOM):
         raise ImageError(f"{path}: one slice of DICOM. Give the folder that holds its whole series.")
     raise ImageError(
