@@ -159,7 +159,7 @@ def _missing(files: CaseFiles) -> str:
 
 
 def _check_values(labels: np.ndarray, classes: Sequence[LabelClass], path: Path) -> None:
-    known = {0, *(one.value for one in classes)}
+    known = {0, *(value for one in classes for value in one.values)}
     if unknown := sorted({int(value) for value in np.unique(labels)} - known):
         raise ImageError(
             f"{path}: holds the values {listed([str(value) for value in unknown])}, which the model does not name. Use "

@@ -44,14 +44,11 @@ def make_segmentation(source: Source, labels: np.ndarray, classes: Sequence[Labe
     """
     import highdicom as hd
 
-    frames = labels.T  # (slices, rows, columns)
-    numbers = np.zeros(frames.shape, np.uint8 if len(classes) < 256 else np.uint16)
-    for number, one in enumerate(classes, start=1):
-        numbers[frames == one.value] = number
+    pixels = _pixels(labels.T, classes)
     names = [one.name for one in classes]
     return hd.seg.Segmentation(
         source_images=source.headers,
-        pixel_array=numbers,
+        pixel_array=pixels,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_described(number, one, classes, author) for number, one in enumerate(classes, start=1)],
         series_instance_uid=hd.UID(),
@@ -66,8 +63,26 @@ def make_segmentation(source: Source, labels: np.ndarray, classes: Sequence[Labe
         content_description=NOT_FOR_DIAGNOSIS,
         series_description=author.title,
         specific_character_set=character_set(source, [*names, author.dataset]),
-        omit_empty_frames=bool(numbers.any()),
+        omit_empty_frames=bool(pixels.any()),
     )
+
+
+def _pixels(frames: np.ndarray, classes: Sequence[LabelClass]) -> np.ndarray:
+    """``frames`` (slices, rows, columns) of label values as numbers of segments; as masks (slices, rows, columns,
+    segments) where classes are regions, which overlap.
+    """
+    if any(len(one.values) > 1 for one in classes):
+        return np.stack([one.mask(frames) for one in classes], axis=-1)
+    numbers = np.zeros(frames.shape, np.uint8 if len(classes) < 256 else np.uint16)
+    for number, one in enumerate(classes, start=1):
+        numbers[one.mask(frames)] = number
+    return numbers
+
+
+def description_of(one: LabelClass, author: Author) -> str:
+    """Which values of label files a segment or structure is."""
+    numbers = ", ".join(str(value) for value in one.values)
+    return text_of(f"label{'s' if len(one.values) > 1 else ''} {numbers} of {author.dataset}", 1024)
 
 
 def _described(number: int, one: LabelClass, classes: Sequence[LabelClass], author: Author) -> SegmentDescription:
@@ -91,5 +106,5 @@ def _described(number: int, one: LabelClass, classes: Sequence[LabelClass], auth
         ),
         display_color=hd.color.CIELabColor.from_rgb(*label_colours(len(classes))[number - 1]),
     )
-    made.SegmentDescription = text_of(f"label {one.value} of {author.dataset}", 1024)
+    made.SegmentDescription = description_of(one, author)
     return made

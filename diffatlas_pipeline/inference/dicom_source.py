@@ -26,6 +26,7 @@ PATIENT_AND_STUDY = (
     "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
 )  # fmt: skip
 _SEXES = ("M", "F", "O")
+_LATIN = "ISO_IR 100"
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,10 @@ def series_number(source: Source, kind: int) -> int:
     return (number if 0 <= number < 1_000_000 else 0) * 1000 + kind
 
 
-def character_set(source: Source, texts: Sequence[str]) -> str | list[str]:
-    """How an output writes text: as the source, or, if ``texts`` are not plain, in UTF-8."""
+def character_set(source: Source, texts: Sequence[str]) -> str:
+    """How an output writes text: in UTF-8, or as the source where that is Latin-1 and ``texts`` are plain ASCII."""
     own = source.first.get("SpecificCharacterSet")
-    if not all(text.isascii() for text in texts) or not own:
-        return "ISO_IR 192"
-    return own if isinstance(own, str) else [str(one) for one in own]
+    return _LATIN if own == _LATIN and all(text.isascii() for text in texts) else "ISO_IR 192"
 
 
 def text_of(text: str, most: int = 64) -> str:

@@ -12,7 +12,7 @@ from diffatlas_pipeline import __version__
 from diffatlas_pipeline.datasets.colours import label_colours
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.inference.contours import outlines
-from diffatlas_pipeline.inference.dicom_seg import ALGORITHM, MAKER, NOT_FOR_DIAGNOSIS, Author
+from diffatlas_pipeline.inference.dicom_seg import ALGORITHM, MAKER, NOT_FOR_DIAGNOSIS, Author, description_of
 from diffatlas_pipeline.inference.dicom_source import (
     PATIENT_AND_STUDY,
     Plane,
@@ -46,14 +46,12 @@ def make_structures(source: Source, labels: np.ndarray, classes: Sequence[LabelC
                 ROINumber=number,
                 ReferencedFrameOfReferenceUID=source.first.FrameOfReferenceUID,
                 ROIName=text_of(one.name),
-                ROIDescription=text_of(f"label {one.value} of {author.dataset}", 1024),
+                ROIDescription=description_of(one, author),
                 ROIGenerationAlgorithm="SEMIAUTOMATIC" if author.edited else "AUTOMATIC",
                 ROIGenerationDescription=text_of(f"{ALGORITHM} {__version__}"),
             )
         )
-        contours = [
-            contour for k, plane in enumerate(source.planes) for contour in _contours(plane, labels[:, :, k] == one.value)
-        ]
+        contours = [contour for k, plane in enumerate(source.planes) for contour in _contours(plane, one.mask(labels[:, :, k]))]
         structure = _item(ROIDisplayColor=list(colour), ReferencedROINumber=number)
         if contours:
             structure.ContourSequence = contours

@@ -34,9 +34,11 @@ def labelled(shape: Sequence[int] = IMAGE.shape) -> np.ndarray:
     return labels
 
 
-def written(tmp_path: Path, series: Path, labels: np.ndarray, **options: object) -> tuple[DicomOutput, CaseFiles, Written]:
+def written(
+    tmp_path: Path, series: Path, labels: np.ndarray, classes: tuple[LabelClass, ...] = CLASSES
+) -> tuple[DicomOutput, CaseFiles, Written]:
     files = CaseFiles("case", (series,), None)
-    output = DicomOutput(("seg", "rtstruct"), Destination(tmp_path / "out", ".nii.gz"), CLASSES, AUTHOR, **options)
+    output = DicomOutput(("seg", "rtstruct"), Destination(tmp_path / "out", ".nii.gz"), classes, AUTHOR)
     output.check([files])
     write_labels(output.destination.labels(files), labels, read_grid(series), like=series)
     return output, files, output.write(files, fresh=True)
@@ -104,6 +106,16 @@ def test_segments_and_structures_have_names_colours_and_origin(tmp_path: Path) -
     assert first.algorithm_type.value == "AUTOMATIC" and first.segmented_property_type.meaning == "Tissue"
     assert first.algorithm_identification.name == "DiffAtlas"
     assert structures.StructureSetROISequence[0].ROIGenerationAlgorithm == "AUTOMATIC"
+
+
+def test_regions_are_whole_and_overlap(tmp_path: Path) -> None:
+    classes = (LabelClass("whole", 2, (2, 7)), LabelClass("core", 7))
+    labels, series = labelled(), write_ct(tmp_path / "series", IMAGE)
+    written(tmp_path, series, labels, classes)
+    for number, mask in ((1, labels > 0), (2, labels == 7)):
+        for read, kind in ((voxels_of_segment, "seg"), (voxels_of_structure, "rtstruct")):
+            found = read(tmp_path / "out" / "dicom" / f"case_{kind}.dcm", number, read_grid(series))
+            np.testing.assert_array_equal(found, mask)
 
 
 def test_a_series_in_one_file_of_frames(tmp_path: Path) -> None:
