@@ -1,4 +1,4 @@
-"""Shells complete the commands: what ``python -m diffatlas_pipeline completion`` prints is read by the shells themselves."""
+"""Shells complete the commands: what ``python -m diffatlas_pipeline completion`` prints is read by the shells."""
 
 from __future__ import annotations
 

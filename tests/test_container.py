@@ -1,4 +1,4 @@
-"""The Dockerfile and what the page says of it. Where no engine is, nothing is built: what can be read off is checked."""
+"""The Dockerfile and what the page says of it. Nothing is built: what can be read off is checked."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ PACKAGES = ("diffatlas_pipeline", "dataset_conversion")
 
 def tracked(*folders: str) -> set[str]:
     """The files of ``folders`` that belong to the project: those that git knows of, else all but leavings of Python."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", *folders], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", *folders], cwd=ROOT, capture_output=True, text=True
+    )
     if listed.returncode == 0:
         return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
     found = {path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()}

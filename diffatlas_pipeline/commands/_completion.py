@@ -1,4 +1,4 @@
-"""``python -m diffatlas_pipeline completion SHELL``: what makes a shell complete all commands, made from their parsers."""
+"""``python -m diffatlas_pipeline completion SHELL``: what makes a shell complete all commands."""
 
 from __future__ import annotations
 
