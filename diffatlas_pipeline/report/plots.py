@@ -25,6 +25,7 @@ COLOURS = ("#3a7fc1", "#d9762b", "#45976a", "#a8559b", "#8f8b2c", "#c4524e", "#4
 STYLE = Path(__file__).parent / "templates" / "page.mplstyle"
 _INK = "#010203"  # stands for the page's own colour of text
 WIDTH = 11.0  # inches; the page scales it to its own width
+FEWEST_IN_BOX = 6  # fewer cases are points: quartiles of them would say more than is known
 METRICS = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 [mm]"))
 
 
@@ -120,7 +121,9 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
 def _boxes(
     axis: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str], colours: Mapping[str, str]
 ) -> None:
-    """Boxes of ``groups`` (group -> label -> values) around each label's place, with the single cases as dots."""
+    """Boxes of ``groups`` (group -> label -> values) around each label's place, with the single cases as dots. Of few
+    cases there are only the dots, and a line for their median.
+    """
     rng = np.random.default_rng(0)
     step = 0.8 / len(groups)
     for index, (group, values) in enumerate(groups.items()):
@@ -130,19 +133,24 @@ def _boxes(
             if not defined:
                 continue
             x = place + (index - (len(groups) - 1) / 2) * step
-            axis.boxplot(
-                [defined],
-                positions=[x],
-                widths=min(0.4, step * 0.75),
-                showfliers=False,
-                patch_artist=True,
-                boxprops={"facecolor": f"{colour}40", "edgecolor": colour},
-                medianprops={"color": colour, "linewidth": 2},
-                whiskerprops={"color": colour},
-                capprops={"color": colour},
-            )
+            few, width = len(defined) < FEWEST_IN_BOX, min(0.4, step * 0.75)
+            if few:
+                axis.plot([x - width / 2, x + width / 2], [float(np.median(defined))] * 2, color=colour, linewidth=2)
+            else:
+                axis.boxplot(
+                    [defined],
+                    positions=[x],
+                    widths=width,
+                    showfliers=False,
+                    patch_artist=True,
+                    boxprops={"facecolor": f"{colour}40", "edgecolor": colour},
+                    medianprops={"color": colour, "linewidth": 2},
+                    whiskerprops={"color": colour},
+                    capprops={"color": colour},
+                )
             jitter = rng.uniform(-1, 1, len(defined)) * min(0.12, step * 0.25)
-            axis.plot(x + jitter, defined, "o", color=colour, markersize=2.2, alpha=0.55, markeredgewidth=0)
+            size = 5 if few else 2.2
+            axis.plot(x + jitter, defined, "o", color=colour, markersize=size, alpha=0.55, markeredgewidth=0)
     axis.set_xlim(-0.6, len(labels) - 0.4)
     axis.set_xticks(range(len(labels)), labels)
     if sum(map(len, labels)) > 40:
