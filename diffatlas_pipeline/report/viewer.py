@@ -126,7 +126,7 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
             )
             layers[key] = packed(mask, 0), uncertainty
     reference = packed(masks[""], 0) if "" in masks else ""
-    start = _inside([part_of(mask, 0) for mask in masks.values()])
+    start = _inside([np.rint(part_of(mask, 0)).astype(np.uint8) for mask in masks.values()])
     return EmbeddedCase(source, image, reference, layers, factor > 1, tuple(problems), start)
 
 
