@@ -27,6 +27,7 @@ from diffatlas_pipeline.volumes.io import name_without_ending, read_labels
 
 MISSING = ("error", "empty", "skip")
 METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")
+ROLES = ("worst", "median", "best")  # cases that are shown
 _LISTED = 20
 _FAR = 20.0  # voxel edges: within so far of a surface almost everything lies, so NSD would say nothing
 
@@ -74,9 +75,8 @@ class Evaluation:
     def remarkable(self) -> dict[str, str]:
         """The worst, median and best case by mean Dice: role -> case. Fewer than three cases have fewer roles."""
         ranked = list(self.case_dice().index)
-        roles = [("worst", 0), ("median", (len(ranked) - 1) // 2), ("best", len(ranked) - 1)]
         chosen: dict[str, str] = {}
-        for role, rank in roles:
+        for role, rank in zip(ROLES, (0, (len(ranked) - 1) // 2, len(ranked) - 1), strict=True):
             if ranked and ranked[rank] not in chosen.values():
                 chosen[role] = ranked[rank]
         return chosen

@@ -34,6 +34,6 @@ def bar_length_mm(width_mm: float) -> float:
     return max((length for length in _LENGTHS_MM if length <= _SHARE * width_mm), default=_LENGTHS_MM[0])
 
 
-def _write(axis: Axes, x: float, y: float, text: str, **aligned: str) -> None:
-    written = axis.text(x, y, text, transform=axis.transAxes, color=_COLOUR, fontsize=FONT_SIZE, **aligned)
+def _write(axis: Axes, x: float, y: float, text: str, ha: str, va: str) -> None:
+    written = axis.text(x, y, text, transform=axis.transAxes, color=_COLOUR, fontsize=FONT_SIZE, ha=ha, va=va)
     written.set_path_effects([withStroke(linewidth=2.5, foreground=_OUTLINE)])

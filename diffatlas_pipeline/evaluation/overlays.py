@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from diffatlas_pipeline.datasets import colours
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.evaluation.evaluate import Evaluation
+from diffatlas_pipeline.evaluation.evaluate import ROLES, Evaluation
 from diffatlas_pipeline.evaluation.marks import mark_directions, mark_scale
 from diffatlas_pipeline.volumes.grids import Grid, TripleMm
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, name_without_ending, read_labels, read_volume
@@ -92,8 +93,9 @@ def overlay_png(
     figure = Figure(figsize=(width, height), facecolor="black")
     axes = figure.subplots(1, len(shown_planes), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
     for index, (axis, plane) in enumerate(zip(axes, shown_planes, strict=True)):
-        cuts = [None if array is None else _cut(array, plane, centre, window) for array in (grey, found, wanted)]
-        _draw(axis, plane, spacing_mm, *cuts, labels, as_errors=index == len(planes))  # type: ignore[arg-type]
+        image_cut = None if grey is None else _cut(grey, plane, centre, window)
+        cuts = _cut(found, plane, centre, window), _cut(wanted, plane, centre, window)
+        _draw(axis, plane, spacing_mm, image_cut, *cuts, labels, as_errors=index == len(planes))
     title_size = min(_FONT_SIZE + 2, 72 * width / (0.62 * max(map(len, title.split("\n"))) + 1))
     figure.suptitle(title, color="white", fontsize=title_size, y=1 - 0.06 / height, va="top")
     figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, labelcolor="white", fontsize=_FONT_SIZE)
@@ -114,10 +116,15 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
     """Draw the worst, median and best case into ``folder``; returns the pictures and what could not be shown.
 
     ``images`` is the folder of the scans (``case.ext`` or ``case_0000.ext``; the first channel is shown) or None.
+    Pictures that an earlier evaluation of these cases left there, for which another case was the worst, are deleted.
     """
     pairs = {pair.case: pair for pair in evaluation.pairs}
     pictures, remarks = [], []
-    for role, case in evaluation.remarkable().items():
+    remarkable = evaluation.remarkable()
+    for role, case in itertools.product(ROLES, pairs):
+        if remarkable.get(role) != case:
+            (folder / f"{role}_{case}.png").unlink(missing_ok=True)
+    for role, case in remarkable.items():
         path = folder / f"{role}_{case}.png"
         rows = evaluation.cases[evaluation.cases["case"] == case].set_index("label")
         dice = [float(rows["dice"][label.name]) for label in evaluation.labels]
@@ -273,6 +280,6 @@ def _legend(labels: Sequence[LabelClass], label_colours: Sequence[Colour], compa
     for label, colour in zip(labels, label_colours, strict=True):
         handles.append(Line2D([], [], color=colour, linewidth=4, label=label.name))
     for name, (red, green, blue) in colours.ERRORS if compared else ():
-        square = {"marker": "s", "markersize": 9, "linestyle": "none"}
-        handles.append(Line2D([], [], color=(red / 255, green / 255, blue / 255), label=name, **square))
+        shade = (red / 255, green / 255, blue / 255)
+        handles.append(Line2D([], [], color=shade, marker="s", markersize=9, linestyle="none", label=name))
     return handles

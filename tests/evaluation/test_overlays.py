@@ -126,3 +126,9 @@ def test_worst_median_and_best_with_and_without_images(tmp_path: Path) -> None:
     assert remarks == ["d: no image found to show"]
     assert all(path.stat().st_size > 5000 for path in pictures)
     assert find_images(tmp_path / "predictions") is None
+    (tmp_path / "out" / "worst_mine.png").touch()
+    write_labels(tmp_path / "predictions" / "a.nii.gz", np.roll(labels, 4, axis=0), grid)
+    again, _ = write_overlays(evaluate_folders(tmp_path / "predictions", tmp_path / "labelsTr"), tmp_path / "out", None)
+    assert {path.name for path in again} == {"worst_a.png", "median_d.png", "best_b.png"}
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {path.name for path in again} | {"worst_mine.png"}  # none of the earlier ones, but what is not ours

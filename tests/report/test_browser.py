@@ -277,6 +277,10 @@ def test_a_missing_browser_is_a_failure_where_it_is_required(monkeypatch: pytest
 def test_text_is_readable_and_nothing_sticks_out(browser: Any, predictions_page: Path, width: int, scheme: str) -> None:
     tab = Tab(browser, predictions_page, width, color_scheme=scheme)
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    wider = "all => all.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.outerHTML.slice(0, 80))"
+    assert not tab.page.eval_on_selector_all("main *:not(select):not(svg *)", wider)  # nor has to be scrolled sideways
+    assert tab.page.locator("#results td").first.is_visible()
+    assert tab.page.locator("#verdict").inner_text().startswith("2 cases, mean Dice ")
     colours = tab.page.evaluate("(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))")
     ink, paper = (np.mean([int(part) for part in colour[4:-1].split(",")]) for colour in colours)
     assert (ink < 60 and paper > 240) if scheme == "light" else (ink > 200 and paper < 40)

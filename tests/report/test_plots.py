@@ -38,7 +38,7 @@ def colours(svg: str | None) -> set[str]:
 
 
 def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    return [text for text in ElementTree.fromstring(svg).itertext() if text.strip()]
 
 
 def axes_of(svg: str) -> list[Axis]:
