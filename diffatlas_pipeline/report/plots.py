@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -105,7 +106,7 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
             for method, table in logs:
                 values = _curve(table, what)
                 dots = what == "dice" or len(values) == 1  # of a single value no line could be seen
-                style = {"marker": "o", "markersize": 2.5} if dots else {}
+                style: dict[str, Any] = {"marker": "o", "markersize": 2.5} if dots else {}
                 axis.plot(table["seconds"][values.index] / 60, values, color=colours[method], linewidth=1.3, **style)
             axis.set_title(title)
             axis.set_xlabel("minutes of training")
