@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffatlas_pipeline/__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffatlas_pipeline/__init__.py").read_text(encoding="utf-8")).group(1)
 
 COMMANDS = {
     "DiffAtlas_check": "check",
@@ -24,8 +24,18 @@ COMMANDS = {
     "DiffAtlas_install_model": "install_model",
 }
 
+COMPLETION = ["shtab>=1.12"]
 DICOM = ["highdicom>=0.24", "pydicom>=3.0"]
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100", "playwright>=1.49", *DICOM]
+TEST = [
+    *COMPLETION,
+    *DICOM,
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "playwright>=1.49",
+    "setuptools>=77",  # builds the wheel that is tested
+]
 
 setup(
     name="diffatlas-pipeline",
@@ -36,7 +46,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["diffatlas_pipeline", "diffatlas_pipeline.*", "dataset_conversion"]),
-    package_data={"diffatlas_pipeline.benchmark": ["*.j2"], "diffatlas_pipeline.report": ["templates/*"]},
+    package_data={
+        "": ["py.typed"],
+        "diffatlas_pipeline.benchmark": ["*.j2"],
+        "diffatlas_pipeline.report": ["templates/*"],
+    },
     install_requires=[
         "torch>=2.4",
         "numpy>=1.26",
@@ -61,6 +75,7 @@ setup(
         "dev": [*TEST, "ruff>=0.12", "mypy>=1.15"],
         "dicom": DICOM,
         "tensorboard": ["tensorboard>=2.15"],
+        "completion": COMPLETION,  # only to print it; what is printed works without
     },
     entry_points={
         "console_scripts": [f"{name}=diffatlas_pipeline.commands.{module}:main" for name, module in COMMANDS.items()]

@@ -7,6 +7,7 @@ import pkgutil
 import sys
 
 from diffatlas_pipeline import __version__, commands
+from diffatlas_pipeline.commands import _completion
 
 PROGRAM = "python -m diffatlas_pipeline"
 
@@ -23,7 +24,8 @@ def overview() -> str:
     for name in names():
         description = importlib.import_module(f"{commands.__name__}.{name}").__doc__ or ""
         lines.append(f"  {name:<{width}}  {description.splitlines()[0].partition(': ')[2]}")
-    return "\n".join([*lines, "", f"  {PROGRAM} COMMAND -h shows a command's options; --version the version."])
+    lines += ["", f"  {PROGRAM} COMMAND -h shows a command's options; --version the version."]
+    return "\n".join([*lines, f"  {PROGRAM} completion bash prints what makes bash complete them; so for zsh and fish."])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
         print(overview())
     elif first == "--version":
         print(f"DiffAtlas pipeline {__version__}")
+    elif first == "completion":
+        _completion.main(names(), rest)
     elif (name := first.removeprefix("DiffAtlas_")) in names():
         sys.argv[0] = f"{PROGRAM} {name}"  # what the command's help calls itself
         importlib.import_module(f"{commands.__name__}.{name}").main(rest)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import ROOT
 from tests.planning.raw_data import write_dataset
-from tests.test_documentation import ROOT
 from tests.test_tutorial import reader  # noqa: F401 (a fixture)
 
 PAGE = (ROOT / "documentation" / "how-to" / "coming-from-nnunet.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.test_documentation import ROOT
+from tests.pages import ROOT
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WHERE = TEXT.split("\n## Where is ...\n")[1]

@@ -1,25 +1,20 @@
-"""The documentation agrees with the code: links, commands, options, the plan's fields and values.
+"""The documentation agrees with itself and with the code: sizes, links, the plan's fields and values.
 
 ``python -m tests.test_documentation`` rewrites the tables of values in documentation/reference/ from the code.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import importlib
 import re
-import shlex
 import sys
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.commands._converters import CONVERTERS
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.methods.base import DiffusionRecipe, Recipe
 from diffatlas_pipeline.methods.rba import RegistrationRecipe
@@ -27,27 +22,10 @@ from diffatlas_pipeline.methods.registry import METHODS
 from diffatlas_pipeline.planning.diffusion_steps import sampled_variance
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.planning.topology import PRESETS
+from tests.pages import PAGES, ROOT, page_id, prose_of
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "documentation").rglob("*.md")])
 PLAN_PAGE = ROOT / "documentation" / "reference" / "plan.md"
 RECIPES_PAGE = ROOT / "documentation" / "reference" / "recipes.md"
-COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
-CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
-PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
-SHARING_PAGE = ROOT / "documentation" / "reference" / "sharing.md"
-COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
-VARIABLES = {"DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"}
-OTHERS_OPTIONS = {"--time", "--gres", "--array"}  # of other programs that pages mention by name
-
-
-def page_id(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-def prose_of(text: str) -> str:
-    """A page without its fenced blocks."""
-    return re.sub(r"^( *)```.*?^\1```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 # ------------------------------------------------------------------------------------------------------------- sizes
@@ -104,130 +82,6 @@ def test_every_page_is_reachable_from_the_readme() -> None:
             if path in PAGES and path not in reached:
                 waiting.append(path)
     assert reached == {*PAGES}
-
-
-# ---------------------------------------------------------------------------------------------------------- commands
-class Parsed(Exception):
-    """Raised in place of running a command, once its arguments are parsed."""
-
-
-def parser_of(command: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:
-    """Parse ``words`` as ``command`` would, without running it; SystemExit if it would refuse them."""
-    seen: list[argparse.ArgumentParser] = []
-    original = argparse.ArgumentParser.parse_args
-
-    def parse_only(self: argparse.ArgumentParser, *arguments: Any, **options: Any) -> None:
-        seen.append(self)
-        original(self, *arguments, **options)
-        raise Parsed
-
-    with monkeypatch.context() as patched, pytest.raises(Parsed):
-        patched.setattr(argparse.ArgumentParser, "parse_args", parse_only)
-        importlib.import_module(f"diffatlas_pipeline.commands.{COMMANDS[command]}").main(words)
-    return seen[0]
-
-
-def command_lines(page: Path) -> Iterator[list[str]]:
-    """The words of every DiffAtlas command that a fenced block shows to be typed."""
-    for block in re.findall(r"^( *)```(?:bash|sh)\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        text = re.sub(r"\$\w+", "1", block[1].replace("\\\n", " "))  # any value of a shell variable
-        for line in text.splitlines():
-            for part in re.split(r"[&|;]+", line):
-                words = shlex.split(part, comments=True)
-                start = next((i for i, word in enumerate(words) if word.startswith("DiffAtlas_") and "=" not in word), None)
-                if start is not None:
-                    yield words[start:]
-
-
-LINES = [(page, words) for page in PAGES for words in command_lines(page)]
-
-
-def test_pages_show_commands() -> None:
-    assert {words[0] for _, words in LINES} == set(COMMANDS)
-
-
-@pytest.mark.parametrize(("page", "words"), LINES, ids=[f"{page_id(page)}: {' '.join(words)}" for page, words in LINES])
-def test_shown_commands_parse(page: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert words[0] in COMMANDS
-    parser_of(words[0], words[1:], monkeypatch)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_named_commands_exist(page: Path) -> None:
-    named = set(re.findall(r"DiffAtlas_\w+", page.read_text(encoding="utf-8")))
-    assert named <= {*COMMANDS, *VARIABLES}
-
-
-MINIMAL: dict[str, list[list[str]]] = {
-    "DiffAtlas_check": [["-d", "1"]],
-    "DiffAtlas_plan_and_preprocess": [["-d", "1"]],
-    "DiffAtlas_train": [["1", "fold0"]],
-    "DiffAtlas_predict": [["-i", "in", "-o", "out"]],
-    "DiffAtlas_evaluate": [["-p", "a", "-r", "b"]],
-    "DiffAtlas_generate": [["-o", "out"]],
-    "DiffAtlas_convert": [
-        ["folder", "-i", "images", "-l", "labels", "-d", "1", "--name", "A"],
-        ["bids", "-i", "study", "-d", "1"],
-        ["msd", "-i", "Task04_A"],
-        ["mmwhs", "-i", "MM-WHS", "-d", "1", "--modality", "CT"],
-        ["totalsegmentator", "-i", "TS", "-d", "1"],
-        ["phantom", "-d", "1"],
-    ],
-    "DiffAtlas_benchmark": [["-d", "1"]],
-    "DiffAtlas_report": [["-p", "a"]],
-    "DiffAtlas_quickstart": [[]],
-    "DiffAtlas_info": [[]],
-    "DiffAtlas_export_model": [["-o", "model.zip"]],
-    "DiffAtlas_install_model": [["model.zip"]],
-}
-SHARING = ("DiffAtlas_info", "DiffAtlas_export_model", "DiffAtlas_install_model")
-
-
-def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
-    """Option strings of a parser, or of its sub-command that ``words`` chooses."""
-    found = set()
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            found |= options_of(action.choices[words[0]], words[1:])
-        else:
-            found |= set(action.option_strings)
-    return found - {"-h", "--help", "--version"}
-
-
-def documented_options(command: str, converter: str | None) -> set[str]:
-    """The options in the tables of the reference's section of a command or converter."""
-    page = CONVERT_PAGE if converter else SHARING_PAGE if command in SHARING else COMMANDS_PAGE
-    command, page = ("Options", PREDICT_PAGE) if command == "DiffAtlas_predict" else (command, page)
-    section = page.read_text(encoding="utf-8").split(f"\n## {converter or command}\n")[1].split("\n## ")[0]
-    cells = re.findall(r"^\| (`-[^|]*) \|", section, flags=re.MULTILINE)
-    return {option for cell in cells for option in re.findall(r"`(-[^`]+)`", cell)}
-
-
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_reference_lists_exactly_the_options_of_each_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for words in MINIMAL[command]:
-        options = options_of(parser_of(command, words, monkeypatch), words)
-        assert documented_options(command, words[0] if command == "DiffAtlas_convert" else None) == options
-
-
-def test_every_converter_has_its_section() -> None:
-    assert {words[0] for words in MINIMAL["DiffAtlas_convert"]} == set(CONVERTERS)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_options_named_in_the_text_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripts = [path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").glob("*.py")]
-    known = OTHERS_OPTIONS | {"--version"} | {option for script in scripts for option in re.findall(r'"(--[a-z-]+)"', script)}
-    of_command = {
-        command: {"--version"}.union(*(options_of(parser_of(command, words, monkeypatch), words) for words in variants))
-        for command, variants in MINIMAL.items()
-    }
-    known = known.union(*of_command.values())
-    for span in re.findall(r"`([^`\n]+)`", prose_of(page.read_text(encoding="utf-8"))):
-        if span.startswith("nnUNetv2_"):
-            continue  # another program's options
-        named = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", span))
-        assert named <= of_command.get(span.split()[0], known), span
 
 
 # -------------------------------------------------------------------------------------------------------------- plan

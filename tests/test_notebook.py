@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_documentation import ROOT
+from tests.pages import ROOT
 
 NOTEBOOK = json.loads((ROOT / "documentation" / "notebook.ipynb").read_text(encoding="utf-8"))
 SMALLER = {  # what the test does otherwise than the notebook says, to end soon

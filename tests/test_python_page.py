@@ -10,7 +10,7 @@ import pytest
 import diffatlas_pipeline
 from diffatlas_pipeline.api.model import Model
 from diffatlas_pipeline.api.segmentation import Segmentation
-from tests.test_documentation import ROOT
+from tests.pages import ROOT
 
 PAGE = (ROOT / "documentation" / "reference" / "python.md").read_text(encoding="utf-8")
 FOR_COMMANDS = {"prepare_folder", "prepare_generation", "segmenter"}  # public to the commands, which print between their steps

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.test_documentation import COMMANDS, ROOT
+from tests.pages import ROOT
+from tests.test_commands_page import COMMANDS
 
 TUTORIAL = (ROOT / "documentation" / "tutorial.md").read_text(encoding="utf-8")
 REAL_SCANS = "\n## The same with real scans\n"

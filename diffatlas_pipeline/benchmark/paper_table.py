@@ -58,7 +58,7 @@ def cells_frame(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
 
 
 def score_columns(labels: Sequence[str]) -> list[str]:
-    return [f"{metric}_{name}" for metric in METRICS for name in (*labels, AVERAGE)]
+    return [f"{metric}_{name}" for metric in METRICS for name in (AVERAGE, *labels)]
 
 
 def summarise(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
@@ -82,7 +82,7 @@ def summarise(folder: Path, benchmark: Benchmark) -> pd.DataFrame:
 
 def header_of(benchmark: Benchmark) -> list[str]:
     """The titles of the columns of :func:`rows_of`."""
-    scores = [f"{title} {name}" for title in METRICS.values() for name in (*benchmark.labels, AVERAGE)]
+    scores = [f"{title} {name}" for title in METRICS.values() for name in (AVERAGE, *benchmark.labels)]
     return ["setting", "method", *scores, *COST_TITLES]
 
 
@@ -141,7 +141,7 @@ def plain(frame: pd.DataFrame, benchmark: Benchmark) -> str:
     """The averages only, for a terminal."""
     count = len(benchmark.labels)
     first = 4 + 2 * count
-    shown = [2 + count, 3 + 2 * count, *range(first, first + len(COST_TITLES) - 1)]
+    shown = [2, 3 + count, *range(first, first + len(COST_TITLES) - 1)]
     rows = [["  ".join(row.texts[:2]), *(row.texts[index] for index in shown)] for row in rows_of(frame, benchmark)]
     header = ["setting  method", "Dice", f"NSD ({benchmark.tolerance_mm:g} mm)", *COST_TITLES[:-1]]
     return format_table(header, rows)
@@ -157,7 +157,7 @@ def html_page(frame: pd.DataFrame, benchmark: Benchmark) -> str:
     return template.render(
         title=benchmark.dataset,
         metrics=METRICS.values(),
-        labels=[*benchmark.labels, AVERAGE],
+        labels=[AVERAGE, *benchmark.labels],
         costs=COST_TITLES,
         settings=settings,
         notes=notes_of(benchmark),

@@ -23,6 +23,7 @@ SCRIPTS = {
     for name in ("plan_and_preprocess", "train", "predict", "evaluate", "report", "benchmark", "export_model", "install_model")
 } | {"load_model": "DiffAtlas_predict"}
 _LEADING = {"plan_and_preprocess": "-d"}  # an argument by position in Python, an option on the command line
+_kept: list[argparse.ArgumentParser] | None = None  # parsers that run() is to keep instead of running their commands
 
 
 def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> None:
@@ -32,6 +33,9 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
 
     What the library says of parameters is shown as the options of ``parser``.
     """
+    if _kept is not None:
+        _kept.append(parser)
+        return
     arguments = parser.parse_args(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be in any encoding
@@ -56,6 +60,18 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
             sys.exit(130)
 
 
+def parser_of(main: Callable[[list[str]], None], words: list[str]) -> argparse.ArgumentParser:
+    """The parser that the command ``main`` makes when it gets ``words``; nothing is parsed or run."""
+    global _kept
+    _kept = []
+    try:
+        main(words)
+        (parser,) = _kept
+    finally:
+        _kept = None
+    return parser
+
+
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """In here SIGTERM raises Stopped, so that what is open is closed. Only the main thread hears signals."""
@@ -76,7 +92,7 @@ def _stoppable() -> Iterator[None]:
 def words_of(parser: argparse.ArgumentParser) -> console.Words:
     """The words of a command: the option of each parameter, the short one if there are two."""
     options: dict[str, str] = {}
-    for action in _actions_of(parser):
+    for action in actions_of(parser):
         option = action.option_strings[0] if action.option_strings else ""
         options[action.dest] = option
         if action.dest.startswith("no_"):  # a switch against a parameter: --no-validation
@@ -84,13 +100,13 @@ def words_of(parser: argparse.ArgumentParser) -> console.Words:
     return console.Words(options, SCRIPTS, _LEADING)
 
 
-def _actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+def actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     """The arguments of a command and of its sub-commands."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
             for choice in action.choices.values():
-                yield from _actions_of(choice)
+                yield from actions_of(choice)
 
 
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:

@@ -7,6 +7,8 @@ _MANY = (
     "1f77b4", "aec7e8", "ff7f0e", "ffbb78", "2ca02c", "98df8a", "d62728", "ff9896", "9467bd", "c5b0d5",
     "8c564b", "c49c94", "e377c2", "f7b6d2", "7f7f7f", "c7c7c7", "bcbd22", "dbdb8d", "17becf", "9edae5",
 )  # fmt: skip
+ERRORS = (("missed", (255, 210, 63)), ("too much", (38, 198, 218)), ("another label", (214, 92, 227)))
+"""How a voxel can be wrong: name and colour, in pictures and in the viewer."""
 
 
 def label_colours(count: int) -> list[tuple[int, int, int]]:

@@ -28,6 +28,7 @@ from diffatlas_pipeline.volumes.io import name_without_ending, read_labels
 
 MISSING = ("error", "empty", "skip")
 METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")
+ROLES = ("worst", "median", "best")  # cases that are shown
 _LISTED = 20
 _FAR = 20.0  # voxel edges: within so far of a surface almost everything lies, so NSD would say nothing
 
@@ -52,6 +53,7 @@ class Evaluation:
     missing: tuple[str, ...]  # references without prediction
     missing_rule: str
     warnings: tuple[str, ...]
+    ignore: int | None = None  # the value of voxels in references whose label is not known
 
     def per_label(self) -> dict[str, dict[str, dict[str, float]]]:
         """label -> metric -> mean, std (of a sample, NaN for one case), median, count (cases where it is defined)."""
@@ -75,9 +77,8 @@ class Evaluation:
     def remarkable(self) -> dict[str, str]:
         """The worst, median and best case by mean Dice: role -> case. Fewer than three cases have fewer roles."""
         ranked = list(self.case_dice().index)
-        roles = [("worst", 0), ("median", (len(ranked) - 1) // 2), ("best", len(ranked) - 1)]
         chosen: dict[str, str] = {}
-        for role, rank in roles:
+        for role, rank in zip(ROLES, (0, (len(ranked) - 1) // 2, len(ranked) - 1), strict=True):
             if ranked and ranked[rank] not in chosen.values():
                 chosen[role] = ranked[rank]
         return chosen
@@ -87,6 +88,7 @@ class Evaluation:
         summary = {
             "mean": self.mean(),
             "labels": self.per_label(),
+            "ignore": self.ignore,
             "label_values": {label.name: label.values for label in self.labels},
             "case_count": len(self.pairs),
             "tolerance_mm": self.tolerance_mm,
@@ -142,7 +144,7 @@ def evaluate_folders(
         warnings.append(f"{len(unused)} predictions have no reference and were left out: {listed(unused)}")
     rows = [row for outcome in outcomes for row in outcome.rows]
     frame = pd.DataFrame(rows, columns=["case", "label", "value", *METRICS])
-    return Evaluation(frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings))
+    return Evaluation(frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings), known.ignore)
 
 
 def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[CasePair], list[str], list[str]]:

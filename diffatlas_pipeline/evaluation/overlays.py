@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 from diffatlas_pipeline.datasets import colours
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.evaluation.evaluate import Evaluation
+from diffatlas_pipeline.evaluation.evaluate import ROLES, Evaluation
+from diffatlas_pipeline.evaluation.marks import mark_directions, mark_scale
 from diffatlas_pipeline.volumes.grids import Grid, TripleMm
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, name_without_ending, read_labels, read_volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
@@ -25,6 +27,9 @@ Colour = tuple[float, float, float, float]
 
 _NAMED = 8  # labels whose Dice fits into the title
 MARGIN = 0.35  # shown around the structures, as a share of their extent
+_HEIGHT = 4.2  # inches of a plane
+_COLUMN = 1.8  # inches of an entry of the legend
+_FONT_SIZE = 12  # of the title at most two more
 _REFERENCE, _PREDICTION = (0, (1, 0)), (0, (2.2, 1.2))  # solid, dashed
 
 
@@ -60,6 +65,8 @@ def overlay_png(
 ) -> None:
     """Draw three planes through the reference's centroid; contours of the reference solid, of the prediction dashed.
 
+    With a reference, the first plane is drawn once more, with the voxels that are wrong in colour.
+
     ``image`` (X, Y, Z) or None, ``prediction`` and ``reference`` (X, Y, Z; the latter None if there is none) in label
     values, all on ``grid``. UserError if ``path`` cannot be written.
     """
@@ -77,28 +84,27 @@ def overlay_png(
     centre = _centroid(focus)
     window = _window(shown[0] | shown[1])
     planes = _PLANES if found.shape[2] > 1 else (_FLAT,)
-    extents = [_extent_mm(plane, window, spacing_mm) for plane in planes]
-    height = 4.2
+    shown_planes = [*planes, planes[0]] if compared else [*planes]
+    extents = [_extent_mm(plane, window, spacing_mm) for plane in shown_planes]
     widths = [min(3.0, max(0.4, width / tall)) for width, tall in extents]
-    figure = Figure(figsize=(max(6.0, height * sum(widths) + 0.4), height + 1.15), facecolor="black")
-    axes = figure.subplots(1, len(planes), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
-    colours = label_colours(len(labels))
-    for axis, plane in zip(axes, planes, strict=True):
-        _draw(axis, plane, centre, window, spacing_mm, grey, found, wanted, labels, colours)
-    figure.suptitle(title, color="white", fontsize=12, y=0.985)
-    figure.legend(
-        handles=_legend(labels, colours, compared),
-        loc="lower center",
-        ncols=min(6, len(labels) + 2),
-        frameon=False,
-        labelcolor="white",
-        fontsize=9,
-    )
-    rows = math.ceil((len(labels) + 2) / 6)
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.88 if "\n" in title else 0.92, bottom=0.03 + 0.05 * rows, wspace=0.04)
+    handles = _legend(labels, label_colours(len(labels)), compared)
+    width = max(6.0, _HEIGHT * sum(widths) + 0.4)
+    columns = max(2, min(len(handles), int(width / _COLUMN)))
+    head, foot = (0.75 if "\n" in title else 0.45) if title else 0.1, 0.15 + 0.3 * math.ceil(len(handles) / columns)
+    height = _HEIGHT + head + foot
+    figure = Figure(figsize=(width, height), facecolor="black")
+    axes = figure.subplots(1, len(shown_planes), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    for index, (axis, plane) in enumerate(zip(axes, shown_planes, strict=True)):
+        image_cut = None if grey is None else _cut(grey, plane, centre, window)
+        cuts = _cut(found, plane, centre, window), _cut(wanted, plane, centre, window)
+        _draw(axis, plane, spacing_mm, image_cut, *cuts, labels, as_errors=index == len(planes))
+    title_size = min(_FONT_SIZE + 2, 72 * width / (0.62 * max(map(len, title.split("\n"))) + 1))
+    figure.suptitle(title, color="white", fontsize=title_size, y=1 - 0.06 / height, va="top")
+    figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, labelcolor="white", fontsize=_FONT_SIZE)
+    figure.subplots_adjust(left=0.1 / width, right=1 - 0.1 / width, top=1 - head / height, bottom=foot / height, wspace=0.03)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130, facecolor="black")
+        figure.savefig(path, dpi=110, facecolor="black")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). Choose another `output`.") from error
 
@@ -112,10 +118,17 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
     """Draw the worst, median and best case into ``folder``; returns the pictures and what could not be shown.
 
     ``images`` is the folder of the scans (``case.ext`` or ``case_0000.ext``; the first channel is shown) or None.
+    Pictures that an earlier evaluation of these cases left there, for which another case was the worst, are deleted.
     """
     pairs = {pair.case: pair for pair in evaluation.pairs}
     pictures, remarks = [], []
-    for role, case in evaluation.remarkable().items():
+    remarkable = evaluation.remarkable()
+    scored = {pair.prediction for pair in evaluation.pairs}  # pictures themselves, maybe
+    for role, case in itertools.product(ROLES, pairs):
+        path = folder / f"{role}_{case}.png"
+        if remarkable.get(role) != case and path not in scored:
+            path.unlink(missing_ok=True)
+    for role, case in remarkable.items():
         path = folder / f"{role}_{case}.png"
         rows = evaluation.cases[evaluation.cases["case"] == case].set_index("label")
         dice = [float(rows["dice"][label.name]) for label in evaluation.labels]
@@ -130,6 +143,8 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
             remarks.append(str(error))
         prediction = pairs[case].prediction
         found = np.zeros_like(reference.array) if prediction is None else read_labels(prediction).array
+        if evaluation.ignore is not None:  # what is not known is neither right nor wrong
+            found = np.where(reference.array == evaluation.ignore, 0, found)
         each = ", ".join(f"{label.name} {_shown(value)}" for label, value in zip(evaluation.labels, dice, strict=True))
         title = f"{role} case: {case}, mean Dice {mean:.3f}" + (f"\nDice: {each}" if len(dice) <= _NAMED else "")
         overlay_png(image, found, reference.array, reference.grid, evaluation.labels, path, title)
@@ -201,49 +216,56 @@ def _cut(array: np.ndarray, plane: _Plane, centre: Sequence[int], window: Sequen
 def _draw(
     axis: Axes,
     plane: _Plane,
-    centre: Sequence[int],
-    window: Sequence[tuple[int, int]],
     spacing_mm: TripleMm,
     grey: np.ndarray | None,
-    found: np.ndarray,
-    wanted: np.ndarray,
+    prediction: np.ndarray,
+    reference: np.ndarray,
     labels: Sequence[LabelClass],
-    colours: Sequence[Colour],
+    as_errors: bool,
 ) -> None:
-    reference, prediction = (_cut(array, plane, centre, window) for array in (wanted, found))
+    """One cut, each array (vertical, horizontal): the contours of both segmentations, or the voxels that are wrong."""
     horizontal, vertical = (spacing_mm[a] for a in plane.across)
     rows, columns = reference.shape
-    x, y = (np.arange(columns) + 0.5) * horizontal, (np.arange(rows) + 0.5) * vertical
     extent = (0, columns * horizontal, 0, rows * vertical)
     if grey is not None:
-        cut = _cut(grey, plane, centre, window)
-        low, high = np.percentile(cut, [1, 99])
-        axis.imshow(cut, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", extent=extent)
+        low, high = np.percentile(grey, [1, 99])
+        axis.imshow(grey, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", extent=extent)
     else:
         axis.imshow(np.zeros_like(reference), cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent)
-    for label, colour in zip(labels, colours, strict=True):
-        for mask, style, width in ((reference, _REFERENCE, 1.3), (prediction, _PREDICTION, 1.8)):
-            inside = np.pad(label.mask(mask), 1).astype(float)
-            if inside.any():
-                xs = np.concatenate([[x[0] - horizontal], x, [x[-1] + horizontal]])
-                ys = np.concatenate([[y[0] - vertical], y, [y[-1] + vertical]])
-                colour_here = colour if style is _REFERENCE else _tint(colour)
-                axis.contour(xs, ys, inside, levels=[0.5], colors=[colour_here], linestyles=[style], linewidths=width)
-    _furnish(axis, plane, extent)
-
-
-def _furnish(axis: Axes, plane: _Plane, extent: tuple[float, float, float, float]) -> None:
+    if as_errors:
+        axis.imshow(_errors(prediction, reference, labels), origin="lower", extent=extent, interpolation="nearest")
+    else:
+        _contours(axis, prediction, reference, labels, (horizontal, vertical))
     axis.set_xlim(extent[1], extent[0])  # canonical axes grow to the right, front and top; see _PLANES
     axis.set_ylim(extent[2], extent[3])
     axis.set_aspect("equal")
     axis.set_axis_off()
-    if not plane.ends:
-        return
-    left, right, bottom, top = plane.ends
-    places = ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.02, bottom), (0.5, 0.98, top))
-    for x, y, letter in places:
-        text = axis.text(x, y, letter, transform=axis.transAxes, color="#ffd75e", fontsize=9, ha="center", va="center")
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])  # readable on white, too
+    mark_directions(axis, plane.ends)
+    mark_scale(axis, extent[1])
+
+
+def _errors(prediction: np.ndarray, reference: np.ndarray, labels: Sequence[LabelClass]) -> np.ndarray:
+    """(vertical, horizontal, red green blue alpha) from 0 to 255: ``ERRORS`` of the colours, elsewhere transparent."""
+    codes = codes_of(labels)
+    found, wanted = codes.number(prediction), codes.number(reference)
+    painted = np.zeros((*found.shape, 4), dtype=np.uint8)
+    kinds = (found == 0) & (wanted != 0), (found != 0) & (wanted == 0), (found != 0) & (wanted != 0) & (found != wanted)
+    for where, (_, colour) in zip(kinds, colours.ERRORS, strict=True):
+        painted[where] = (*colour, 255)
+    return painted
+
+
+def _contours(
+    axis: Axes, prediction: np.ndarray, reference: np.ndarray, labels: Sequence[LabelClass], voxel_mm: tuple[float, float]
+) -> None:
+    rows, columns = reference.shape
+    xs, ys = ((np.arange(-1, count + 1) + 0.5) * mm for count, mm in zip((columns, rows), voxel_mm, strict=True))
+    for label, colour in zip(labels, label_colours(len(labels)), strict=True):
+        for mask, style, width in ((reference, _REFERENCE, 1.3), (prediction, _PREDICTION, 1.8)):
+            inside = np.pad(label.mask(mask), 1).astype(float)
+            if inside.any():
+                colour_here = colour if style is _REFERENCE else _tint(colour)
+                axis.contour(xs, ys, inside, levels=[0.5], colors=[colour_here], linestyles=[style], linewidths=width)
 
 
 def _shown(dice: float) -> str:
@@ -256,11 +278,14 @@ def _tint(colour: Colour) -> Colour:
     return 0.45 + 0.55 * red, 0.45 + 0.55 * green, 0.45 + 0.55 * blue, alpha
 
 
-def _legend(labels: Sequence[LabelClass], colours: Sequence[Colour], compared: bool) -> list[Line2D]:
+def _legend(labels: Sequence[LabelClass], label_colours: Sequence[Colour], compared: bool) -> list[Line2D]:
     handles = [Line2D([], [], color="white", linestyle=_REFERENCE, linewidth=1.3, label="reference")] if compared else []
     handles += [
         Line2D([], [], color="white", linestyle=_PREDICTION, linewidth=1.8, label="prediction"),
     ]
-    for label, colour in zip(labels, colours, strict=True):
+    for label, colour in zip(labels, label_colours, strict=True):
         handles.append(Line2D([], [], color=colour, linewidth=4, label=label.name))
+    for name, (red, green, blue) in colours.ERRORS if compared else ():
+        shade = (red / 255, green / 255, blue / 255)
+        handles.append(Line2D([], [], color=shade, marker="s", markersize=9, linestyle="none", label=name))
     return handles

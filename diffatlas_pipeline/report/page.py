@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from diffatlas_pipeline.benchmark.record import FAILED, WAITING, Benchmark
+from diffatlas_pipeline.datasets.colours import ERRORS
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE
@@ -25,6 +26,7 @@ from diffatlas_pipeline.report.panels import Panel
 from diffatlas_pipeline.report.pictures import Picture
 from diffatlas_pipeline.report.sources import CaseSource, Source
 from diffatlas_pipeline.report.templating import FOLDER, environment
+from diffatlas_pipeline.report.verdict import verdict_of
 from diffatlas_pipeline.report.viewer import EmbeddedCase
 
 PICTURE_SHARE = 0.4  # of the size limit, at most, for pictures
@@ -252,6 +254,7 @@ def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], scores: Scores, b
             "title": embedded.source.title,
             "image": block(embedded.image),
             "hasImage": embedded.source.image is not None,
+            "start": embedded.start,
             "reference": block(embedded.reference),
             "layers": {
                 key: {"segmentation": block(segmentation), "uncertainty": block(uncertainty)}
@@ -265,6 +268,7 @@ def _viewer_data(source: Source, kept: Sequence[EmbeddedCase], scores: Scores, b
     colours = [[round(255 * part) for part in colour[:3]] for colour in label_colours(len(source.labels))]
     return {
         "labels": [{"name": label.name, "colour": colour} for label, colour in zip(source.labels, colours, strict=True)],
+        "errors": [{"name": name, "colour": colour} for name, colour in ERRORS],
         "cells": [{"key": run.key, "title": run.title} for run in source.runs if run.key in shown],
         "cases": cases,
     }
@@ -277,6 +281,7 @@ def _render(source: Source, content: Content) -> str:
         .render(
             source=source,
             content=content,
+            verdict=verdict_of(source, len(content.notes)),
             script=Markup((FOLDER / "viewer.js").read_text(encoding="utf-8")),
             licence=(FOLDER / "niivue_licence.txt").read_text(encoding="utf-8"),
         )

@@ -49,13 +49,16 @@ def case_pictures(
 
 
 def drawn_pictures(run: ModelRun) -> list[Picture]:
-    """The worst and the best case of a run, as its evaluation drew them."""
-    pictures = []
-    for role in ("worst", "best"):
-        for path in sorted(run.evaluation_folder.glob(f"{role}_*.png")) if run.evaluation_folder else ():
-            case = path.stem.removeprefix(f"{role}_")
-            pictures.append(Picture(f"{run.title}: {role} case, {case}", base64.b64encode(path.read_bytes()).decode()))
-    return pictures
+    """The worst and the best case of a run, as its evaluation drew them; each case once."""
+    if run.evaluation is None or run.evaluation_folder is None:
+        return []
+    cases = {role: case for role, case in run.evaluation.remarkable().items() if role != "median"}
+    files = {role: run.evaluation_folder / f"{role}_{case}.png" for role, case in cases.items()}
+    return [
+        Picture(f"{run.title}: {role} case, {cases[role]}", base64.b64encode(path.read_bytes()).decode())
+        for role, path in files.items()
+        if path.is_file()
+    ]
 
 
 def remarkable_by_score(evaluation: Evaluation) -> list[tuple[str, str]]:

@@ -6,7 +6,9 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,7 +16,6 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
@@ -25,6 +26,7 @@ COLOURS = ("#3a7fc1", "#d9762b", "#45976a", "#a8559b", "#8f8b2c", "#c4524e", "#4
 STYLE = Path(__file__).parent / "templates" / "page.mplstyle"
 _INK = "#010203"  # stands for the page's own colour of text
 WIDTH = 11.0  # inches; the page scales it to its own width
+FEWEST_IN_BOX = 6  # fewer cases are points: quartiles of them would say more than is known
 METRICS = (("dice", "Dice"), ("nsd", "NSD"), ("hd95_mm", "HD95 [mm]"))
 
 
@@ -64,11 +66,13 @@ def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str
     methods, names = list(cases["method"].unique()), [label.name for label in labels]
     colours = _colours(methods, known)
     metrics = METRICS if len(methods) == 1 else METRICS[:2]
-    wide = len(methods) * len(labels) <= 8
+    beside = len(methods) * len(labels) <= 8
+    size = (WIDTH / len(metrics), 3.1) if beside else (WIDTH, 2.7)
+    parts = []
     with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(WIDTH, 3.3 if wide else 2.7 * len(metrics)), layout="constrained")
-        axes = figure.subplots(1, len(metrics)) if wide else figure.subplots(len(metrics), 1)
-        for axis, (metric, title) in zip(axes, metrics, strict=True):
+        for metric, title in metrics:
+            figure = Figure(figsize=size, layout="constrained")
+            axis = figure.add_subplot()
             groups = {
                 method: {label: of_method.loc[of_method["label"] == label, metric].tolist() for label in names}
                 for method, of_method in cases.groupby("method", sort=False)
@@ -79,9 +83,8 @@ def score_plot(runs: Sequence[ModelRun], labels: Sequence[LabelClass], name: str
                 axis.set_ylim(bottom=0)
             else:
                 axis.set_ylim(_floor(cases[metric].min()), 1.01)
-        if len(methods) > 1:
-            _legend(figure, [Patch(facecolor=f"{c}40", edgecolor=c, label=method) for method, c in colours.items()])
-        return svg_of(figure, name)
+            parts.append(svg_of(figure, f"{name}-{metric}"))
+    return _together(parts, beside, colours if len(methods) > 1 else {})
 
 
 def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()) -> str | None:
@@ -95,13 +98,15 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
     if not curves:
         return None
     colours = _colours(list(dict.fromkeys(method for method, _ in logs)), known)
+    parts = []
     with mpl.rc_context(fname=STYLE):
-        figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
-        for axis, (title, what) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
+        for title, what in curves:
+            figure = Figure(figsize=(WIDTH / len(curves), 3.1), layout="constrained")
+            axis = figure.add_subplot()
             for method, table in logs:
                 values = _curve(table, what)
                 dots = what == "dice" or len(values) == 1  # of a single value no line could be seen
-                style = {"marker": "o", "markersize": 2.5} if dots else {}
+                style: dict[str, Any] = {"marker": "o", "markersize": 2.5} if dots else {}
                 axis.plot(table["seconds"][values.index] / 60, values, color=colours[method], linewidth=1.3, **style)
             axis.set_title(title)
             axis.set_xlabel("minutes of training")
@@ -112,15 +117,26 @@ def training_plot(runs: Sequence[ModelRun], name: str, known: Sequence[str] = ()
                 axis.set_yscale("log")
                 axis.yaxis.set_major_formatter("{x:g}")
                 axis.yaxis.set_minor_formatter(NullFormatter())
-        if len(colours) > 1:
-            _legend(figure, [Line2D([], [], color=c, linewidth=2, label=method) for method, c in colours.items()])
-        return svg_of(figure, name)
+            parts.append(svg_of(figure, f"{name}-{what}"))
+    return _together(parts, True, colours if len(colours) > 1 else {})
+
+
+def _together(parts: Sequence[str], beside: bool, colours: Mapping[str, str]) -> str:
+    """Plots of their own in one element, ``beside`` one another where the page is wide enough; below them, what the
+    ``colours`` mean.
+    """
+    kind = "" if beside else ' class="wide"'
+    plots = "".join(f"<div{kind}>{part}</div>" for part in parts)
+    key = "".join(f'<li><i style="background: {colour}"></i>{escape(name)}</li>' for name, colour in colours.items())
+    return f'<div><div class="plots">{plots}</div>' + (f'<ul class="key">{key}</ul>' if key else "") + "</div>"
 
 
 def _boxes(
     axis: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], labels: Sequence[str], colours: Mapping[str, str]
 ) -> None:
-    """Boxes of ``groups`` (group -> label -> values) around each label's place, with the single cases as dots."""
+    """Boxes of ``groups`` (group -> label -> values) around each label's place, with the single cases as dots. Of few
+    cases there are only the dots, and a line for their median.
+    """
     rng = np.random.default_rng(0)
     step = 0.8 / len(groups)
     for index, (group, values) in enumerate(groups.items()):
@@ -130,19 +146,24 @@ def _boxes(
             if not defined:
                 continue
             x = place + (index - (len(groups) - 1) / 2) * step
-            axis.boxplot(
-                [defined],
-                positions=[x],
-                widths=min(0.4, step * 0.75),
-                showfliers=False,
-                patch_artist=True,
-                boxprops={"facecolor": f"{colour}40", "edgecolor": colour},
-                medianprops={"color": colour, "linewidth": 2},
-                whiskerprops={"color": colour},
-                capprops={"color": colour},
-            )
+            few, width = len(defined) < FEWEST_IN_BOX, min(0.4, step * 0.75)
+            if few:
+                axis.plot([x - width / 2, x + width / 2], [float(np.median(defined))] * 2, color=colour, linewidth=2)
+            else:
+                axis.boxplot(
+                    [defined],
+                    positions=[x],
+                    widths=width,
+                    showfliers=False,
+                    patch_artist=True,
+                    boxprops={"facecolor": f"{colour}40", "edgecolor": colour},
+                    medianprops={"color": colour, "linewidth": 2},
+                    whiskerprops={"color": colour},
+                    capprops={"color": colour},
+                )
             jitter = rng.uniform(-1, 1, len(defined)) * min(0.12, step * 0.25)
-            axis.plot(x + jitter, defined, "o", color=colour, markersize=2.2, alpha=0.55, markeredgewidth=0)
+            size = 5 if few else 2.2
+            axis.plot(x + jitter, defined, "o", color=colour, markersize=size, alpha=0.55, markeredgewidth=0, clip_on=False)
     axis.set_xlim(-0.6, len(labels) - 0.4)
     axis.set_xticks(range(len(labels)), labels)
     if sum(map(len, labels)) > 40:

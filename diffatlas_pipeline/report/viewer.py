@@ -38,7 +38,10 @@ WINDOW = (0.5, 99.5)  # percentiles of the crop shown as black and white
 
 @dataclass(frozen=True)
 class EmbeddedCase:
-    """A case as the page holds it: gzipped NIfTI files in base64. ``layers``: per cell (segmentation, uncertainty)."""
+    """A case as the page holds it: gzipped NIfTI files in base64. ``layers``: per cell (segmentation, uncertainty).
+
+    ``start`` is where the viewer begins, as shares of the shown part along X, Y and Z: inside a structure.
+    """
 
     source: CaseSource
     image: str
@@ -46,6 +49,7 @@ class EmbeddedCase:
     layers: dict[str, tuple[str, str]]
     reduced: bool  # shown with larger voxels than it has
     problems: tuple[str, ...]
+    start: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     @property
     def size(self) -> int:
@@ -103,9 +107,12 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
     size = tuple(max(1, round(n / factor)) for n in shape)
     affine = canonical.of_box(box, size).matrix
 
+    def part_of(array: np.ndarray, order: int) -> np.ndarray:
+        return resample(array[box][None], size, order)[0] if factor > 1 else array[box]  # type: ignore[arg-type]
+
     def packed(array: np.ndarray, order: int, slope: float = 1.0, inter: float = 0.0) -> str:
-        part = resample(array[box][None], size, order)[0] if factor > 1 else array[box]  # type: ignore[arg-type]
-        return _packed(nifti_bytes(np.rint(np.clip((part - inter) / slope, 0, 255)).astype(np.uint8), affine, slope, inter))
+        grey = np.rint(np.clip((part_of(array, order) - inter) / slope, 0, 255)).astype(np.uint8)
+        return _packed(nifti_bytes(grey, affine, slope, inter))
 
     scan = _scan(source.image, grid, problems)
     low, high = (0.0, 1.0) if scan is None else (float(v) for v in np.percentile(scan[box], WINDOW))
@@ -119,7 +126,21 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
             )
             layers[key] = packed(mask, 0), uncertainty
     reference = packed(masks[""], 0) if "" in masks else ""
-    return EmbeddedCase(source, image, reference, layers, factor > 1, tuple(problems))
+    start = _inside([np.rint(part_of(mask, 0)).astype(np.uint8) for mask in masks.values()])
+    return EmbeddedCase(source, image, reference, layers, factor > 1, tuple(problems), start)
+
+
+def _inside(masks: Sequence[np.ndarray]) -> tuple[float, ...]:
+    """The place in the largest structure of all ``masks`` (X, Y, Z) that is nearest to its centroid, as shares of their
+    shape; of the first ones where they agree on none, and the middle where there is no structure.
+    """
+    agreed = np.where(np.logical_and.reduce([mask == masks[0] for mask in masks]), masks[0], 0)
+    mask = next((mask for mask in (agreed, *masks) if mask.any()), None)
+    if mask is None:
+        return (0.5, 0.5, 0.5)
+    places = np.argwhere(mask == np.bincount(mask[mask > 0]).argmax())
+    nearest = places[np.square(places - places.mean(axis=0)).sum(axis=1).argmin()]
+    return tuple(round(float(part), 4) for part in (nearest + 0.5) / mask.shape)
 
 
 def _packed(content: bytes) -> str:

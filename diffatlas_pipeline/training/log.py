@@ -111,41 +111,50 @@ def _as_csv(rows: Sequence[Row]) -> str:
 
 def draw_progress(rows: Sequence[Row], path: Path) -> None:
     """Losses, losses per noise band, validation Dice and learning rate over the iterations, as a PNG; none without
-    matplotlib.
+    matplotlib. Its title names the data set, model and fold that the folders above ``path`` are called by.
     """
     try:
+        import matplotlib as mpl
         from matplotlib.figure import Figure  # not pyplot: a notebook's own backend and figures stay as they are
     except ImportError:
         return
     names = _columns(rows)
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True)
     panels = [
         ("Training loss", [name for name in names if name.startswith("loss_") and "band" not in name], True),
         ("Training loss per noise band (0: least noise)", [name for name in names if "band" in name], True),
         ("Validation Dice (sampled, EMA weights)", [name for name in names if name.startswith("dice_")], False),
         ("Learning rate", ["learning_rate"], False),
     ]
-    for axis, (title, columns, logarithmic) in zip(axes.flat, panels, strict=True):
-        for column in columns:
-            points = [(row["iteration"], row[column]) for row in rows if not math.isnan(row.get(column, math.nan))]
-            label = column.removeprefix("loss_").removeprefix("dice_").replace("_", " ")
-            axis.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 40 else None, markersize=3)
-        axis.set_title(title)
-        axis.grid(alpha=0.3)
-        if columns and title != "Learning rate":
-            axis.legend(fontsize=8)
-        if not columns:
-            axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
-        if logarithmic and columns:
-            axis.set_yscale("log")
-        if title.startswith("Validation"):
-            axis.set_ylim(0, 1)
-    for axis in axes[1]:
-        axis.set_xlabel("iteration")
     temporary = path.with_name(f".{path.name}.tmp.png")
-    figure.savefig(temporary, dpi=90)
+    with mpl.rc_context({"text.parse_math": False}):  # names may hold any letters
+        figure = Figure(figsize=(14, 7.5), layout="constrained")
+        figure.suptitle(_title(rows, path), fontsize=13)
+        for axis, (title, columns, logarithmic) in zip(figure.subplots(2, 2, sharex=True).flat, panels, strict=True):
+            for column in columns:
+                points = [(row["iteration"], row[column]) for row in rows if not math.isnan(row.get(column, math.nan))]
+                label = column.removeprefix("loss_").removeprefix("dice_").replace("_", " ")
+                axis.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 40 else None, markersize=3)
+            axis.set_title(title)
+            axis.grid(alpha=0.3)
+            if columns and title != "Learning rate":  # beside the curves, which it would hide
+                axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
+            if not columns:
+                axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
+            if logarithmic and columns:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_formatter("{x:g}")
+            if title.startswith("Validation"):
+                axis.set_ylim(0, 1)
+            if axis.get_subplotspec().is_last_row():
+                axis.set_xlabel("iteration")
+        figure.savefig(temporary, dpi=90)
     temporary.replace(path)
+
+
+def _title(rows: Sequence[Row], path: Path) -> str:
+    """Data set, model and fold, as their folders are called, and how long the training has taken."""
+    minutes = rows[-1].get("seconds", 0.0) / 60 if rows else 0.0
+    return f"{', '.join(path.resolve().parts[-4:-1])}: {minutes:.1f} minutes of training"
 
 
 def _tensorboard(folder: Path):  # type: ignore[no-untyped-def]

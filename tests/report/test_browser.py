@@ -117,6 +117,11 @@ def coloured(picture: np.ndarray) -> float:
     return float(((red > green + 0.15) & (red > blue + 0.15) & (green < blue + 0.1) | (blue > red + 0.1)).mean())
 
 
+def grey(picture: np.ndarray) -> float:
+    """Share of the picture that is neither black nor coloured."""
+    return float(((np.ptp(picture, axis=2) < 0.03) & (picture.max(axis=2) > 0.15)).mean())
+
+
 def difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).mean())
 
@@ -158,14 +163,57 @@ def test_layers_and_views(browser: Any, predictions_page: Path) -> None:
     tab.page.check("#show-differences")
     assert tab.page.get_by_text("too much").is_visible()
     assert difference(tab.picture(), bare) > 0.002  # the second case is moved by three voxels
-    tab.page.uncheck("#show-differences")
-    tab.page.check("#show-uncertainty")
+    tab.page.check("#show-reference")
+    tab.page.check("#show-uncertainty")  # alone, with its scale
+    assert tab.page.get_by_text("probability of an error: 0 %").is_visible()
+    assert not any(tab.page.is_checked(f"#show-{kind}") for kind in ("segmentation", "reference", "differences"))
     assert difference(tab.picture(), bare) > 0.005
+    tab.page.uncheck("#show-uncertainty")
+    assert tab.page.is_checked("#show-segmentation") and not tab.page.get_by_text("probability of an error: 0 %").is_visible()
     for view in ("axial", "coronal", "sagittal", "render"):
         before = tab.picture()
         tab.page.select_option("#viewer-view", view)
         after = tab.picture()
         assert after.std() > 0.02 and difference(before, after) > 0.005
+    surfaces = after  # in 3D the structures alone: no grey, but where the scan is all that is asked for
+    assert coloured(surfaces) > 0.01 and grey(surfaces) < 0.01
+    tab.page.uncheck("#show-segmentation")
+    assert grey(tab.picture()) > 0.05
+    tab.check()
+
+
+@pytest.mark.slow
+def test_the_viewer_begins_inside_a_structure_and_its_uncertainty_is_smooth(browser: Any, predictions_page: Path) -> None:
+    tab = Tab(browser, predictions_page)
+    tab.wait_for_viewer()
+    for case in ("first", "<b>second"):
+        tab.show(case)
+        assert "segmentation: " in (said := tab.page.inner_text("#viewer-location")) and "background" not in said
+    tab.page.select_option("#viewer-view", "axial")
+    tab.page.uncheck("#show-segmentation")
+    bare = tab.picture()
+    tab.page.check("#show-uncertainty")
+    painted = np.abs(tab.picture() - bare).max(axis=(0, 2))  # by column; the uncertainty rises along them
+    first, last = np.flatnonzero(painted > 0.01)[[0, -1]]
+    ends = sorted([painted[first + 15], painted[last - 15]])  # a voxel inside
+    assert ends[0] < 0.1 < ends[1], "it fades to nothing"
+    tab.check()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_click_on_a_picture_shows_it_large_and_another_one_closes_it(
+    browser: Any, predictions_page: Path, width: int
+) -> None:
+    tab = Tab(browser, predictions_page, width, java_script_enabled=False)
+    picture = tab.page.locator("#pictures img").first
+    picture.scroll_into_view_if_needed()
+    before = picture.bounding_box()
+    picture.click()
+    large = picture.bounding_box()
+    assert large["width"] > 1.1 * before["width"] and large["x"] >= 0
+    assert tab.page.locator("#pictures figcaption").first.is_visible()
+    tab.page.mouse.click(width / 2, 500)
+    assert picture.bounding_box()["width"] == before["width"]
     tab.check()
 
 
@@ -229,6 +277,10 @@ def test_a_missing_browser_is_a_failure_where_it_is_required(monkeypatch: pytest
 def test_text_is_readable_and_nothing_sticks_out(browser: Any, predictions_page: Path, width: int, scheme: str) -> None:
     tab = Tab(browser, predictions_page, width, color_scheme=scheme)
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    wider = "all => all.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.outerHTML.slice(0, 80))"
+    assert not tab.page.eval_on_selector_all("main *:not(select):not(svg *)", wider)  # nor has to be scrolled sideways
+    assert tab.page.locator("#results td").first.is_visible()
+    assert tab.page.locator("#verdict").inner_text().startswith("2 cases, mean Dice ")
     colours = tab.page.evaluate("(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))")
     ink, paper = (np.mean([int(part) for part in colour[4:-1].split(",")]) for colour in colours)
     assert (ink < 60 and paper > 240) if scheme == "light" else (ink > 200 and paper < 40)

@@ -19,6 +19,7 @@ from diffatlas_pipeline.evaluation.evaluate import Evaluation, evaluate_folders
 from diffatlas_pipeline.evaluation.stored import read_evaluation
 from diffatlas_pipeline.report import page, viewer
 from diffatlas_pipeline.report.page import spread_order, write_page
+from diffatlas_pipeline.report.pictures import drawn_pictures, remarkable_by_score
 from diffatlas_pipeline.report.plots import COLOURS
 from diffatlas_pipeline.report.sources import Source, benchmark_source, labels_of, prediction_source
 from tests.report.folders import REASON, write_benchmark, write_dataset, write_log, write_predictions
@@ -153,7 +154,8 @@ def test_without_references(tmp_path: Path) -> None:
     assert all(not case["reference"] and case["hasImage"] for case in data["cases"])
 
 
-def test_size_limit_keeps_worst_best_and_between(tmp_path: Path) -> None:
+def test_size_limit_keeps_worst_best_and_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "PICTURE_SHARE", 1.0)  # pictures that are left out would make room for volumes
     names = [f"case{index}" for index in range(7)]
     source, evaluation = scored(tmp_path, names)
     write_page(source, tmp_path / "all.html")
@@ -214,6 +216,28 @@ def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
     ]
     assert len(data["cases"]) == 3 and len(data["cases"][0]["layers"]) == 3
     assert "minutes of training" in made.text
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_no_case_is_shown_twice(count: int, benchmark_folder: Path) -> None:
+    run = next(run for run in benchmark_source(benchmark_folder).runs if run.evaluation)
+    assert run.evaluation is not None
+    rows = pd.concat([run.evaluation.cases.head(1).assign(case=f"case{index}", dice=index / 10) for index in range(count)])
+    chosen = remarkable_by_score(replace(run.evaluation, cases=rows))
+    assert len({case for case, _ in chosen}) == len(chosen) == min(count, 6)
+    assert chosen[0][1].startswith("worst: case0") and (count == 1 or f"best: case{count - 1}" in {c[:11] for _, c in chosen})
+
+
+def test_pictures_of_a_benchmark_are_those_of_its_scores(tmp_path: Path) -> None:
+    folder = write_benchmark(tmp_path, ["a", "b", "c"])
+    run = benchmark_source(folder).runs[0]
+    assert run.evaluation is not None and run.evaluation_folder is not None
+    (run.evaluation_folder / "worst_a.png").write_bytes(b"of an earlier evaluation")
+    titles = [picture.caption.split(": ")[1] for picture in drawn_pictures(run)]
+    assert titles == [f"{role} case, {case}" for role, case in run.evaluation.remarkable().items() if role != "median"]
+    assert len(titles) == 2
+    alone = run.evaluation.cases[run.evaluation.cases["case"] == "a"]
+    assert len(drawn_pictures(replace(run, evaluation=replace(run.evaluation, cases=alone)))) == 1
 
 
 def test_a_method_whose_first_seed_failed_has_its_pictures(benchmark_folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ page.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.report.plots import COLOURS, METRICS, box_plot, score_plot, training_plot
+from diffatlas_pipeline.report.plots import COLOURS, FEWEST_IN_BOX, METRICS, box_plot, score_plot, training_plot
 from diffatlas_pipeline.report.sources import ModelRun, benchmark_source
 from tests.report.folders import write_log
 
@@ -37,7 +38,7 @@ def colours(svg: str | None) -> set[str]:
 
 
 def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    return [text for text in ElementTree.fromstring(svg).itertext() if text.strip()]
 
 
 def axes_of(svg: str) -> list[Axis]:
@@ -70,15 +71,16 @@ def axis_of(group: ElementTree.Element) -> Axis:
 
 
 def check_axis(axis: Axis, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """One box per label and group of ``groups`` with defined values, its cases as dots, all on one scale."""
+    """One box per label and group of ``groups`` with enough defined values, its cases as dots, all on one scale."""
     colour = dict(zip(groups, COLOURS, strict=False))
     known = {(label, colour[name]): values for name, parts in groups.items() for label, values in parts.items()}
     known = {key: [value for value in values if np.isfinite(value)] for key, values in known.items()}
     known = {key: values for key, values in known.items() if values}
     assert axis.labels == list(next(iter(groups.values())))
-    assert set(axis.boxes) == set(axis.dots) == set(known)
+    assert set(axis.dots) == set(known)
+    assert set(axis.boxes) == {key for key, values in known.items() if len(values) >= FEWEST_IN_BOX}
     assert all(len(boxes) == 1 for boxes in axis.boxes.values())
-    middles = [axis.boxes[key][0] for key in known]
+    middles = [axis.boxes[key][0] if key in axis.boxes else np.mean([x for x, _ in axis.dots[key]]) for key in known]
     assert len({round(x, 1) for x in middles}) == len(middles)  # none hides another
     drawn = np.array([y for key in known for _, y in axis.dots[key]])
     values = np.array([value for key in known for value in known[key]])
@@ -133,10 +135,11 @@ def test_many_labels_and_methods(benchmark_folder: Path) -> None:
     assert {cell.method for cell in cells} <= set(texts(svg))
 
 
-def test_volumes_have_boxes_too() -> None:
-    values = {"left": [1.0, 2.0, 4.0], "right": [3.0, 3.5]}
+def test_volumes_have_boxes_too_but_few_cases_are_points() -> None:
+    values = {"left": [1.0, 2.0, 4.0, 4.5, 5.0, 6.0], "right": [3.0, 3.5, 4.0, math.nan, 5.0, 6.0]}
     [axis] = axes_of(box_plot(values, "volume [ml]", "v"))
     check_axis(axis, {"all": values})
+    assert {label for label, _ in axis.boxes} == {"left"}
 
 
 def test_a_method_keeps_its_colour_where_others_are_missing(benchmark_folder: Path) -> None:

@@ -83,6 +83,28 @@ def test_a_case_is_cropped_and_stays_where_it_was(tmp_path: Path, flip: float) -
             assert abs(np.clip(expected, low, high) - array[place]) <= tolerance, (name, place)
 
 
+@pytest.mark.parametrize("most_voxels", [10**6, 4000])
+def test_the_viewer_begins_inside_a_structure(tmp_path: Path, most_voxels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hollow structure, whose middle is not in it, beside a small one; the segmentation misses a part of it."""
+    monkeypatch.setattr(viewer, "MOST_VOXELS", most_voxels)
+    source = make_source(tmp_path, np.diag([-1.0, 1.0, 2.0, 1.0]))
+    labels = np.zeros((60, 50, 40), dtype=np.int16)
+    labels[5:35, 10:40, 10:30] = 3
+    labels[10:30, 15:35, 10:30] = 0
+    labels[50:55, 20:25, 10:14] = 700
+    grid = Grid.of(labels.shape, np.diag([-1.0, 1.0, 2.0, 1.0]))
+    write_labels(tmp_path / "reference.nii.gz", labels, grid)
+    labels[:20] = 0
+    write_labels(tmp_path / "segmentation.nii.gz", labels, grid)
+    embedded = embed_case(source, LABELS)
+    for part in (embedded.reference, embedded.layers["a"][0]):
+        shown = unpack(part).get_fdata()
+        assert shown[tuple(int(share * n) for share, n in zip(embedded.start, shown.shape, strict=True))] == 1
+    write_labels(tmp_path / "segmentation.nii.gz", np.zeros_like(labels), grid)
+    write_labels(tmp_path / "reference.nii.gz", np.zeros_like(labels), grid)
+    assert embed_case(source, LABELS).start == (0.5, 0.5, 0.5)
+
+
 def test_uncertainty_takes_less_of_the_page_than_the_scan(tmp_path: Path) -> None:
     """It comes once per model. It is as smooth as the distances that it is made of, but for noise in the last
     digits.

@@ -1,4 +1,4 @@
-"""The columns of log.csv."""
+"""The columns of log.csv, and the picture made of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from matplotlib.figure import Figure
 
-from diffatlas_pipeline.training.log import TrainingLog
+from diffatlas_pipeline.training.log import TrainingLog, draw_progress
 
 
 def test_columns_stand_in_order_whatever_was_collected_first(tmp_path: Path) -> None:
@@ -38,6 +40,26 @@ def test_a_resumed_log_goes_on_behind_the_checkpoint(tmp_path: Path) -> None:
     assert lines == [
         "iteration,seconds,learning_rate,loss,dice_left", "10,1,0.001,0.1,", "20,1,0.001,0.05,", "40,2,0.001,,1",
     ]  # fmt: skip
+
+
+def test_the_picture_tells_what_was_trained_for_how_long_and_hides_no_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "Dataset001_A_$b$_{c" / "diffatlas__default" / "fold0"
+    folder.mkdir(parents=True)
+    names = ["loss_image", "loss_mask", *(f"loss_mask_band{band}" for band in range(10)), "dice_left", "dice_$_{"]
+    rows = [{"iteration": float(i), "seconds": 60.0 * i, "learning_rate": 1e-3, **dict.fromkeys(names, 0.5)} for i in (1, 2, 3)]
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **named: (drawn.append(self), save(self, *a, **named))[1])
+    draw_progress(rows, folder / "progress.png")
+    [figure] = drawn
+    assert figure.get_suptitle() == "Dataset001_A_$b$_{c, diffatlas__default, fold0: 3.0 minutes of training"
+    legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+    assert len(legends) == 3
+    for axis, legend in zip(figure.axes, legends, strict=False):
+        assert legend.get_window_extent().x0 >= axis.get_window_extent().x1
+        assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_drawing_leaves_a_notebook_its_backend_and_figures(tmp_path: Path) -> None:

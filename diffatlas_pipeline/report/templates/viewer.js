@@ -8,9 +8,11 @@
   const casePicker = byId("viewer-case"), cellPicker = byId("viewer-cell"), viewPicker = byId("viewer-view");
   const boxes = Object.fromEntries(["segmentation", "reference", "differences", "uncertainty"].map((kind) => [kind, byId(`show-${kind}`)]));
   const HEADER = 352; // bytes before the voxels of a NIfTI file
-  const DIFFERENCES = [
-    { name: "missed", colour: [255, 210, 63] }, { name: "too much", colour: [38, 198, 218] }, { name: "another label", colour: [214, 92, 227] },
-  ];
+  const DIFFERENCES = data.errors;
+  const MOST_PROBABLE = 0.5; // of an error: the end of the scale
+  const PROBABLE = { // its colours; #viewer-scale of page.css shows the same
+    R: [47, 120, 237, 240], G: [10, 28, 105, 249], B: [91, 109, 37, 33], A: [0, 255, 255, 255], I: [0, 64, 191, 255],
+  };
   let niivue = null; // a promise of the viewer, once it is wanted
   let shown = []; // what each of the viewer's volumes is: "image", "segmentation", ...
   let wanted = 0, queue = Promise.resolve();
@@ -31,6 +33,8 @@
       isRadiologicalConvention: true, sagittalNoseLeft: true, fontColor: [1, 0.85, 0.4, 1],
       dragAndDropEnabled: false, isForceMouseClickToVoxelCenters: true, loadingText: "", show3Dcrosshair: true, isColorbar: false, logLevel: "silent",
     });
+    nv.opts.multiplanarShowRender = 0; // never beside the planes, where it would be too small
+    nv.addColormap("probable", PROBABLE);
     nv.onLocationChange = locate;
     await nv.attachToCanvas(canvas);
     return nv;
@@ -39,9 +43,13 @@
   const currentCase = () => data.cases[casePicker.selectedIndex];
   const currentLayer = () => currentCase().layers[cellPicker.value] || { segmentation: "", uncertainty: "" };
 
-  function opacityOf(kind) {
-    if (kind === "image") return 1;
-    if (!boxes[kind].checked) return 0;
+  const isSolid = () => viewPicker.value === "render" && canvas.dataset.flat !== "true";
+  const isOn = (kind) => boxes[kind].checked && !boxes[kind].parentElement.hidden;
+
+  function opacityOf(kind) { // in 3D the scan, a grey box, would hide the structures
+    if (kind === "image") return isSolid() && Object.keys(boxes).some(isOn) ? 0 : 1;
+    if (!isOn(kind)) return 0;
+    if (isSolid()) return 1;
     const strength = byId("viewer-opacity").value / 100;
     return kind === "differences" ? Math.min(1, strength + 0.4) : kind === "uncertainty" ? Math.min(1, strength + 0.25) : strength;
   }
@@ -79,7 +87,7 @@
     const urls = files.map((file) => URL.createObjectURL(file));
     shown = [];
     await nv.loadVolumes(kinds.map((kind, index) => ({
-      url: urls[index], name: `${kind}.nii`, opacity: opacityOf(kind), colormap: kind === "uncertainty" ? "inferno" : "gray",
+      url: urls[index], name: `${kind}.nii`, opacity: opacityOf(kind), colormap: kind === "uncertainty" ? "probable" : "gray",
     })));
     urls.forEach((url) => URL.revokeObjectURL(url));
     shown = kinds;
@@ -88,31 +96,32 @@
         volume.cal_min = volume.global_min;
         volume.cal_max = picked.hasImage ? volume.global_max : volume.global_min + 1;
       } else if (shown[index] === "uncertainty") {
-        volume.cal_min = 0.05; // of the probability of an error: below it, the scan is seen
-        volume.cal_max = 0.5;
+        volume.colormapType = 1; // opaque as the square of its share of cal_min: no border where it begins
+        volume.cal_min = volume.cal_max = MOST_PROBABLE;
       } else {
         volume.setColormapLabel(colours(shown[index]));
       }
     });
-    adjust(nv);
+    canvas.dataset.flat = nv.volumes[0].dims[3] === 1;
     view(nv);
     const [, ...size] = nv.volumes[0].dims; // begin in the middle of a voxel: between two, overlays fade
-    nv.scene.crosshairPos = [0, 1, 2].map((axis) => (Math.floor(size[axis] / 2) + 0.5) / size[axis]);
+    nv.scene.crosshairPos = picked.start.map((part, axis) => (Math.floor(part * size[axis]) + 0.5) / size[axis]);
     nv.drawScene();
     nv.createOnLocationChange();
     canvas.dataset.shown = `${picked.title}|${cellPicker.value}`;
   }
 
   function view(nv) {
-    const flat = nv.volumes.length && nv.volumes[0].dims[3] === 1;
     const types = { axial: nv.sliceTypeAxial, coronal: nv.sliceTypeCoronal, sagittal: nv.sliceTypeSagittal, multiplanar: nv.sliceTypeMultiplanar, render: nv.sliceTypeRender };
-    nv.setSliceType(flat ? nv.sliceTypeAxial : types[viewPicker.value]);
+    nv.setSliceType(canvas.dataset.flat === "true" ? nv.sliceTypeAxial : types[viewPicker.value]);
+    adjust(nv);
   }
 
   function adjust(nv) {
     shown.forEach((kind, index) => { nv.volumes[index].opacity = opacityOf(kind); });
     nv.updateGLVolume();
-    byId("viewer-legend").classList.toggle("compares", boxes.differences.checked);
+    byId("viewer-legend").classList.toggle("compares", isOn("differences"));
+    byId("viewer-scale").hidden = !isOn("uncertainty");
   }
 
   function locate(place) {
@@ -181,6 +190,10 @@
   byId("viewer-previous").addEventListener("click", () => step(-1));
   byId("viewer-next").addEventListener("click", () => step(1));
   viewPicker.addEventListener("change", () => change(view));
+  boxes.uncertainty.addEventListener("input", () => { // alone, unless others are asked for beside it
+    const alone = boxes.uncertainty.checked;
+    for (const kind of ["segmentation", "reference", "differences"]) if (alone || kind === "segmentation") boxes[kind].checked = !alone;
+  });
   [...Object.values(boxes), byId("viewer-opacity")].forEach((input) => input.addEventListener("input", () => change(adjust)));
   byId("viewer-fallback").remove();
   byId("viewer-controls").hidden = false;
