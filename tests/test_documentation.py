@@ -34,6 +34,7 @@ PLAN_PAGE = ROOT / "documentation" / "reference" / "plan.md"
 RECIPES_PAGE = ROOT / "documentation" / "reference" / "recipes.md"
 COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
 CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
+PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
 SHARING_PAGE = ROOT / "documentation" / "reference" / "sharing.md"
 COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
 VARIABLES = {"DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"}
@@ -196,6 +197,7 @@ def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
 def documented_options(command: str, converter: str | None) -> set[str]:
     """The options in the tables of the reference's section of a command or converter."""
     page = CONVERT_PAGE if converter else SHARING_PAGE if command in SHARING else COMMANDS_PAGE
+    command, page = ("Options", PREDICT_PAGE) if command == "DiffAtlas_predict" else (command, page)
     section = page.read_text(encoding="utf-8").split(f"\n## {converter or command}\n")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`-[^|]*) \|", section, flags=re.MULTILINE)
     return {option for cell in cells for option in re.findall(r"`(-[^`]+)`", cell)}

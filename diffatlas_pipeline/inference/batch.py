@@ -57,12 +57,16 @@ class CaseOutcome:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept."""
+    """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept.
+
+    ``look`` is shown each case, what was found on the planned grid, and what was prepared.
+    """
 
     destination: Destination
     maps: Maps = field(default_factory=Maps)
     drawings: Mapping[str, Path] = field(default_factory=dict)
     dicom: DicomOutput | None = None
+    look: Callable[[CaseFiles, PlannedSegmentation, Any], None] | None = None
 
 
 class CaseSegmenter(Protocol):
@@ -241,6 +245,8 @@ def _finish(
 ) -> CaseOutcome:
     labels = segmenter.plan.dataset.labels
     try:
+        if wanted.look is not None:
+            wanted.look(files, made.segmentation, loaded.prepared)
         result, restore_s = _timed(lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.maps))
         _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
     except Exception as error:

@@ -175,8 +175,8 @@ class DiffAtlas(GeneratingMethod):
             clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report)
             return torch.cat([clean[:channels][lacks], clean[channels:] / self.plan.distance.scale])
 
-        found = averaged(draw, recipe.sampler.draws, seed, progress)
         generated = int(lacks.sum())
+        found = averaged(draw, recipe.sampler.draws, seed, progress, self.sharpness, generated, self.codes)
         if not generated:
             return found
         return replace(found, distances=found.distances[generated:], generated=found.distances[:generated])

@@ -112,7 +112,7 @@ class MaskDiffusion(LearnedMethod):
             start = torch.randn((len(self.plan.dataset.labels), *image.shape[1:]), generator=generator).to(image)
             return sampler.walk(denoise, start, self.plan.diffusion, generator, report) / self.plan.distance.scale
 
-        return averaged(draw, sampler.draws, seed, progress)
+        return averaged(draw, sampler.draws, seed, progress, self.sharpness, codes=self.codes)
 
     def _run(self, network: nn.Module, image: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The network on image (B, C, X, Y, Z) at level 0 and mask (B, K, X, Y, Z) at ``level`` (B,)."""

@@ -29,6 +29,16 @@ def _scores(distances: Tensor, codes: Codes | None) -> Tensor:
     return torch.stack([distances[:, list(members)].sum(dim=1) for members in codes.members], dim=1)
 
 
+def label_probabilities(distances: Tensor, sharpness: float, codes: Codes | None = None) -> Tensor:
+    """Signed distances (K, ...) in units of tau -> probabilities (K, ...) of the labels; the background has the rest.
+
+    The softmax of :func:`label_logits` with another ``sharpness``; of labels that overlap (V, ...), one for each of the
+    ``codes``.
+    """
+    logits = label_logits(distances[None], codes)[0] * (sharpness / SHARPNESS)
+    return logits.softmax(dim=0)[1:]
+
+
 def margins(logits: Tensor, codes: Codes | None = None) -> Tensor:
     """Logits (1 + K, ...), background first -> numbers (K, ...) in [-1, 1] that decode to the label of the largest
     logit. Of labels that overlap the logits are those of the ``codes`` (1 + V, ...).

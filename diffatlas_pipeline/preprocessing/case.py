@@ -174,6 +174,50 @@ def _native_scores(distances: np.ndarray, record: SpatialRecord, codes: Codes, l
     yield from totals
 
 
+def restore_probabilities(distances: np.ndarray, record: SpatialRecord, sharpness: float, codes: Codes) -> np.ndarray:
+    """Distance maps (K, x, y, z) on the planned grid -> (1 + V, X, Y, Z) float16 native: the probabilities of the
+    background and of each of the ``codes`` (of each label, unless they overlap), by the logits of
+    :func:`restore_error_probability`. Outside the crop is background.
+    """
+    logits = np.zeros((1 + len(codes.values), *record.crop_shape), dtype=np.float32)
+    for logit, score in zip(logits[1:], _native_scores(distances, record, codes, limit=1.0), strict=True):
+        np.multiply(score, np.float32(-sharpness), out=logit)
+    logits -= logits.max(axis=0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return _native_shares(logits, record)
+
+
+def restore_mean_probabilities(labels: np.ndarray, record: SpatialRecord) -> np.ndarray:
+    """:func:`restore_probabilities` from those of the ``labels`` (K, x, y, z) on the planned grid, which are
+    interpolated linearly: so they stay probabilities.
+    """
+    shares = np.empty((1 + len(labels), *record.crop_shape), dtype=np.float32)
+    shares[1:] = resample(np.asarray(labels, dtype=np.float32), record.crop_shape, 1)
+    shares[0] = np.clip(1 - shares[1:].sum(axis=0), 0, 1)
+    return _native_shares(shares, record)
+
+
+def distances_on_crop(distances: np.ndarray, record: SpatialRecord) -> Iterator[np.ndarray]:
+    """Distance maps (K, x, y, z) on the planned grid, one after the other on the crop of the canonical one."""
+    for distance in distances:
+        yield resample(np.asarray(distance, dtype=np.float32)[None], record.crop_shape, RESTORE_ORDER)[0]
+
+
+def labels_on_crop(labels: LabelVolume, record: SpatialRecord) -> np.ndarray:
+    """``labels`` of a scan on the crop of its canonical grid."""
+    upright, _ = to_upright(labels.array[None], labels.grid, is_label=True)
+    return crop(upright, record.crop_start, record.crop_shape)[0]
+
+
+def _native_shares(shares: np.ndarray, record: SpatialRecord) -> np.ndarray:
+    """(1 + K, x, y, z) on the crop -> (1 + K, X, Y, Z) float16 native; around it all is the first."""
+    native = np.empty((len(shares), *record.native.shape), dtype=np.float16)
+    for index, share in enumerate(shares):
+        native[index] = _uncropped(share[None], record, float(index == 0))[0]
+    return native
+
+
 def _to_native(planned: np.ndarray, record: SpatialRecord, limit: float, outside: float) -> np.ndarray:
     """(1, x, y, z) planned -> (1, X, Y, Z) native, within +-``limit``, and ``outside`` around the crop."""
     cropped = resample(np.asarray(planned, dtype=np.float32), record.crop_shape, RESTORE_ORDER)

@@ -49,6 +49,15 @@ class Drawing:
         if uncertainty is not None:
             uncertainty[known] = 0
 
+    def keep_in_probabilities(self, probabilities: np.ndarray) -> None:
+        """Make what was drawn certain in ``probabilities`` (1 + K, X, Y, Z), background first; of labels that overlap,
+        of their codes.
+        """
+        known = self.native != UNKNOWN
+        drawn = codes_of(self.labels).number(self.native[known])
+        for number, one in enumerate(probabilities):
+            one[known] = drawn == number
+
 
 def prepare_drawing(drawing: LabelVolume, record: SpatialRecord, plan: Plan) -> Drawing:
     """``drawing`` for the scan that ``record`` belongs to.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +151,14 @@ def modality_in_header(path: Path) -> str | None:
     return "MRI" if named == "MR" else named or None
 
 
-def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
+def write_labels(
+    path: Path, array: np.ndarray, grid: Grid, like: Path | None = None, names: Mapping[int, str] | None = None
+) -> None:
     """Write a segmentation ``array`` (X, Y, Z) of integers on ``grid``, in the smallest type that holds its values.
 
     ``like`` is the image it belongs to: in the same format as ``path``, its number of axes, exact affine and (NIfTI)
-    qform and sform codes and units are taken over. The file appears whole or not at all. Raises ImageError if it cannot
-    be written.
+    qform and sform codes and units are taken over. A NIfTI file also holds the ``names`` of the values. The file
+    appears whole or not at all. Raises ImageError if it cannot be written.
     """
     if array.dtype.kind not in "biu":
         raise ValueError(f"labels must be integers, received {array.dtype}")
@@ -164,7 +166,7 @@ def write_labels(path: Path, array: np.ndarray, grid: Grid, like: Path | None = 
     kind = next((kind for kind in _LABEL_DTYPES if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max), None)
     if kind is None:
         raise ImageError(f"{path}: label values from {low} to {high} do not fit into 32 bits. Use smaller label values.")
-    _write(Path(path), array.astype(kind), grid, like)
+    _write(Path(path), array.astype(kind), grid, like, names)
 
 
 def write_scalars(path: Path, array: np.ndarray, grid: Grid, like: Path | None = None) -> None:
@@ -225,7 +227,7 @@ def _usable(grid: Grid, path: Path) -> Grid:
     return grid
 
 
-def _write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
+def _write(path: Path, array: np.ndarray, grid: Grid, like: Path | None, names: Mapping[int, str] | None = None) -> None:
     """Write into a hidden folder beside ``path`` first, so that no half-written file ever bears its name."""
     if array.shape != grid.shape:
         raise ValueError(f"array of shape {array.shape} does not fit its grid of shape {grid.shape}")
@@ -237,7 +239,10 @@ def _write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         written = folder / f"{name_without_ending(path)}{ending.lower()}"  # libraries go by small letters
-        form.write(written, array, grid, template)
+        if names and form is nifti:  # the one format with room for them
+            nifti.write(written, array, grid, template, names)
+        else:
+            form.write(written, array, grid, template)
         # a separate data file goes before its header
         for part in sorted(folder.iterdir(), key=lambda part: part == written):
             part.replace(path.parent / (path.name if part == written else part.name))
