@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_grid, read_labels, read_volume, write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import VOLUME_ENDINGS, read_grid, read_labels, read_volume, write_labels, write_scalars
 from tests.volumes.examples import RNG, SHAPE, labels, oblique_affine
 
 
