@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffatlas_pipeline.datasets.codes import shown_classes
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.inference.volume_intervals import volumes_ml
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.io import write_labels
+from diffatlas_pipeline.volumes.size_unit import AREA, size_unit
 
 if TYPE_CHECKING:
     from diffatlas_pipeline.atlases.segmenter import PreparedScan, Segmenter
@@ -44,11 +46,13 @@ class Segmentation:
         foreign = self.familiarity and self.familiarity.warning
         self._segmenter, self._planned, self._scan, self._grid, self._like = segmenter, planned, scan, grid, like
         self._labels = result.labels
-        self.label_names: dict[int, str] = {label.value: label.name for label in segmenter.plan.dataset.labels}
+        self.label_names: dict[int, str] = {one.value: one.name for one in shown_classes(segmenter.plan.dataset.labels)}
         self.warnings: tuple[str, ...] = (*warnings, *result.warnings, *([foreign] if foreign else []))
 
     def __repr__(self) -> str:
-        volumes = ", ".join(f"{name} {volume:.3g} ml" for name, volume in self.volumes_ml.items())
+        unit = size_unit(self._grid.dimensions)
+        sizes = ((name, volume * unit.per_ml) for name, volume in self.volumes_ml.items())
+        volumes = ", ".join(f"{name} {size:.3g} {unit.symbol}" for name, size in sizes)
         return f"Segmentation {' x '.join(map(str, self.labels.shape))}: {volumes}"
 
     @property
@@ -109,6 +113,13 @@ class Segmentation:
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres of each label by its name."""
         return volumes_ml(self._labels, self._segmenter.plan.dataset.labels, self._grid)
+
+    @property
+    def areas_mm2(self) -> dict[str, float]:
+        """The area of each label of a two-dimensional image, by name. UserError for a volume."""
+        if self._grid.dimensions != 2:
+            raise UserError("areas_mm2: the scan is a volume. Ask for `volumes_ml`.")
+        return {name: volume * AREA.per_ml for name, volume in self.volumes_ml.items()}
 
     def volume_intervals_ml(self, coverage: float = 0.9) -> dict[str, tuple[float, float]]:
         """By label, the millilitres between which the true volume lies with probability ``coverage``, by the errors in

@@ -25,9 +25,11 @@ from diffatlas_pipeline.files import write_text_atomically
 from diffatlas_pipeline.parallel import run_short_cases
 from diffatlas_pipeline.volumes.grids import grid_difference
 from diffatlas_pipeline.volumes.io import name_without_ending, read_labels
+from diffatlas_pipeline.volumes.size_unit import AREA, VOLUME, SizeUnit, size_unit
 
 MISSING = ("error", "empty", "skip")
-METRICS = ("dice", "nsd", "hd95_mm", "volume_prediction_ml", "volume_reference_ml")
+SIZES = ("volume_prediction_ml", "volume_reference_ml")
+METRICS = ("dice", "nsd", "hd95_mm", *SIZES)
 ROLES = ("worst", "median", "best")  # cases that are shown
 _LISTED = 20
 _FAR = 20.0  # voxel edges: within so far of a surface almost everything lies, so NSD would say nothing
@@ -54,6 +56,7 @@ class Evaluation:
     missing_rule: str
     warnings: tuple[str, ...]
     ignore: int | None = None  # the value of voxels in references whose label is not known
+    unit: SizeUnit = VOLUME  # in which sizes are told; here they are in millilitres
 
     def per_label(self) -> dict[str, dict[str, dict[str, float]]]:
         """label -> metric -> mean, std (of a sample, NaN for one case), median, count (cases where it is defined)."""
@@ -62,6 +65,17 @@ class Evaluation:
             rows = self.cases[self.cases["label"] == label.name]
             result[label.name] = {metric: _statistics(rows[metric]) for metric in METRICS}
         return result
+
+    def _as_told(self, metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+        """The statistics of one label, sizes in ``unit``."""
+        sizes = {
+            name_in_unit(metric, self.unit): {
+                key: value if key == "count" else value * self.unit.per_ml for key, value in found.items()
+            }
+            for metric, found in metrics.items()
+            if metric in SIZES
+        }
+        return {**{metric: dict(found) for metric, found in metrics.items() if metric not in SIZES}, **sizes}
 
     def mean(self) -> dict[str, float]:
         """Mean over labels of the mean over cases: every label counts the same. Labels that are nowhere are left
@@ -87,7 +101,7 @@ class Evaluation:
         """Write ``summary.json`` and ``cases.csv``; returns their paths. UserError if ``folder`` cannot be written."""
         summary = {
             "mean": self.mean(),
-            "labels": self.per_label(),
+            "labels": {name: self._as_told(metrics) for name, metrics in self.per_label().items()},
             "ignore": self.ignore,
             "label_values": {label.name: label.values for label in self.labels},
             "case_count": len(self.pairs),
@@ -101,10 +115,29 @@ class Evaluation:
         paths = folder / "summary.json", folder / "cases.csv"
         try:
             write_text_atomically(paths[0], json.dumps(_without_nan(summary), indent=2, ensure_ascii=False) + "\n")
-            write_text_atomically(paths[1], self.cases.to_csv(index=False, lineterminator="\n"))
+            write_text_atomically(paths[1], in_unit(self.cases, self.unit).to_csv(index=False, lineterminator="\n"))
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Choose another `output`.") from error
         return paths
+
+
+def name_in_unit(metric: str, unit: SizeUnit) -> str:
+    """What files call a metric of ``SIZES`` told in ``unit``: "area_prediction_mm2" for "volume_prediction_ml"."""
+    return metric.replace("volume", unit.quantity).removesuffix("ml") + unit.key
+
+
+def in_unit(cases: pd.DataFrame, unit: SizeUnit) -> pd.DataFrame:
+    """``cases`` of an evaluation with sizes told in ``unit``."""
+    return cases.assign(**{one: cases[one] * unit.per_ml for one in SIZES}).rename(
+        columns={one: name_in_unit(one, unit) for one in SIZES}
+    )
+
+
+def from_unit(cases: pd.DataFrame) -> tuple[pd.DataFrame, SizeUnit]:
+    """The inverse of :func:`in_unit`, and the unit that the columns tell."""
+    unit = AREA if name_in_unit(SIZES[0], AREA) in cases else VOLUME
+    named = cases.rename(columns={name_in_unit(one, unit): one for one in SIZES})
+    return named.assign(**{one: named[one] / unit.per_ml for one in SIZES}), unit
 
 
 def evaluate_folders(
@@ -144,7 +177,10 @@ def evaluate_folders(
         warnings.append(f"{len(unused)} predictions have no reference and were left out: {listed(unused)}")
     rows = [row for outcome in outcomes for row in outcome.rows]
     frame = pd.DataFrame(rows, columns=["case", "label", "value", *METRICS])
-    return Evaluation(frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings), known.ignore)
+    unit = size_unit(max((outcome.dimensions for outcome in outcomes), default=3))
+    return Evaluation(
+        frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings), known.ignore, unit
+    )
 
 
 def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[CasePair], list[str], list[str]]:
@@ -213,6 +249,7 @@ class _Outcome:
     problem: str = ""
     warnings: tuple[str, ...] = ()
     longest_edge_mm: float = math.inf
+    dimensions: int = 0
 
 
 def _score_case(pair: CasePair, known: LabelSet, tolerance_mm: float) -> _Outcome:
@@ -244,7 +281,7 @@ def _score_case(pair: CasePair, known: LabelSet, tolerance_mm: float) -> _Outcom
         strange = sorted(set(np.unique(array).tolist()) - allowed - more)
         if strange:
             warnings.append(f"{pair.case}: the {what} holds values that are no label and were not scored: {listed(strange)}")
-    return _Outcome(tuple(rows), "", tuple(warnings), longest_edge_mm)
+    return _Outcome(tuple(rows), "", tuple(warnings), longest_edge_mm, reference.grid.dimensions)
 
 
 def labels_in(files: Sequence[Path], workers: int) -> tuple[LabelClass, ...]:

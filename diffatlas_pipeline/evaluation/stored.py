@@ -11,7 +11,8 @@ import pandas as pd
 
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.evaluation.evaluate import METRICS, CasePair, Evaluation
+from diffatlas_pipeline.evaluation.evaluate import METRICS, SIZES, CasePair, Evaluation, from_unit, name_in_unit
+from diffatlas_pipeline.volumes.size_unit import AREA, VOLUME
 
 
 def read_evaluation(folder: Path, moved: Path | None = None) -> Evaluation:
@@ -22,8 +23,10 @@ def read_evaluation(folder: Path, moved: Path | None = None) -> Evaluation:
     columns = ["case", "label", "value", *METRICS]
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        kept = {"keep_default_na": False, "na_values": {name: [""] for name in METRICS}}  # a case may be called NA
-        frame = pd.read_csv(folder / "cases.csv", dtype={"case": str, "label": str}, **kept)[columns]
+        sized = [name_in_unit(name, unit) for unit in (VOLUME, AREA) for name in SIZES]
+        kept = {"keep_default_na": False, "na_values": {name: [""] for name in (*METRICS, *sized)}}  # a case may be called NA
+        frame, unit = from_unit(pd.read_csv(folder / "cases.csv", dtype={"case": str, "label": str}, **kept))
+        frame = frame[columns]
         labels = frame[["label", "value"]].drop_duplicates().itertuples(index=False)
         pairs = [(pair["case"], *(_found(pair[kind], folder, moved) for kind in _KINDS)) for pair in summary["pairs"]]
         return Evaluation(
@@ -35,6 +38,7 @@ def read_evaluation(folder: Path, moved: Path | None = None) -> Evaluation:
             summary["missing_rule"],
             tuple(summary["warnings"]),
             summary.get("ignore"),
+            unit,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: cases.csv and summary.json cannot be used ({error}). Run `evaluate` again.") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from diffatlas_pipeline.evaluation.evaluate import Evaluation
+from diffatlas_pipeline.evaluation.evaluate import SIZES, Evaluation
 
 
 def results_table(evaluation: Evaluation) -> str:
@@ -16,7 +16,9 @@ def results_table(evaluation: Evaluation) -> str:
 
 def results_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """The header and the rows of :func:`results_table`; the last row is the mean."""
-    header = ["label", "Dice", f"NSD ({evaluation.tolerance_mm:g} mm)", "HD95 [mm]", "volume [ml]", "reference [ml]", "cases"]
+    unit = evaluation.unit
+    sizes = [f"{unit.quantity} [{unit.symbol}]", f"reference [{unit.symbol}]"]
+    header = ["label", "Dice", f"NSD ({evaluation.tolerance_mm:g} mm)", "HD95 [mm]", *sizes, "cases"]
     rows = []
     for name, metrics in evaluation.per_label().items():
         rows.append(
@@ -25,8 +27,7 @@ def results_rows(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
                 _spread(metrics["dice"], 3),
                 _spread(metrics["nsd"], 3),
                 _spread(metrics["hd95_mm"], 2),
-                _spread(metrics["volume_prediction_ml"], 2),
-                _spread(metrics["volume_reference_ml"], 2),
+                *(_spread({key: value * unit.per_ml for key, value in metrics[one].items()}, 2) for one in SIZES),
                 f"{metrics['dice']['count']:g}",
             ]
         )

@@ -19,7 +19,7 @@ from diffatlas_pipeline.inference.earlier import digest_of_file, digest_of_scan
 from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.familiarity import Familiarity
 from diffatlas_pipeline.inference.result import Maps, Result
-from diffatlas_pipeline.inference.volume_intervals import VolumeErrors, VolumeEstimate, estimates, volumes_ml
+from diffatlas_pipeline.inference.volume_intervals import AreaEstimate, VolumeErrors, VolumeEstimate, estimates, volumes_ml
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.channels import lacking
@@ -48,7 +48,7 @@ class CaseOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
     network_share: float | None = None
     familiarity: Familiarity | None = None
-    volumes: dict[str, VolumeEstimate] = field(default_factory=dict)
+    volumes: dict[str, VolumeEstimate | AreaEstimate] = field(default_factory=dict)
     generated_channels: tuple[str, ...] = ()
     input: str = ""
     output: str = ""
@@ -256,7 +256,7 @@ def _finish(
     foreign = made.familiarity and made.familiarity.warning
     warnings = (*result.warnings, foreign) if foreign else result.warnings
     errors = None if foreign else segmenter.volume_errors(made.segmentation, loaded.prepared)
-    volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors)
+    volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors, loaded.volume.grid.dimensions == 2)
     share = made.segmentation.network_share
     names = tuple(segmenter.plan.channels[c].name for c in files.missing)
     outcome = CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names, *digests)

@@ -13,6 +13,7 @@ from diffatlas_pipeline.datasets.colours import label_colours
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.volumes.size_unit import AREA, VOLUME
 
 SLICER, ITKSNAP = "labels.ctbl", "labels_itksnap.txt"
 _COVERAGE = "90%"
@@ -36,16 +37,17 @@ def itksnap_labels(labels: Sequence[LabelClass]) -> str:
 
 
 def volumes_table(cases: Mapping[str, Mapping[str, Any]]) -> str:
-    """As CSV, a row per case and label of prediction.json's ``cases``: the volume in ml, and where it lies with 90 %
-    (empty where that is not known).
+    """As CSV, a row per case and label of prediction.json's ``cases``: the volume in ml (in two-dimensional images the
+    area in mm²), and where it lies with 90 % (empty where that is not known).
     """
+    entries = [(case, label, found) for case, entry in cases.items() for label, found in (entry.get("volumes") or {}).items()]
+    unit = AREA if any("area_mm2" in found for _, _, found in entries) else VOLUME
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["case", "label", "volume_ml", "low_90_ml", "high_90_ml"])
-    for case, entry in cases.items():
-        for label, found in (entry.get("volumes") or {}).items():
-            low, high = (found.get("intervals_ml") or {}).get(_COVERAGE) or ("", "")
-            writer.writerow([case, label, found.get("volume_ml", ""), low, high])
+    writer.writerow(["case", "label", f"{unit.quantity}_{unit.key}", f"low_90_{unit.key}", f"high_90_{unit.key}"])
+    for case, label, found in entries:
+        low, high = (found.get(f"intervals_{unit.key}") or {}).get(_COVERAGE) or ("", "")
+        writer.writerow([case, label, found.get(f"{unit.quantity}_{unit.key}", ""), low, high])
     return table.getvalue()
 
 

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.size_unit import AREA
 
 COVERAGES = (0.5, 0.9)  # of the intervals that are written
 FEWEST = 4  # cases, below which an interval would be a guess
@@ -68,16 +69,33 @@ class VolumeEstimate:
     intervals_ml: dict[str, tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class AreaEstimate:
+    """:class:`VolumeEstimate` of a label in a two-dimensional image."""
+
+    area_mm2: float
+    intervals_mm2: dict[str, tuple[float, float]]
+
+
 def volumes_ml(labels: np.ndarray, classes: Sequence[LabelClass], grid: Grid) -> dict[str, float]:
     """Millilitres of each of ``classes`` in ``labels`` (X, Y, Z) on ``grid``, by name."""
     voxel_ml = grid.voxel_mm3 / 1000
     return {one.name: float(np.count_nonzero(one.mask(labels)) * voxel_ml) for one in classes}
 
 
-def estimates(found_ml: Mapping[str, float], errors: VolumeErrors | None) -> dict[str, VolumeEstimate]:
-    """The volumes ``found_ml`` of all labels, in the data set's order, with their intervals by ``errors``."""
-    estimated = {}
+def estimates(
+    found_ml: Mapping[str, float], errors: VolumeErrors | None, flat: bool = False
+) -> dict[str, VolumeEstimate | AreaEstimate]:
+    """The volumes ``found_ml`` of all labels, in the data set's order, with their intervals by ``errors``; areas where
+    the image is ``flat``.
+    """
+    estimated: dict[str, VolumeEstimate | AreaEstimate] = {}
     for index, (name, volume) in enumerate(found_ml.items()):
         known = {} if errors is None else {f"{one:.0%}": errors.interval(index, volume, one) for one in COVERAGES}
-        estimated[name] = VolumeEstimate(volume, {coverage: bounds for coverage, bounds in known.items() if bounds is not None})
+        bounds = {coverage: found for coverage, found in known.items() if found is not None}
+        if flat:
+            in_mm2 = {coverage: (low * AREA.per_ml, high * AREA.per_ml) for coverage, (low, high) in bounds.items()}
+            estimated[name] = AreaEstimate(volume * AREA.per_ml, in_mm2)
+        else:
+            estimated[name] = VolumeEstimate(volume, bounds)
     return estimated

@@ -79,8 +79,8 @@ def _described(source: Source, workers: int) -> Content:
         chosen = pictures.remarkable_by_score(run.evaluation)
     else:
         volumes = _volumes(source, content, workers)
-        content.notes.append("No references were given, so nothing is scored. Unusual volumes are where failures show first.")
-        chosen = pictures.remarkable_by_volume(volumes)
+        content.notes.append("No references were given, so nothing is scored. Unusual sizes are where failures show first.")
+        chosen = pictures.remarkable_by_volume(volumes, source.unit)
     if source.familiarity:
         content.details.append(("Does each scan belong to the model?", panels.familiarity_panel(source.familiarity)))
     content.pictures, problems = pictures.case_pictures(cases, chosen, source.labels)
@@ -91,17 +91,23 @@ def _described(source: Source, workers: int) -> Content:
 
 
 def _volumes(source: Source, content: Content, workers: int) -> dict[str, dict[str, float]]:
-    """Show the volumes of the labels of each case in millilitres; returns them: case -> label -> volume."""
+    """Show the volumes of the labels of each case in the source's unit; returns them: case -> label -> volume."""
     measure, names = partial(panels.measure_volumes, labels=source.labels), [case.case for case in source.cases]
     measured = dict(zip(names, run_short_cases(measure, source.cases, names, workers, "Measuring volumes"), strict=True))
     content.notes += [found for found in measured.values() if isinstance(found, str)]
-    volumes = {case: found for case, found in measured.items() if not isinstance(found, str)}
+    unit = source.unit
+    volumes = {
+        case: {label: volume * unit.per_ml for label, volume in found.items()}
+        for case, found in measured.items()
+        if not isinstance(found, str)
+    }
     if volumes:
-        summary, each = panels.volume_panels(volumes, source.labels, source.intervals_ml)
+        summary, each = panels.volume_panels(volumes, source.labels, source.intervals, unit)
         content.results.append(summary)
         content.details.append(("All cases", each))
         values = {label.name: [found[label.name] for found in volumes.values()] for label in source.labels}
-        content.plots.append(("Volumes per label", plots.box_plot(values, "volume [ml]", "volumes")))
+        title = f"{unit.quantity.capitalize()}s per label"
+        content.plots.append((title, plots.box_plot(values, f"{unit.quantity} [{unit.symbol}]", "volumes")))
     return volumes
 
 

@@ -18,6 +18,7 @@ from diffatlas_pipeline.evaluation.summary_table import results_rows
 from diffatlas_pipeline.inference.volume_intervals import volumes_ml
 from diffatlas_pipeline.report.sources import CaseSource, Source
 from diffatlas_pipeline.volumes.io import read_labels
+from diffatlas_pipeline.volumes.size_unit import VOLUME, SizeUnit
 
 NOTHING = "–"
 
@@ -59,9 +60,10 @@ def case_panel(evaluation: Evaluation) -> Panel:
 def volume_panels(
     volumes: Mapping[str, Mapping[str, float]],
     labels: Sequence[LabelClass],
-    intervals_ml: Mapping[str, Mapping[str, tuple[float, float]]],
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]],
+    unit: SizeUnit = VOLUME,
 ) -> tuple[Panel, Panel]:
-    """Without references: volumes in millilitres, as statistics per label and for each case, smallest first; with the
+    """Without references: volumes in ``unit``, as statistics per label and for each case, smallest first; with the
     intervals in which the true volumes lie, of the cases that have them.
     """
     found = pd.DataFrame.from_dict(volumes, orient="index", columns=[label.name for label in labels], dtype=float)
@@ -70,17 +72,17 @@ def volume_panels(
         present = column[column > 0]
         statistics = [_number(value, 2) for value in (present.mean(), present.std(), present.min(), present.max())]
         rows.append([str(name), *statistics, str(len(present)), str(len(column) - len(present))])
-    header = ["label", "mean [ml]", "std [ml]", "smallest [ml]", "largest [ml]", "found in", "absent in"]
-    summary = Panel(header, rows, "Volumes over the cases in which the label was found.")
+    header = ["label", *(f"{one} [{unit.symbol}]" for one in ("mean", "std", "smallest", "largest")), "found in", "absent in"]
+    summary = Panel(header, rows, f"{unit.quantity.capitalize()}s over the cases in which the label was found.")
     ordered = found.loc[found.sum(axis=1).sort_values(kind="stable").index]
     each = []
     for case, row in ordered.iterrows():
-        bounds = intervals_ml.get(str(case), {})
+        bounds = intervals.get(str(case), {})
         each.append([str(case), *(_number(value, 2) + _within(bounds.get(name)) for name, value in row.items())])
     caption = "All cases, smallest first."
-    if any(intervals_ml.get(str(case)) for case in ordered.index):
+    if any(intervals.get(str(case)) for case in ordered.index):
         caption += " In brackets: the true volume lies in between in nine of ten cases, by the errors of held-out cases."
-    return summary, Panel(["case", *(f"{label.name} [ml]" for label in labels)], each, caption)
+    return summary, Panel(["case", *(f"{label.name} [{unit.symbol}]" for label in labels)], each, caption)
 
 
 def _within(bounds: Sequence[float] | None) -> str:

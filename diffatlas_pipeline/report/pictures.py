@@ -18,6 +18,7 @@ from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.overlays import overlay_png, read_scan
 from diffatlas_pipeline.report.sources import CaseSource, ModelRun
 from diffatlas_pipeline.volumes.io import read_labels
+from diffatlas_pipeline.volumes.size_unit import VOLUME, SizeUnit
 
 EACH = 3  # worst and best cases shown
 
@@ -71,15 +72,15 @@ def remarkable_by_score(evaluation: Evaluation) -> list[tuple[str, str]]:
     return [(case, f"{role}: {case}, mean Dice {dice[case]:.3f}") for role, case in roles]
 
 
-def remarkable_by_volume(volumes: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
+def remarkable_by_volume(volumes: Mapping[str, Mapping[str, float]], unit: SizeUnit = VOLUME) -> list[tuple[str, str]]:
     """Without references: the cases of smallest, median and largest volume, where failures show first."""
     total = {case: sum(found.values()) for case, found in volumes.items()}
     ranked = sorted(total, key=lambda case: total[case])
     roles: dict[str, str] = {}
-    for role, rank in (("smallest volume", 0), ("median volume", (len(ranked) - 1) // 2), ("largest volume", -1)):
+    for role, rank in (("smallest", 0), ("median", (len(ranked) - 1) // 2), ("largest", -1)):
         if ranked:
-            roles.setdefault(ranked[rank], role)
-    return [(case, f"{role}: {case}, {total[case]:.2f} ml") for case, role in roles.items()]
+            roles.setdefault(ranked[rank], f"{role} {unit.quantity}")
+    return [(case, f"{role}: {case}, {total[case]:.2f} {unit.symbol}") for case, role in roles.items()]
 
 
 def _draw(source: CaseSource, caption: str, labels: Sequence[LabelClass], path: Path, problems: list[str]) -> None:

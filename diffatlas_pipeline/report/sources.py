@@ -18,7 +18,8 @@ from diffatlas_pipeline.evaluation.evaluate import Evaluation, labels_in
 from diffatlas_pipeline.evaluation.overlays import find_images, image_of
 from diffatlas_pipeline.evaluation.stored import read_evaluation
 from diffatlas_pipeline.inference.export import RECORD, UNCERTAINTY, read_record
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_grid
+from diffatlas_pipeline.volumes.size_unit import VOLUME, SizeUnit, size_unit
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Source:
     """Everything that :func:`~diffatlas_pipeline.report.page.write_page` shows. ``facts`` are (name, value) for the
     head.
 
-    ``folder`` is what was read; ``familiarity`` and ``intervals_ml`` are by case what ``prediction.json`` says of how
+    ``folder`` is what was read; ``familiarity`` and ``intervals`` are by case what ``prediction.json`` says of how
     far the scan lies from what the model has learnt, and of how far the volumes may be off; ``benchmark`` is what it
     holds, if it is one, with a run for each of its cells.
     """
@@ -66,7 +67,8 @@ class Source:
     notes: tuple[str, ...] = ()
     benchmark: Benchmark | None = None
     familiarity: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    intervals_ml: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
+    unit: SizeUnit = VOLUME
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
 
 def prediction_source(
@@ -91,6 +93,7 @@ def prediction_source(
         notes.append(f"{len(evaluation.missing)} references without prediction were {meaning}: {', '.join(evaluation.missing)}")
     title = f"Segmentations of {dataset}" if dataset else f"Segmentations in {name}"
     facts = tuple(_record_facts(predictions, record, found))
+    unit = evaluation.unit if evaluation else size_unit(read_grid(next(iter(found.values()))).dimensions)
     return Source(
         predictions,
         title,
@@ -100,7 +103,8 @@ def prediction_source(
         tuple(cases),
         tuple(notes),
         familiarity=_familiarity(record),
-        intervals_ml=_intervals_ml(record),
+        unit=unit,
+        intervals=_intervals(record),
     )
 
 
@@ -182,14 +186,19 @@ def _familiarity(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {case: entry["familiarity"] for case, entry in cases if entry.get("familiarity")}
 
 
-def _intervals_ml(record: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+def _intervals(record: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
     """By case and label, between what the true volume lies in nine of ten cases, where that is known."""
     cases = (record.get("cases") or {}).items()
     known = {case: (entry.get("volumes") or {}).items() for case, entry in cases}
     return {
-        case: {label: bounds for label, found in volumes if (bounds := found["intervals_ml"].get("90%"))}
+        case: {label: bounds for label, found in volumes if (bounds := (_intervals_in(found)).get("90%"))}
         for case, volumes in known.items()
     }
+
+
+def _intervals_in(found: Mapping[str, Any]) -> Mapping[str, tuple[float, float]]:
+    """Of a volume, or of an area in a two-dimensional image."""
+    return found.get("intervals_ml") or found.get("intervals_mm2") or {}
 
 
 def _record_facts(predictions: Path, record: Mapping[str, Any], cases: Mapping[str, Path]) -> Iterator[tuple[str, str]]:

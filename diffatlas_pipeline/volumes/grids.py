@@ -45,7 +45,11 @@ class Grid:
 
     @property
     def voxel_mm3(self) -> float:
-        """The volume of a voxel: the determinant, whatever the angles between its edges."""
+        """The volume of a voxel: the determinant, whatever the angles between its edges. A two-dimensional image is
+        1 mm thick.
+        """
+        if self.dimensions == 2:
+            return float(np.linalg.norm(np.cross(self.matrix[:3, 0], self.matrix[:3, 1])))
         return float(abs(np.linalg.det(self.matrix[:3, :3])))
 
     @property

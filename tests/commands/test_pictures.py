@@ -13,7 +13,9 @@ from PIL import Image
 
 from diffatlas_pipeline import load_model
 from diffatlas_pipeline.commands import check, evaluate, plan_and_preprocess, predict, report, train
+from diffatlas_pipeline.evaluation.stored import read_evaluation
 from diffatlas_pipeline.volumes.io import read_labels
+from diffatlas_pipeline.volumes.size_unit import AREA
 from tests.planning.raw_data import write_description
 
 pytestmark = pytest.mark.slow  # the trainings
@@ -38,7 +40,9 @@ def run(workspace: Path, number: str, raw: Path, output: Path, iterations: int) 
     plan_and_preprocess.main(["-d", number, "--workers", "1", *shared])
     words = ["all", "--method", "icf", "--iterations", str(iterations), "--workers", "0", "--precision", "float32"]
     train.main([number, *words, *shared])
-    predict.main(["-i", str(raw / "imagesTr"), "-o", str(output), "--save-uncertainty", "--save-distance-maps", *shared])
+    predict.main(
+        ["-i", str(raw / "imagesTr"), "-o", str(output), "--save-uncertainty", "--save-distance-maps", "--statistics", *shared]
+    )
     evaluate.main(["-p", str(output), "-r", str(raw / "labelsTr"), "--workers", "1"])
     return pd.read_csv(output / "evaluation" / "cases.csv").groupby("label")["dice"].mean()
 
@@ -68,11 +72,22 @@ def test_a_data_set_of_colour_pictures(tmp_path: Path, capsys: pytest.CaptureFix
         assert found.size == (72, 60) and set(np.unique(np.asarray(found))) <= {0, 1, 2}
     assert tifffile.imread(out / "uncertainty" / "eye1.tif").dtype == np.float32
     assert tifffile.imread(out / "distance_maps" / "eye1_disc.tif").shape == (60, 72)
-    report.main(["-p", str(out), "-r", str(raw / "labelsTr"), "-o", str(tmp_path / "report.html")])
-    assert "disc" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    report.main(["-p", str(out), "-o", str(tmp_path / "report.html")])
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "disc [mm²]" in page and "area [mm²]" in page and "[ml]" not in page and "Three planes through" not in page
+    disc = (read_labels(out / "eye1.png").array == 2).sum()
+    rows = pd.read_csv(out / "evaluation" / "cases.csv").set_index(["case", "label"])
+    assert rows.loc[("eye1", "disc"), "area_prediction_mm2"] == pytest.approx(disc)
+    told = json.loads((out / "prediction.json").read_text())["cases"]["eye1"]["volumes"]["disc"]
+    assert told["area_mm2"] == pytest.approx(disc) and told["intervals_mm2"] == {}
+    volumes = pd.read_csv(out / "volumes.csv").set_index(["case", "label"])
+    assert volumes.loc[("eye1", "disc"), "area_mm2"] == pytest.approx(disc)
+    evaluation = read_evaluation(out / "evaluation")
+    assert evaluation.unit == AREA and evaluation.per_label()["disc"]["volume_prediction_ml"]["mean"] < 1
     model = load_model(tmp_path / "results" / raw.name / "icf__default")
     again = model.segment(raw / "imagesTr" / "eye1_0000.png")
     assert np.array_equal(again.labels, read_labels(out / "eye1.png").array[..., 0])
+    assert again.areas_mm2["disc"] == pytest.approx(disc) and "mm²" in repr(again)
     predict.main(["-i", str(raw / "imagesTr" / "eye1_0000.png"), "-o", str(tmp_path / "one.png"), "-m", str(model.path)])
     assert np.array_equal(read_labels(tmp_path / "one.png").array[..., 0], again.labels)
     capsys.readouterr()
