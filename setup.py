@@ -25,8 +25,10 @@ COMMANDS = {
 }
 
 COMPLETION = ["shtab>=1.12"]
+DICOM = ["highdicom>=0.24", "pydicom>=3.0"]
 TEST = [
     *COMPLETION,
+    *DICOM,
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
@@ -71,6 +73,7 @@ setup(
     extras_require={
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12", "mypy>=1.15"],
+        "dicom": DICOM,
         "tensorboard": ["tensorboard>=2.15"],
         "completion": COMPLETION,  # only to print it; what is printed works without
     },

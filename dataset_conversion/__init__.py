@@ -1,1 +1,1 @@
-"""One file per public data set: its layout to the raw layout."""
+"""One file per public data set, or way to keep data: its layout to the raw layout."""

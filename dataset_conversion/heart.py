@@ -17,6 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from dataset_conversion.case_files import has_mark
 from dataset_conversion.phantom_anatomy import LABELS
 from dataset_conversion.raw_layout import (
     FOLDERS,
@@ -151,17 +152,6 @@ def mark_of(case: HeartCase, margin_mm: float | None) -> str:
     return "DiffAtlas_convert " + hashlib.sha256(repr((_VERSION, stats, margin_mm)).encode()).hexdigest()[:24]
 
 
-def _has_mark(path: Path, mark: str) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        header: Any = nib.load(path).header
-        found = header["descrip"].item()
-    except Exception:  # not a NIfTI file: nibabel raises many kinds; it is made again
-        return False
-    return bool(found == mark.encode())
-
-
 def write_case(
     name: str,
     case: HeartCase,
@@ -179,7 +169,7 @@ def write_case(
     margin_mm, mark = options.crop_margin_mm, mark_of(case, options.crop_margin_mm)
     image_path = folder / f"images{part}" / image_name(name, 0, ending)
     label_path = folder / f"labels{part}" / (name + ending)
-    if _has_mark(label_path, mark) and (margin_mm is None or _has_mark(image_path, mark)):  # labels are written last
+    if has_mark(label_path, mark) and (margin_mm is None or has_mark(image_path, mark)):  # labels are written last
         if margin_mm is None:
             place_file(case.image, image_path, options.copy)
         return

@@ -1,7 +1,9 @@
-"""Medical Segmentation Decathlon: TaskNN_Name/{imagesTr, labelsTr, imagesTs, dataset.json} to the raw layout.
+"""Medical Segmentation Decathlon and nnU-Net v1: TaskNN_Name/{imagesTr, labelsTr, imagesTs, dataset.json} to the raw
+layout.
 
-Three-dimensional images are linked (or copied) under the name of channel 0; four-dimensional ones are split into one
-file per channel. Labels are linked unchanged.
+In the Decathlon a case is one file: three-dimensional images are linked (or copied) under the name of channel 0;
+four-dimensional ones are split into one file per channel. In nnU-Net v1 ``dataset.json`` lists ``case.nii.gz``, and the
+files are ``case_0000.nii.gz`` and so on. Labels are linked unchanged.
 """
 
 from __future__ import annotations
@@ -13,21 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import nibabel as nib
-import numpy as np
-
-from dataset_conversion.raw_layout import (
-    LayoutDescription,
-    check_leftovers,
-    dataset_folder,
-    for_each_case,
-    image_name,
-    make_folders,
-    place_file,
-    raise_bad_cases,
-    with_temporary,
-    write_description,
-)
+from dataset_conversion.labelled_cases import CaseOptions, Conversion, write_cases
+from dataset_conversion.raw_layout import dataset_folder, image_name
+from dataset_conversion.source_cases import ImageFile, LabelFiles, SourceCase
+from diffatlas_pipeline import console
+from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import DatasetError, UserError
 
 _ENDINGS = (".nii.gz", ".nii")
@@ -52,7 +44,9 @@ def read_source(folder: Path) -> Source:
     """Read a task's ``dataset.json``. Raises DatasetError if it is missing, damaged, or not of the Decathlon's form."""
     path = folder / "dataset.json"
     if not path.is_file():
-        raise DatasetError(f"{path}: no such file. Give the unpacked TaskNN_Name folder of the Decathlon with `source`.")
+        raise DatasetError(
+            f"{path}: no such file. Give the unpacked TaskNN_Name folder of the Decathlon or of nnU-Net v1 with `source`."
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
         modality, labels, training = raw["modality"], raw["labels"], raw["training"]
@@ -64,6 +58,8 @@ def read_source(folder: Path) -> Source:
         raise DatasetError(
             f"{path}: not a Decathlon dataset.json ({type(error).__name__}: {error}). Needed are modality, labels and training."
         ) from error
+    if not channels:
+        raise DatasetError(f'{path}: modality is empty. Write one name per channel, such as {{"0": "MRI"}}.')
     if len(values) != len(labels):
         raise DatasetError(f"{path}: two labels have the same name ({', '.join(map(str, labels.values()))}). Rename one.")
     endings = {_ending(name, path) for pair in pairs for name in pair} | {_ending(name, path) for name in images}
@@ -114,36 +110,74 @@ def convert_msd(
     name: str | None = None,
     training_cases: Sequence[str] | None = None,
     test_cases: Sequence[str] | None = None,
-    copy: bool = False,
-    workers: int = 1,
-    overwrite: bool = False,
+    options: CaseOptions | None = None,
 ) -> Path:
-    """Convert a Decathlon task; returns the raw data set's folder.
+    """Convert a task of the Decathlon or of nnU-Net v1; returns the raw data set's folder.
 
     ``dataset_id`` None: the number in the name of ``source``, TaskNN_Name. ``training_cases`` None: all labelled
     cases that are not test cases. ``test_cases`` None: the task's own test images. Cases named here may come from the
-    labelled ones, and then their labels go to ``labelsTs``. Raises DatasetError that lists every case that is missing,
-    damaged or of the wrong shape.
+    labelled ones, and then their labels go to ``labelsTs``. Raises DatasetError, before anything is written, that lists
+    every case that is missing, damaged or of the wrong shape.
     """
     number = _task_number(source) if dataset_id is None else dataset_id
     task = read_source(source)
     training, test = _choose(task, training_cases, test_cases)
     folder = dataset_folder(raw_folder, number, name or re.sub(r"[^A-Za-z0-9_-]+", "_", task.name).strip("_-"))
-    ending, channels = task.file_ending, len(task.channels)
-
-    jobs: list[tuple[Any, ...]] = []
-    expected: dict[str, set[str]] = {part: set() for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")}
-    for part, cases in (("Tr", training), ("Ts", test)):
-        for case in cases:
-            image, label = task.training[case] if case in task.training else (task.test[case], None)
-            jobs.append((case, image, label, folder, part, channels, ending, copy))
-            expected[f"images{part}"] |= {image_name(case, channel, ending) for channel in range(channels)}
-            expected[f"labels{part}"] |= {case + ending} if label else set()
-    check_leftovers(folder, expected, overwrite)
-    make_folders(folder, [part for part, names in expected.items() if names])
-    raise_bad_cases(for_each_case(_convert_case, jobs, workers, "Converting"), folder)
-    write_description(folder, task.name, len(training), LayoutDescription(task.channels, task.labels, ending, task.notes))
+    cases = [_source_case(task, case, part) for part, names in (("Tr", training), ("Ts", test)) for case in names]
+    bad = {case.name: problem for case in cases if (problem := _too_many(task, case)) is not None}
+    _say_unlisted(task)
+    kept = [case for case in cases if case.name not in bad]
+    conversion = Conversion("msd", source, task.name, task.channels, kept, bad, task.labels, notes=task.notes)
+    write_cases(folder, conversion, options or CaseOptions())
     return folder
+
+
+def _source_case(task: Source, case: str, part: str) -> SourceCase:
+    """The files of a case: one image of all channels, as in the Decathlon, or one file per channel, as in nnU-Net v1.
+
+    A test image has labels if they are in ``labelsTs``.
+    """
+    if case in task.training:
+        image, label = task.training[case]
+    else:
+        image, label = task.test[case], task.folder / "labelsTs" / (case + task.file_ending)
+    labels = LabelFiles((label,)) if case in task.training or label.is_file() else None
+    count = len(task.channels)
+    if not image.exists() and _channel_file(image, task, 0).exists():
+        images = tuple(ImageFile(_channel_file(image, task, channel)) for channel in range(count))
+    elif count > 1:
+        images = tuple(ImageFile(image, channel, count) for channel in range(count))
+    else:
+        images = (ImageFile(image),)
+    return SourceCase(case, images, labels, part == "Ts")
+
+
+def _channel_file(image: Path, task: Source, channel: int) -> Path:
+    """The file of one channel of the image that an nnU-Net v1 ``dataset.json`` lists without its channels."""
+    return image.with_name(image_name(_case(image.name, task.file_ending), channel, task.file_ending))
+
+
+def _too_many(task: Source, case: SourceCase) -> str | None:
+    """What is wrong if a case has more channel files than ``dataset.json`` names."""
+    listed_image = task.training[case.name][0] if case.name in task.training else task.test[case.name]
+    extra = _channel_file(listed_image, task, len(task.channels))
+    if listed_image.exists() or not extra.exists():
+        return None
+    return f"{extra}: is one channel too many; dataset.json names {len(task.channels)} in modality"
+
+
+def _say_unlisted(task: Source) -> None:
+    """Warn of files that no list in ``dataset.json`` names: they are not converted."""
+    known = {path for pair in task.training.values() for path in pair} | set(task.test.values())
+    stems = {path.parent / _case(path.name, task.file_ending) for path in known}
+    unlisted = []
+    for part in ("imagesTr", "labelsTr", "imagesTs"):
+        for path in sorted((task.folder / part).glob(f"[!.]*{task.file_ending}")):
+            stem = path.parent / re.sub(r"_\d{4}$", "", _case(path.name, task.file_ending))
+            if path not in known and stem not in stems:
+                unlisted.append(f"{part}/{path.name}")
+    if unlisted:
+        console.warn(f"{task.folder}: dataset.json does not list {len(unlisted)} file(s), left out: {listed(unlisted)}")
 
 
 def _task_number(folder: Path) -> int:
@@ -175,53 +209,3 @@ def _choose(source: Source, training: Sequence[str] | None, test: Sequence[str] 
     if not chosen:
         raise DatasetError(f"{source.folder}: no training cases are left. Choose some with `training_cases`.")
     return chosen, chosen_test
-
-
-def _convert_case(
-    case: str, image: Path, label: Path | None, folder: Path, part: str, channels: int, ending: str, copy: bool
-) -> None:
-    """Check and place one case. Raises DatasetError if a file is missing, damaged or of an unexpected shape."""
-    scan = _open(image)
-    shape = scan.shape
-    found = shape[3] if len(shape) == 4 else 1
-    if len(shape) not in (3, 4) or found != channels:
-        raise DatasetError(f"{image}: shape {shape} does not hold the {channels} channel(s) that dataset.json names")
-    if label is not None:
-        label_shape = _open(label).shape
-        if label_shape != shape[:3]:
-            raise DatasetError(f"{label}: shape {label_shape} differs from its image's {shape[:3]}")
-    targets = [folder / f"images{part}" / image_name(case, channel, ending) for channel in range(channels)]
-    if len(shape) == 3:
-        place_file(image, targets[0], copy)
-    else:
-        newest = image.stat().st_mtime_ns
-        for channel, target in enumerate(targets):
-            if not (target.is_file() and target.stat().st_mtime_ns >= newest):
-                with_temporary(target, _channel(scan, channel).to_filename)
-    if label is not None:
-        place_file(label, folder / f"labels{part}" / (case + ending), copy)
-
-
-def _open(path: Path) -> nib.Nifti1Image:
-    """A NIfTI image whose whole content has been read once, so that a truncated file is found here and not during
-    training.
-    """
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
-    try:
-        image = nib.load(path)
-        np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
-    except Exception as error:  # nibabel, zlib and gzip each raise their own kinds
-        raise DatasetError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
-    return image  # type: ignore[return-value]
-
-
-def _channel(scan: nib.Nifti1Image, channel: int) -> nib.Nifti1Image:
-    """One channel of a (X, Y, Z, C) image with its header; stored values that were scaled become float32."""
-    data = np.asanyarray(scan.dataobj[..., channel])
-    if data.dtype == np.float64:
-        data = data.astype(np.float32)
-    header = scan.header.copy()
-    header.set_data_dtype(data.dtype)
-    header.set_slope_inter(1, 0)
-    return nib.Nifti1Image(data, scan.affine, header)

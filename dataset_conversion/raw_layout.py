@@ -64,13 +64,15 @@ def place_file(source: Path, target: Path, copy: bool = False) -> None:
 
     A target that already is this file, or a copy of its size and time, is left as it is.
     """
-    if target.exists():
-        if not copy and target.samefile(source):
-            return
-        found, wanted = target.stat(), source.stat()
-        if not target.samefile(source) and (found.st_size, found.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns):
-            return
+    if target.exists() and holds(target, source) and not (copy and target.samefile(source)):
+        return
     with_temporary(target, lambda temporary: _link_or_copy(source, temporary, copy))
+
+
+def holds(target: Path, source: Path) -> bool:
+    """Whether ``target`` is ``source`` itself, or a copy of its size and time."""
+    found, wanted = target.stat(), source.stat()
+    return target.samefile(source) or (found.st_size, found.st_mtime_ns) == (wanted.st_size, wanted.st_mtime_ns)
 
 
 def _link_or_copy(source: Path, target: Path, copy: bool) -> None:
@@ -146,9 +148,9 @@ def check_leftovers(folder: Path, expected: Mapping[str, set[str]], overwrite: b
     (folder / "dataset.json").unlink(missing_ok=True)
 
 
-def write_description(folder: Path, name: str, training_cases: int, description: LayoutDescription) -> None:
-    """Write ``dataset.json``; leaves the file alone if it says the same already."""
-    content = {
+def description_of(name: str, training_cases: int, description: LayoutDescription) -> dict[str, Any]:
+    """What ``dataset.json`` holds."""
+    return {
         "channel_names": {str(index): channel for index, channel in enumerate(description.channels)},
         "labels": {"background": 0, **dict(sorted(description.labels.items(), key=lambda item: item[1]))},
         "numTraining": training_cases,
@@ -156,6 +158,11 @@ def write_description(folder: Path, name: str, training_cases: int, description:
         "name": name,
         **description.notes,
     }
+
+
+def write_description(folder: Path, name: str, training_cases: int, description: LayoutDescription) -> None:
+    """Write ``dataset.json``; leaves the file alone if it says the same already."""
+    content = description_of(name, training_cases, description)
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     path = folder / "dataset.json"
     if not (path.is_file() and path.read_text(encoding="utf-8") == text):

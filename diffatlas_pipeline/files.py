@@ -127,6 +127,18 @@ def write_text_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """A file to write to, which is called ``path`` once all went well: nobody ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def drive_fault(error: OSError) -> UserError | None:
     """What a drive that is full, read-only, not ours or broken is to a user; None for an error of another kind."""
     place, reason = error.filename or "A file", error.strerror or str(error)
@@ -146,8 +158,9 @@ def drive_fault(error: OSError) -> UserError | None:
 
 
 @contextmanager
-def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock") -> Iterator[None]:
-    """Make ``folder`` and be the only process that is ``doing`` this there ("a training"), by a lock called ``name``.
+def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock", wait_s: float = 0) -> Iterator[None]:
+    """Make ``folder`` and be the only process that is ``doing`` this there ("a training"), by a lock called ``name``,
+    for which it waits a while.
 
     The system frees the lock of a process that dies. Where a drive has no locks nobody is kept out. UserError if
     another process holds it, which names that and says how to ``mend`` it, or if nothing can be written.
@@ -156,7 +169,7 @@ def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock") -> Iterat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _unless_there_are_no_locks():
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=wait_s)
     except Timeout as error:
         raise UserError(f"{folder}: {doing} is running there already ({_text_of(owner)}). {mend}") from error
     except OSError as error:
@@ -172,6 +185,21 @@ def alone_in(folder: Path, doing: str, mend: str, name: str = ".lock") -> Iterat
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)
         lock.release()
+
+
+def is_held(folder: Path, name: str) -> bool:
+    """Whether a process holds the lock ``name`` of :func:`alone_in`; no, where a drive has no locks."""
+    if not (folder / name).exists():
+        return False
+    lock = FileLock(folder / name, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    lock.release()
+    return False
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from diffatlas_pipeline.commands._converters import CONVERTERS
 from tests.pages import PAGES, ROOT, page_id, prose_of
 
 COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
+PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
 CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
 SHARING_PAGE = ROOT / "documentation" / "reference" / "sharing.md"
 COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
@@ -83,6 +84,8 @@ MINIMAL: dict[str, list[list[str]]] = {
     "DiffAtlas_evaluate": [["-p", "a", "-r", "b"]],
     "DiffAtlas_generate": [["-o", "out"]],
     "DiffAtlas_convert": [
+        ["folder", "-i", "images", "-l", "labels", "-d", "1", "--name", "A"],
+        ["bids", "-i", "study", "-d", "1"],
         ["msd", "-i", "Task04_A"],
         ["mmwhs", "-i", "MM-WHS", "-d", "1", "--modality", "CT"],
         ["totalsegmentator", "-i", "TS", "-d", "1"],
@@ -112,6 +115,7 @@ def actions_by_option(parser: argparse.ArgumentParser, words: list[str]) -> dict
 def section_of(command: str, converter: str | None) -> str:
     """The reference's section of a command or converter."""
     page = CONVERT_PAGE if converter else SHARING_PAGE if command in SHARING else COMMANDS_PAGE
+    command, page = ("Options", PREDICT_PAGE) if command == "DiffAtlas_predict" else (command, page)
     return page.read_text(encoding="utf-8").split(f"\n## {converter or command}\n")[1].split("\n## ")[0]
 
 
@@ -193,8 +197,8 @@ def default_problem(action: argparse.Action, told: str) -> str:
         return "" if told.split()[0] in ("off", "this") else "it is off"
     if action.default is not None:
         return "" if same(told, action.default) else f"the parser has {shown(action.default)}"
-    helped = str(action.help)
-    absent = [word for word in re.findall(r"`(\w[\w./-]*)`|(?<![\w.])(\d[\d.]*)(?![\w.])", told) if "".join(word) not in helped]
+    named = re.findall(r"`(\w(?:[\w./-]*\w)?)`|(?<![\w.])(\d[\d.]*)(?![\w.])", told)
+    absent = [word for pair in named if (word := "".join(pair)) not in str(action.help)]
     return f"the parser has none and its help does not name {absent}" if absent and not told.startswith("this or") else ""
 
 

@@ -38,6 +38,7 @@ PARTS = {
     "training/validation.py": 1,
     "volumes/itk.py": 1,
     "volumes/nifti.py": 1,
+    "volumes/pictures.py": 1,
 }
 
 

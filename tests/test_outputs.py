@@ -14,14 +14,15 @@ from diffatlas_pipeline.commands import plan_and_preprocess, predict, train
 from tests.benchmark.content import make_cell
 from tests.planning.raw_data import change_description, write_dataset
 
-PAGE = Path(__file__).parents[1] / "documentation" / "reference" / "outputs.md"
+PAGES = [Path(__file__).parents[1] / "documentation" / "reference" / name for name in ("outputs.md", "predict.md")]
 
 
 def documented(heading: str, table: str = "") -> set[str]:
     """The fields in the first column of the tables below a heading; ``table`` is how the header of the only one
     begins.
     """
-    text = re.split(r"^##+ ", PAGE.read_text(encoding="utf-8").split(f"\n### {heading}\n")[1], flags=re.MULTILINE)[0]
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    text = re.split(r"^##+ ", pages.split(f"\n### {heading}\n")[1], flags=re.MULTILINE)[0]
     if table:
         text = text.split(f"\n| {table} |")[1].split("\n\n")[0]
     fields: set[str] = set()
@@ -64,6 +65,11 @@ def test_metadata_of_a_model(model: Path) -> None:
     assert set(read(model / "fold0" / "checkpoint_final.json")) == fields - {"learnt_modalities"}
 
 
+def test_postprocessing_of_a_model(model: Path) -> None:
+    measured = read(model / "fold0" / "postprocessing.json")["measured"]
+    assert len(measured) == 4 and all(set(one) == documented("postprocessing.json") for one in measured)
+
+
 def test_log_of_a_training(model: Path) -> None:
     columns = set(pd.read_csv(model / "fold0" / "log.csv").columns)
     labels = {column for column in columns if column.startswith("dice_")}
@@ -74,7 +80,7 @@ def test_log_of_a_training(model: Path) -> None:
 def test_record_of_a_prediction(model: Path) -> None:
     record = read(model / "out" / "prediction.json")
     inner = {"status", "message", "warnings", "seconds", "network_share", "familiarity", "volumes", "generated_channels"}
-    inner |= {"input", "output", "made_with"}
+    inner |= {"input", "output", "dicom", "made_with"}
     assert set(record["cases"]["case00"]) == inner
     assert set(record) == documented("prediction.json")
 

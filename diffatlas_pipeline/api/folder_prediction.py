@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.api.given_labels import find_drawings
 from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.datasets.codes import shown_classes
 from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.datasets.label_entries import labels_entry
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.files import alone_in
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases
+from diffatlas_pipeline.inference.dicom_inputs import FoundSeries
+from diffatlas_pipeline.inference.dicom_output import DicomOutput
+from diffatlas_pipeline.inference.dicom_seg import Author
 from diffatlas_pipeline.inference.earlier import Decision, decide
 from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
 from diffatlas_pipeline.inference.for_viewers import (
@@ -25,6 +30,7 @@ from diffatlas_pipeline.inference.for_viewers import (
     volumes_table,
     write_beside,
 )
+from diffatlas_pipeline.inference.parts import Part, alone, entries_of, finishing
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
@@ -48,7 +54,7 @@ class FolderResult:
 
 
 class FolderPrediction:
-    """``cases`` on their way into ``output``. Raises UserError."""
+    """``cases``, or a ``part`` of them, on their way into ``output``. Raises UserError."""
 
     def __init__(
         self,
@@ -61,26 +67,38 @@ class FolderPrediction:
         warnings: tuple[str, ...] = (),
         given_labels: Path | None = None,
         statistics: bool = False,
+        dicom: Sequence[str] = (),
+        skipped: Sequence[FoundSeries] = (),
+        part: Part | None = None,
     ) -> None:
         plan = segmenter.plan
         self._model, self.segmenter, self._overwrite, self._statistics = model, segmenter, overwrite, statistics
-        self.cases = tuple(cases)
+        self.cases, self.part, self.total = tuple(cases), part, len(cases)
         self._given_labels, self.drawings = given_labels, {} if given_labels is None else self._find_drawings(given_labels)
         if maps.reconstruction:
             segmenter.check_reconstructs()
         if maps.uncertainty and not segmenter.predictor.error_curves:
             warnings = (*warnings, "The uncertainty is as the model says it: no validation cases have told how often it errs.")
+        if maps.probabilities and not segmenter.predictor.knows_sharpness:
+            warnings = (*warnings, "The probabilities are as sharp as in training: no validation cases have told how sharp.")
         self.warnings, self._maps = warnings, maps
-        self.destination = Destination.of(output, plan.dataset.file_ending, self.cases)
+        self.destination, self._skipped = Destination.of(output, plan.dataset.file_ending, self.cases), tuple(skipped)
+        self._dicom = DicomOutput(tuple(dicom), self.destination, plan.dataset.labels, self._author(), overwrite)
+        self._dicom.check(self.cases)
         check_output(self.destination, self.cases)
+        if part is not None:
+            if self.destination.file is not None:
+                raise UserError(f"`output` {output}: one file, but several parts are asked for. Give a folder.")
+            self.cases = tuple(part.of(cases))
+            own = {files.case for files in self.cases}
+            self.drawings = {case: path for case, path in self.drawings.items() if case in own}
 
     def run(self) -> FolderResult:
         """Segment the cases; one that cannot be read, segmented or written fails alone.
 
-        UserError if another process is segmenting into the same folder.
+        UserError if another process is segmenting the same into the same folder.
         """
-        mend = "Wait for it, or give another `output`."
-        with alone_in(self.destination.folder, "a prediction", mend, ".prediction.lock"):
+        with alone(self.destination.folder, self.part):
             return self._run()
 
     def _run(self) -> FolderResult:
@@ -90,12 +108,16 @@ class FolderPrediction:
         start = written = time.perf_counter()
         decisions = {files.case: self._decision(files, old.get(files.case)) for files in self.cases}
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
-        kept = [case for case, decision in decisions.items() if decision.is_kept]
-        outcomes = {case: CaseOutcome(case, "kept", warnings=warned[case]) for case in kept}
+        kept = [files for files in self.cases if decisions[files.case].is_kept]
+        todo = [files for files in self.cases if not decisions[files.case].is_kept]
+        dicom, names = replace(self._dicom, known=old), {files.case for files in kept}
+        outcomes: dict[str, CaseOutcome] = {}
+
+        record = self.destination.record if self.part is None else self.destination.folder / self.part.record
 
         def write() -> None:
             so_far = [outcomes[files.case] for files in self.cases if files.case in outcomes]
-            write_record(self.destination.record, self._record(so_far, old, time.perf_counter() - start))
+            write_record(record, self._record(so_far, names, old, time.perf_counter() - start))
 
         def told(outcome: CaseOutcome) -> None:
             nonlocal written
@@ -104,21 +126,38 @@ class FolderPrediction:
                 write()
                 written = time.perf_counter()
 
-        todo = [files for files in self.cases if files.case not in outcomes]
         try:
-            predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings), told=told)
+            for files in console.each(kept, "Writing DICOM", len(kept), "cases", quiet=not dicom.kinds):
+                outcomes[files.case] = self._kept(files, dicom, warned[files.case])
+            predict_cases(self.segmenter, todo, Wanted(self.destination, self._maps, self.drawings, dicom), told=told)
         finally:  # also of what was done before an interruption
             write()
-        self._write_for_others()
+        with finishing(self.destination.folder, self.part):
+            self._write_for_others()
         made_with = _as_json(self._made_with())
-        differ = any(old[case]["made_with"] != made_with for case in kept if case in old)
+        differ = any(old[files.case]["made_with"] != made_with for files in kept if files.case in old)
         return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
+
+    def _kept(self, files: CaseFiles, dicom: DicomOutput, warnings: tuple[str, ...]) -> CaseOutcome:
+        """The outcome of a case whose segmentation is kept: DICOM objects that it lacks are made from that."""
+        try:
+            written = dicom.write(files, fresh=False)
+        except UserError as error:
+            known = dicom.known.get(files.case) or {}
+            return CaseOutcome(files.case, "failed", str(error), warnings, dicom=known.get("dicom") or {})
+        return CaseOutcome(files.case, "kept", warnings=(*warnings, *written.warnings), dicom=written.files)
+
+    def _author(self) -> Author:
+        predictor = self.segmenter.predictor
+        settings = {"method": predictor.method.name, "recipe": self._model.recipe, "folds": " ".join(predictor.folds)}
+        return Author(predictor.plan.dataset.name, settings)
 
     def _write_for_others(self) -> None:
         """Names and colours of the labels for viewers, beside the segmentations in a folder; volumes if asked for."""
         labels, destination = self.segmenter.plan.dataset.labels, self.destination
         if destination.file is None:
-            tables = {SLICER: slicer_table(labels), ITKSNAP: itksnap_labels(labels)}
+            shown = shown_classes(labels)
+            tables = {SLICER: slicer_table(shown), ITKSNAP: itksnap_labels(shown)}
             write_beside({destination.folder / name: text for name, text in tables.items()})
         if self._statistics:
             volumes = volumes_table(read_record(destination.record).get("cases") or {})
@@ -128,13 +167,11 @@ class FolderPrediction:
         return Decision(False) if self._overwrite else decide(files, self.destination.labels(files), known)
 
     def _entries(self, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """What the record says by case; of one scan, whatever else was there. Earlier releases said once for all cases
-        what they were made with.
-        """
-        once = {key: before.get(key) for key in self._made_with()}
-        only = {files.case for files in self.cases} if self.destination.file is not None else None
-        cases = before.get("cases") or {}
-        return {case: {"made_with": once, **entry} for case, entry in cases.items() if only is None or case in only}
+        """What the record says by case; of one scan, or a part, whatever else was there."""
+        alone_there = self.destination.file is None and self.part is None
+        only = None if alone_there else {files.case for files in self.cases}
+        found = entries_of(before, list(self._made_with()))
+        return {case: _of_today(entry) for case, entry in found.items() if only is None or case in only}
 
     def _made_with(self) -> dict[str, Any]:
         """What a segmentation depends on beside its scan."""
@@ -147,6 +184,7 @@ class FolderPrediction:
             "adapt_contrast": use.adapt,
             "with_atlases": use.late_fusion,
             "given_labels": None if self._given_labels is None else str(self._given_labels.resolve()),
+            "postprocessing": predictor.postprocessing,
         }
 
     def _find_drawings(self, source: Path) -> dict[str, Path]:
@@ -156,24 +194,31 @@ class FolderPrediction:
 
     def _check_kept(self, before: dict[str, Any]) -> None:
         """UserError if the one file that is asked for is there, and is not of the scan: its name does not tell."""
-        file, case = self.destination.file, self.cases[0].case
-        if file is not None and file.exists() and not self._overwrite and case not in before.get("cases", {}):
+        file = self.destination.file
+        if file is None or not file.exists() or self._overwrite:
+            return
+        if (case := self.cases[0].case) not in before.get("cases", {}):
             raise UserError(f"{file}: is there, but not as the segmentation of '{case}'. Give `overwrite` to replace it.")
 
-    def _record(self, outcomes: Iterable[CaseOutcome], old: Mapping[str, Any], wall_s: float) -> dict[str, Any]:
-        """What prediction.json says; kept cases keep what the earlier run said of them."""
+    def _record(
+        self, outcomes: Iterable[CaseOutcome], kept: Collection[str], old: Mapping[str, Any], wall_s: float
+    ) -> dict[str, Any]:
+        """What prediction.json says; of ``kept`` segmentations what the earlier run said of them."""
         predictor, made_with = self.segmenter.predictor, self._made_with()
         made = {}
         for outcome in outcomes:
             entry = {key: value for key, value in asdict(outcome).items() if key != "case"}
-            if outcome.status != "kept":
+            if outcome.case not in kept:
                 made[outcome.case] = entry | {"made_with": made_with}
-            else:
-                made[outcome.case] = old.get(outcome.case, entry | {"made_with": None})
+                continue
+            known = old.get(outcome.case, entry | {"made_with": None})
+            now = "failed" in (outcome.status, known.get("status"))  # then, or by its DICOM objects now
+            made[outcome.case] = {**known, **({"status": outcome.status, "message": outcome.message} if now else {})}
+            made[outcome.case]["dicom"] = outcome.dicom
         return {
             **made_with,
             "dataset": predictor.plan.dataset.name,
-            "labels": {"background": 0, **{label.name: label.value for label in predictor.plan.dataset.labels}},
+            **labels_entry(predictor.plan.dataset),
             "method": predictor.method.name,
             "recipe": self._model.recipe,
             "modality": self.segmenter.modality,
@@ -181,8 +226,19 @@ class FolderPrediction:
             "precision": predictor.precision,
             "versions": versions(),
             "wall_s": wall_s,
+            "skipped": [{"path": str(one.path), "files": len(one.files), "reason": one.reason} for one in self._skipped],
             "cases": {**old, **made},
         }
+
+
+def _of_today(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the record; segmentations of earlier releases were not post-processed."""
+    made_with = entry["made_with"]
+    return (
+        entry
+        if made_with is None
+        else {**entry, "made_with": {**made_with, "postprocessing": made_with.get("postprocessing") or {}}}
+    )
 
 
 def _as_json(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.api.labelled_images import TrainingCases, read_pair
+from diffatlas_pipeline.datasets.codes import codes_of, shown_classes
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.likeness import nearest, probe_of
@@ -122,7 +123,7 @@ class FolderGeneration:
         for index in console.each(range(self.count), "Measuring generated pairs", self.count, "pairs"):
             pair = read_pair(self.pairs, index)
             population.add(pair)
-            probes.append(probe_of(pair, len(plan.dataset.labels)))
+            probes.append(probe_of(pair, len(codes_of(plan.dataset.labels).values)))
         real, others = training.measured()
         found = nearest(probes, others, "Comparing with training cases")
         usual = nearest(others[:OWN_NEIGHBOURS], others, "Comparing training cases")
@@ -139,7 +140,7 @@ class FolderGeneration:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error}). Give another `output`.") from error
         rows = [(read_pair(self.pairs, index), training.read(one.like)) for index, one in enumerate(found[:SHOWN])]
-        contact_sheet(rows, plan.dataset.labels, plan.spacing_mm, sheet)
+        contact_sheet(rows, shown_classes(plan.dataset.labels), plan.spacing_mm, sheet)
         write_generated_page(statistics, plan.dataset, sheet, page)
         return Generated(done.folder, done.pairs, done.made, path, page, sheet)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.bank import spread_evenly
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.likeness import Probe, probe_of
@@ -30,7 +31,7 @@ def read_pair(pairs: PairFolder, index: int) -> LabelledImage:
     files, plan = pairs.files(index), pairs.plan
     assert files.label is not None
     image = renormalise(read_volume(files.images).array, plan.channels)
-    return LabelledImage(files.case, image, _numbered(read_labels(files.label).array, plan))
+    return LabelledImage(files.case, image, codes_of(plan.dataset.labels).number(read_labels(files.label).array))
 
 
 class TrainingCases:
@@ -60,12 +61,12 @@ class TrainingCases:
 
     def measured(self) -> tuple[Population, list[Probe]]:
         """Statistics of those there is memory for, evenly spread, and what generated cases are compared with."""
-        plan = self.plan
+        plan, codes = self.plan, len(codes_of(self.plan.dataset.labels).values)
         population = Population(plan.dataset.labels, plan.dataset.channels, plan.spacing_mm)
         probes: list[Probe] = []
         size = 0
         for one in console.each(self._spread(), "Measuring training cases", len(self.cases), "cases"):
-            probe = probe_of(one, len(plan.dataset.labels))
+            probe = probe_of(one, codes)
             size += probe.image.nbytes + probe.labels.nbytes
             if probes and size > MOST_BYTES:
                 break
@@ -77,13 +78,5 @@ class TrainingCases:
         return (self.read(case) for case in spread_evenly(self.cases))
 
     def _labels(self, stored: StoredCase) -> np.ndarray:
-        assert stored.distances is not None, "training cases are labelled"
-        return decode_labels(np.asarray(stored.distances[:], dtype=np.float32), range(1, len(self.plan.dataset.labels) + 1))
-
-
-def _numbered(values: np.ndarray, plan: Plan) -> np.ndarray:
-    """Labels in the data set's values as numbers from 1 on, in the plan's order."""
-    numbered = np.zeros(values.shape, dtype=np.int32)
-    for number, label in enumerate(plan.dataset.labels, 1):
-        numbered[values == label.value] = number
-    return numbered
+        codes = codes_of(self.plan.dataset.labels)
+        return codes.number(decode_labels(stored.read_distances(codes.labels)[0], codes))

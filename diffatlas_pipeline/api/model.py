@@ -19,7 +19,9 @@ from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles
 from diffatlas_pipeline.datasets.header_modality import believed_modality
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ImageError, UserError
-from diffatlas_pipeline.inference.inputs import find_cases, passed_over
+from diffatlas_pipeline.inference.dicom_output import kinds_of
+from diffatlas_pipeline.inference.inputs import check_apart, find_scans, passed_over
+from diffatlas_pipeline.inference.parts import Part
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.methods.base import DiffusionRecipe
@@ -27,6 +29,7 @@ from diffatlas_pipeline.methods.registry import recipe_of, with_sampling
 from diffatlas_pipeline.models.archive import UnpackedModel
 from diffatlas_pipeline.models.find import model_at
 from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.models.postprocessing import in_words
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.volumes.channels import lacking
@@ -50,6 +53,7 @@ def load_model(
     seed: int = 0,
     precision: str = "auto",
     registrations: str | Path | None = None,
+    postprocessing: bool = True,
 ) -> Model:
     """Load a trained model from its folder, or from a zip file of that folder.
 
@@ -57,7 +61,7 @@ def load_model(
     the only one, or all of a cross-validation). ``steps``, ``solver``, ``draws`` and ``guidance_level`` sample
     otherwise than the model's recipe says. ``seed`` is that of the noise. ``precision`` is "float32", "bfloat16", or
     "auto": bfloat16 where the device has instructions for it. ``registrations`` is a folder in which what registration
-    finds is kept. Raises UserError.
+    finds is kept. ``postprocessing`` does at the end what was chosen on validation cases. Raises UserError.
     """
     unpacked = None
     if not isinstance(model, ModelFolder):
@@ -69,7 +73,7 @@ def load_model(
     trained = [model.load(fold) for fold in model.choose_folds(_listed(folds))]
     first = trained[0]
     recipe = with_sampling(recipe_of(first.plan, first.method, first.recipe), steps, solver, draws, guidance_level)
-    predictor = Predictor(trained, where, recipe, seed, precision)
+    predictor = Predictor(trained, where, recipe, seed, precision, postprocessing=postprocessing)
     return Model(model, predictor, first.atlases, kept, unpacked)
 
 
@@ -115,6 +119,11 @@ class Model:
             return ""
         sampler = recipe.sampler
         return f"{sampler.solver} with {sampler.steps_of(self.plan.diffusion)} step(s), {sampler.draws} draw(s)"
+
+    @property
+    def postprocessing(self) -> str:
+        """What is done to its segmentations at the end, in words; "" for nothing."""
+        return in_words(self._predictor.postprocessing)
 
     @property
     def labels(self) -> dict[str, int]:
@@ -178,25 +187,37 @@ class Model:
         statistics: bool = False,
         overwrite: bool = False,
         given_labels: str | Path | None = None,
+        dicom: str | Sequence[str] | None = None,
+        save_probabilities: bool = False,
+        num_parts: int = 1,
+        part_id: int = 0,
     ) -> FolderPrediction:
         """Find the cases of ``source`` and check that they can be segmented into ``output``; nothing is segmented yet.
 
         ``source`` is a folder, a file, a list of files (.txt, .csv), or several of them.
         Cases whose segmentation is there already are kept unless ``overwrite``. Channels that a case lacks are
         generated, if the model has learnt to, and with ``save_generated_channels`` written. ``save_reconstruction``
-        writes the scan as the model makes it, and what is left of it; ``statistics`` a table of all volumes.
+        writes the scan as the model makes it, and what is left of it; ``statistics`` a table of all volumes;
+        ``save_probabilities`` those of all labels. Of ``num_parts`` equal parts of the cases, number ``part_id`` (from
+        0) is segmented; several processes may segment theirs into one folder.
         ``given_labels`` is a folder of what a reader has drawn of some of the cases, in files named as these, or such a
-        file of a single case. Raises UserError.
+        file of a single case. ``dicom`` ("seg", "rtstruct" or both) also writes the segmentations of DICOM series as
+        DICOM objects that refer to these. Raises UserError.
         """
+        kinds = kinds_of(dicom)
         sources = [Path(one).expanduser() for one in ([source] if isinstance(source, (str, os.PathLike)) else source)]
         output = Path(output).expanduser()
+        check_apart(sources, output)
         drawings = None if given_labels is None else Path(given_labels).expanduser()
-        cases = find_cases(sources, len(self.channels), self._predictor.method.needs_all_channels)
+        needs_all, flat = self._predictor.method.needs_all_channels, self.plan.dimensions == 2
+        scans = find_scans(sources, len(self.channels), needs_all, flat)
+        cases = scans.cases
         modality, said = self._believed(cases, modality)
         segmenter, warnings = self.segmenter(modality, adapt_contrast, with_atlases)
-        maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction)
-        said = (*said, *passed_over(sources, cases), *warnings)
-        return FolderPrediction(self._folder, segmenter, cases, output, maps, overwrite, said, drawings, statistics)
+        maps = Maps(save_distance_maps, save_uncertainty, save_generated_channels, save_reconstruction, save_probabilities)
+        said, part = (*said, *passed_over(sources, scans), *warnings), Part.chosen(num_parts, part_id)
+        options = (overwrite, said, drawings, statistics, kinds, scans.skipped, part)
+        return FolderPrediction(self._folder, segmenter, cases, output, maps, *options)
 
     def generate(self, output: str | Path, count: int = 20, **options: Any) -> Generated:
         """Generate ``count`` new pairs into ``output``; see :meth:`prepare_generation` for ``options``."""

@@ -78,6 +78,15 @@ class Segmentation:
         return self._shown(found)
 
     @cached_property
+    def probabilities(self) -> np.ndarray:
+        """Of the background and of each label, in the order of ``label_names``: (1 + K, X, Y, Z) or (1 + K, X, Y)
+        float16. The largest is that of ``labels``.
+        """
+        found = self._segmenter.restore(self._planned, self._scan, Maps(probabilities=True)).probabilities
+        assert found is not None
+        return self._shown(found)
+
+    @cached_property
     def generated_channels(self) -> dict[str, np.ndarray]:
         """The channels that the scan lacked, by name, as they were generated: Hounsfield units where the plan has them
         for that channel, else 0 to 1.
@@ -132,7 +141,7 @@ class Segmentation:
     def save(self, path: str | Path) -> Path:
         """Write ``labels`` to ``path``, in the format of its ending; returns it. ImageError if it cannot be written."""
         path = Path(path).expanduser()
-        write_labels(path, self._labels, self._grid, self._like)
+        write_labels(path, self._labels, self._grid, self._like, {0: "background", **self.label_names})
         return path
 
     @cached_property

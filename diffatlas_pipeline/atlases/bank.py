@@ -36,7 +36,7 @@ def kept_atlases(cases: Iterable[Atlas], spacing_mm: Sequence[float]) -> tuple[A
         if kept and total > MOST_BYTES:
             break
         kept.append(half)
-    return in_common_frame(kept, spacing_mm, quiet=False)
+    return in_common_frame(kept, spacing_mm, quiet=False) if kept else ()
 
 
 def _about_the_labels(distances: np.ndarray) -> tuple[slice, slice, slice]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from diffatlas_pipeline.datasets.codes import Codes
 from diffatlas_pipeline.methods.base import PlannedSegmentation
 from diffatlas_pipeline.registration.fusion import labels_of
 
@@ -24,7 +25,12 @@ def fused(network: PlannedSegmentation, atlases: PlannedSegmentation, share: flo
 
 
 def fitting_share(
-    scan: np.ndarray, network: PlannedSegmentation, atlases: PlannedSegmentation, spacing_mm: Sequence[float], tau_mm: float
+    scan: np.ndarray,
+    network: PlannedSegmentation,
+    atlases: PlannedSegmentation,
+    spacing_mm: Sequence[float],
+    tau_mm: float,
+    codes: Codes | None = None,
 ) -> float:
     """That of ``SHARES`` whose labels fit ``scan`` (C, x, y, z) best: they explain most of the variance of its
     intensities.
@@ -33,7 +39,7 @@ def fitting_share(
     structures differ in intensity, whatever the contrast is, so labels in the right place leave less variance within
     them. Intensities are taken without what varies more slowly than tau, which is mostly the scanner's. Where the scan
     tells nothing, the first of ``SHARES``. Neither answer is ever left out: what each adds to the other is more than
-    what the scan can tell of them (what-was-tried.md).
+    what the scan can tell of them (what-was-tried.md). ``codes`` tells labels that overlap.
     """
     tried = [(share * network.distances + (1 - share) * atlases.distances).numpy() for share in SHARES]
     near = np.min([one.min(axis=0) for one in tried], axis=0) < NEAR
@@ -41,7 +47,7 @@ def fitting_share(
         return SHARES[0]
     sigma = [tau_mm / spacing for spacing in spacing_mm]
     seen = np.stack([(channel - ndimage.gaussian_filter(channel, sigma))[near] for channel in scan])
-    explained = [variance_explained(seen, labels_of(one)[near]) for one in tried]
+    explained = [variance_explained(seen, labels_of(one if codes is None else codes.scores(one))[near]) for one in tried]
     return SHARES[int(np.argmax(explained))]
 
 

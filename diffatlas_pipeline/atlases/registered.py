@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from diffatlas_pipeline import __version__
 from diffatlas_pipeline.atlases.appearance import appearance
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
@@ -47,7 +48,7 @@ def ask_atlases(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, kept: P
 
     The answer is the same. Raises UserError if no atlas can be aligned.
     """
-    settings = AtlasSettings()
+    settings = AtlasSettings(overlapping=not codes_of(plan.dataset.labels).exclusive)
     if kept is None:
         return _register(image, atlases, plan, settings)
     path = kept / f"{_key(image, atlases, plan, settings)}.npz"
@@ -72,7 +73,7 @@ def registrations_folder(given: str | Path) -> Path:
 def _register(image: np.ndarray, atlases: Sequence[Atlas], plan: Plan, settings: AtlasSettings) -> AtlasAnswer:
     start = time.perf_counter()
     registered = register_atlases(image, atlases, plan.spacing_mm, plan.distance.tau_mm, settings)
-    fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION)
+    fused = fuse(registered, plan.spacing_mm, plan.distance.tau_mm, FUSION, settings.overlapping)
     return AtlasAnswer(appearance(registered), fused.distances, time.perf_counter() - start)
 
 

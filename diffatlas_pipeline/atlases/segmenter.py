@@ -157,7 +157,9 @@ class Segmenter:
         if scan.atlases is None or not scan.is_adapted:
             return NETWORK_SHARE
         known = without_missing(scan.image)
-        return fitting_share(known, network, scan.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm)
+        return fitting_share(
+            known, network, scan.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm, self.predictor.method.codes
+        )
 
 
 def _without(atlas: Atlas, channels: Sequence[int]) -> Atlas:

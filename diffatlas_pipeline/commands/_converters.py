@@ -1,35 +1,24 @@
-"""The options of each converter, and the call of its function. A new converter is one entry here and one module
-there.
+"""The options of each converter of a public data set, and the call of its function. A new converter is one entry here
+and one module there.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from diffatlas_pipeline.commands import _own_data
+from diffatlas_pipeline.commands._converter import Converter, add_case_options, add_dataset, add_source, case_options, source_of
 
 if TYPE_CHECKING:
     from dataset_conversion.heart import HeartOptions
 
 
-@dataclass(frozen=True)
-class Converter:
-    """One sub-command. ``convert`` returns the new data set's folder. Both functions import their module when
-    called.
-    """
-
-    summary: str
-    example: str
-    add_arguments: Callable[[ArgumentParser], None]
-    convert: Callable[[Namespace, Path], Path]
-
-
 # ----------------------------------------------------------------------------------------------------------------- msd
 def _msd_arguments(parser: ArgumentParser) -> None:
-    _add_source(parser, "TASK", "unpacked folder TaskNN_Name")
-    _add_dataset(parser, "the task's", needed=False)
+    add_source(parser, "TASK", "unpacked folder TaskNN_Name")
+    add_dataset(parser, "the task's", needed=False)
     parser.add_argument(
         "--cases-from-json",
         dest="training_cases",
@@ -42,7 +31,7 @@ def _msd_arguments(parser: ArgumentParser) -> None:
         metavar="FILE:KEY",
         help="test on the cases listed under KEY, labels in labelsTs/ (default: the task's own test images)",
     )
-    parser.add_argument("--copy", action="store_true", help="copy files; default are hard links, where the file system allows")
+    add_case_options(parser)
 
 
 def _convert_msd(arguments: Namespace, raw_folder: Path) -> Path:
@@ -50,15 +39,13 @@ def _convert_msd(arguments: Namespace, raw_folder: Path) -> Path:
     from dataset_conversion.msd import convert_msd
 
     return convert_msd(
-        _source(arguments),
+        source_of(arguments),
         raw_folder,
         arguments.dataset_id,
         name=arguments.name,
         training_cases=cases_from_json(arguments.training_cases, "training_cases"),
         test_cases=cases_from_json(arguments.test_cases, "test_cases"),
-        copy=arguments.copy,
-        workers=arguments.workers,
-        overwrite=arguments.overwrite,
+        options=case_options(arguments),
     )
 
 
@@ -112,11 +99,11 @@ def _heart_options(arguments: Namespace) -> HeartOptions:
 def _mmwhs_arguments(parser: ArgumentParser) -> None:
     from dataset_conversion.mmwhs import PREFIXES
 
-    _add_source(parser, "FOLDER", "unpacked folder with ct_train and mr_train files")
+    add_source(parser, "FOLDER", "unpacked folder with ct_train and mr_train files")
     parser.add_argument(
         "--modality", choices=tuple(PREFIXES), required=True, help="which scans; each modality becomes a data set of its own"
     )
-    _add_dataset(parser, "MMWHSCT or MMWHSMRI")
+    add_dataset(parser, "MMWHSCT or MMWHSMRI")
     _heart_arguments(parser)
 
 
@@ -124,7 +111,7 @@ def _convert_mmwhs(arguments: Namespace, raw_folder: Path) -> Path:
     from dataset_conversion.mmwhs import convert_mmwhs
 
     return convert_mmwhs(
-        _source(arguments),
+        source_of(arguments),
         raw_folder,
         arguments.dataset_id,
         modality=arguments.modality,
@@ -136,7 +123,7 @@ def _convert_mmwhs(arguments: Namespace, raw_folder: Path) -> Path:
 def _totalsegmentator_arguments(parser: ArgumentParser) -> None:
     from dataset_conversion.totalsegmentator import MINIMUM_ML
 
-    _add_source(parser, "FOLDER", "unpacked folder with s0000, s0001, ... and meta.csv")
+    add_source(parser, "FOLDER", "unpacked folder with s0000, s0001, ... and meta.csv")
     parser.add_argument(
         "--masks",
         default="segmentations",
@@ -154,7 +141,7 @@ def _totalsegmentator_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--split-from-meta", action="store_true", help="test on the cases that meta.csv calls test cases, not on drawn ones"
     )
-    _add_dataset(parser, "TotalSegmentatorHeart")
+    add_dataset(parser, "TotalSegmentatorHeart")
     _heart_arguments(parser)
 
 
@@ -162,7 +149,7 @@ def _convert_totalsegmentator(arguments: Namespace, raw_folder: Path) -> Path:
     from dataset_conversion.totalsegmentator import convert_totalsegmentator
 
     return convert_totalsegmentator(
-        _source(arguments),
+        source_of(arguments),
         raw_folder,
         arguments.dataset_id,
         name=arguments.name,
@@ -177,7 +164,7 @@ def _convert_totalsegmentator(arguments: Namespace, raw_folder: Path) -> Path:
 def _phantom_arguments(parser: ArgumentParser) -> None:
     from dataset_conversion.phantom import MODALITIES
 
-    _add_dataset(parser, "HeartPhantomCT or HeartPhantomMRI")
+    add_dataset(parser, "HeartPhantomCT or HeartPhantomMRI")
     parser.add_argument(
         "--cases", dest="training_cases", type=int, default=24, metavar="N", help="training cases (default: %(default)s)"
     )
@@ -211,26 +198,21 @@ def _convert_phantom(arguments: Namespace, raw_folder: Path) -> Path:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ all
-def _add_source(parser: ArgumentParser, metavar: str, text: str) -> None:
-    parser.add_argument("-i", "--input", dest="source", type=Path, required=True, metavar=metavar, help=text)
-
-
-def _add_dataset(parser: ArgumentParser, default_name: str, needed: bool = True) -> None:
-    default = "" if needed else " (default: the task's)"
-    parser.add_argument(
-        "-d", "--dataset-id", type=int, required=needed, metavar="ID", help=f"number of the new data set, 1 to 999{default}"
-    )
-    parser.add_argument("--name", help=f"its name (default: {default_name})")
-
-
-def _source(arguments: Namespace) -> Path:
-    return Path(arguments.source).expanduser().resolve()
-
-
 CONVERTERS = {
+    "folder": Converter(
+        "a folder of images and a folder of their labels",
+        "DiffAtlas_convert folder -i images -l labels -d 5 --name Liver --channels CT --label-names liver=1 tumour=2",
+        _own_data.folder_arguments,
+        _own_data.convert_folder,
+    ),
+    "bids": Converter(
+        "a BIDS tree with segmentations in its derivatives",
+        "DiffAtlas_convert bids -i study -d 6 --suffixes T1w FLAIR",
+        _own_data.bids_arguments,
+        _own_data.convert_bids,
+    ),
     "msd": Converter(
-        "a task of the Medical Segmentation Decathlon",
+        "a task of the Medical Segmentation Decathlon or of nnU-Net v1",
         "DiffAtlas_convert msd -i Task04_Hippocampus -d 4",
         _msd_arguments,
         _convert_msd,

@@ -1,9 +1,10 @@
-"""DiffAtlas_convert: bring a public data set, or a generated one, into the raw layout."""
+"""DiffAtlas_convert: bring a data set of your own, a public or a generated one, into the raw layout."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.commands._converters import CONVERTERS
@@ -43,8 +44,20 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 def _convert(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.datasets.raw import read_dataset
 
-    folder = CONVERTERS[arguments.converter].convert(arguments, Workspace.resolve(arguments.workspace, writes_raw=True).raw)
+    raw = Workspace.resolve(arguments.workspace, writes_raw=True).raw
+    before = _times(raw)
+    folder = CONVERTERS[arguments.converter].convert(arguments, raw)
     dataset = read_dataset(folder)
-    print(f"Wrote {len(dataset.training)} training and {len(dataset.test)} test cases to {folder}")
+    cases = f"{len(dataset.training)} training and {len(dataset.test)} test cases"
+    if _times(raw) == before:
+        print(f"Nothing changed: {folder} holds these {cases} already")
+    else:
+        print(f"Wrote {cases} to {folder}")
     number = int(folder.name.removeprefix("Dataset")[:3])
     print(f"Next: DiffAtlas_plan_and_preprocess -d {number}{_common.same_workspace(arguments)}")
+
+
+def _times(raw: Path) -> dict[Path, int]:
+    """When each folder of the raw data sets was last changed: by every file that is put there or taken away."""
+    folders = [path for pattern in ("Dataset*_*", "Dataset*_*/*") for path in raw.glob(pattern) if path.is_dir()]
+    return {folder: folder.stat().st_mtime_ns for folder in folders}

@@ -68,6 +68,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--save-uncertainty", action="store_true", help="also write how probable an error is at each voxel")
     parser.add_argument(
+        "--save-probabilities", action="store_true", help="also write the probabilities of all labels, one .npz per case"
+    )
+    parser.add_argument(
+        "--no-postprocessing", action="store_true", help="leave out what was chosen on the model's validation cases"
+    )
+    parser.add_argument(
         "--save-generated-channels", action="store_true", help="also write the channels that were missing, as generated"
     )
     parser.add_argument(
@@ -75,14 +81,29 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="also write each scan as the model makes it from noise, and the difference from the scan",
     )
+    parser.add_argument(
+        "--dicom",
+        nargs="+",
+        choices=("seg", "rtstruct"),
+        help="also write the segmentations of DICOM series as DICOM objects that refer to these: voxels (seg), contours "
+        "(rtstruct), or both",
+    )
     parser.add_argument("--statistics", action="store_true", help="also write the volumes of all cases as a table")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
         "--precision", default="auto", help="float32, bfloat16, or auto: what the device is made for (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="segment cases again whose output is there already")
+    _add_parts(parser)
     _common.add_workspace(parser)
     _common.run(_predict, parser, argv)
+
+
+def _add_parts(parser: argparse.ArgumentParser) -> None:
+    """The spellings with one dash are nnU-Net's."""
+    parts = parser.add_argument_group("one of several processes that segment into one folder")
+    parts.add_argument("--num-parts", "-num_parts", type=int, default=1, metavar="N", help="share the scans among N processes")
+    parts.add_argument("--part-id", "-part_id", type=int, default=0, metavar="I", help="which of the N this is: 0 to N - 1")
 
 
 def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +139,10 @@ def _predict(arguments: argparse.Namespace) -> None:
         statistics=arguments.statistics,
         overwrite=arguments.overwrite,
         given_labels=arguments.given_labels,
+        dicom=arguments.dicom,
+        save_probabilities=arguments.save_probabilities,
+        num_parts=arguments.num_parts,
+        part_id=arguments.part_id,
     )
     _announce(model, prediction)
     result = prediction.run()
@@ -141,13 +166,17 @@ def _load(arguments: argparse.Namespace) -> Model:
         seed=arguments.seed,
         precision=arguments.precision,
         registrations=arguments.registrations,
+        postprocessing=not arguments.no_postprocessing,
     )
 
 
 def _announce(model: Model, prediction: FolderPrediction) -> None:
     """What is about to be done."""
     sampling = f", {model.sampling}" if model.sampling else ""
-    print(f"{len(prediction.cases)} case(s), model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
+    some = f"{len(prediction.cases)} case(s)" + (f" of {prediction.total}, {prediction.part}" if prediction.part else "")
+    print(f"{some}, model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
+    if steps := model.postprocessing:
+        print(f"Post-processing, chosen on validation cases (without it: --no-postprocessing): {steps}.")
     for warning in prediction.warnings:
         console.warn(warning)
     if prediction.drawings:
@@ -182,4 +211,5 @@ def _report(result: FolderResult, prediction: FolderPrediction) -> None:
     print(f"{len(result.of('segmented'))} segmentation(s) written to {where}, details in {result.record}")
     if failed:
         sys.exit(1)
-    print(f"Next: DiffAtlas_evaluate -p {where} -r REFERENCE{'' if output.file else '_FOLDER'}")
+    after = "when all parts are done, " if prediction.part else ""
+    print(f"Next: {after}DiffAtlas_evaluate -p {where} -r REFERENCE{'' if output.file else '_FOLDER'}")

@@ -105,5 +105,8 @@ def _prediction_source(arguments: argparse.Namespace) -> Source:
         )
     elif (scored / "summary.json").is_file():
         evaluation = read_evaluation(scored)
-    labels = evaluation.labels if evaluation else labels or labels_of(arguments.predictions, arguments.workers)
-    return prediction_source(arguments.predictions, evaluation, labels, arguments.images)
+    if evaluation:
+        shown = evaluation.labels
+    else:
+        shown = labels.labels if labels else labels_of(arguments.predictions, arguments.workers)
+    return prediction_source(arguments.predictions, evaluation, shown, arguments.images)

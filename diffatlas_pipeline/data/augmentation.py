@@ -21,6 +21,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from diffatlas_pipeline.data.contrast import synthesise_contrast
+from diffatlas_pipeline.datasets.codes import Codes
 from diffatlas_pipeline.planning.plan import STORED_LIMIT, AugmentationPlan
 from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
@@ -57,7 +58,8 @@ class Augmentation:
     ``any_contrast`` of the samples another contrast.
 
     Rotation and zoom act in mm (``spacing_mm`` of the patch), are isotropic, and need a box larger than the patch:
-    :meth:`source_extent` says how large. Shifts come from where the patch is cut. Raises ValueError for a zoom that
+    :meth:`source_extent` says how large. Shifts come from where the patch is cut. ``codes`` tells labels that overlap.
+    Raises ValueError for a zoom that
     shrinks beyond what the stored distances allow (1 / STORED_LIMIT).
     """
 
@@ -67,11 +69,12 @@ class Augmentation:
         patch: Triple,
         spacing_mm: TripleMm = (1.0, 1.0, 1.0),
         any_contrast: float = 0.0,
+        codes: Codes | None = None,
     ) -> None:
         if plan.zoom[0] * STORED_LIMIT < 1 - 1e-6:
             raise ValueError(f"zoom {plan.zoom}: the smallest must be at least {1 / STORED_LIMIT:.3f}")
         self.plan = plan
-        self.patch, self.any_contrast = patch, any_contrast
+        self.patch, self.any_contrast, self.codes = patch, any_contrast, codes
         self.spacing_mm = np.asarray(spacing_mm, dtype=np.float64)
         self._flat = patch[2] == 1  # a two-dimensional patch turns and zooms within its plane only
         axes = spacing_mm[:2] if self._flat else spacing_mm
@@ -135,7 +138,8 @@ class Augmentation:
         if parameters.contrast_seed is not None:
             rng = np.random.default_rng(parameters.contrast_seed)
             spacing_mm = tuple(self.spacing_mm)
-            changed = torch.from_numpy(synthesise_contrast(changed.numpy(), maps.numpy(), rng, spacing_mm))
+            told = maps.numpy() if self.codes is None else self.codes.scores(maps[: self.codes.labels].numpy())
+            changed = torch.from_numpy(synthesise_contrast(changed.numpy(), told, rng, spacing_mm))
         if parameters.intensity_seed is not None:
             changed = self._change_intensity(changed, parameters.intensity_seed)
         return changed.clamp(-1, 1).numpy(), (maps * scale).clamp_(-1, 1).numpy()

@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
 from diffatlas_pipeline.data.patches import PatchSource
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import Plan
 
@@ -128,7 +129,8 @@ class BatchStream(IterableDataset):
         """
         plan, worker = self.plan, get_worker_info()
         part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm, self.any_contrast)
+        codes = codes_of(plan.dataset.labels)
+        augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm, self.any_contrast, codes)
         try:
             source = PatchSource(self.folder, self.cases, plan)  # opened by the process that reads
             more = self.unlabelled.source(self.folder, plan) if self.unlabelled else None

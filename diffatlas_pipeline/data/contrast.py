@@ -36,8 +36,8 @@ def synthesise_contrast(
     """``image`` (C, X, Y, Z) with another contrast, each channel its own, float32 in [-1, 1]. What goes beyond [-1, 1]
     in it tells tissues apart.
 
-    ``distances`` (K, X, Y, Z), negative inside, tell the labels; of a sample without labels they are NaN, or positive
-    everywhere: then all tissues come from the image.
+    ``distances`` (K, X, Y, Z), negative inside, tell the labels (of labels that overlap, the scores of their codes do);
+    of a sample without labels they are NaN, or positive everywhere: then all tissues come from the image.
     """
     sigma_scale = min(spacing_mm) / np.asarray(spacing_mm)
     slices = _draw_slices(image.shape[1:], sigma_scale, rng) if rng.random() < THICK else None

@@ -177,7 +177,7 @@ def _workers_with_room(workers: int, plan: Plan) -> int:
             "itself, which is slower. Set TMPDIR to a folder with a short name that can be written."
         )
         return 0
-    voxels = plan.training.batch_size * math.prod(plan.patch_size) * (len(plan.channels) + len(plan.dataset.labels))
+    voxels = plan.training.batch_size * math.prod(plan.patch_size) * (len(plan.channels) + plan.dataset.distance_maps)
     needed, free = 4 * voxels * workers * (PREFETCHED + 1), shared_memory_bytes()
     if free is None or needed <= free:
         return workers

@@ -28,7 +28,7 @@ class PatchSource:
         if not cases:
             raise DatasetError(f"{folder}: no case to draw patches from. Check splits.json.")
         self.patch = plan.patch_size
-        self._labels, self._labelled = len(plan.dataset.labels), labelled
+        self._maps, self._labelled = plan.dataset.distance_maps, labelled
         self._cases = [open_case(folder, case) for case in cases]
         for case in self._cases:
             _check(case, plan, folder, labelled)
@@ -56,7 +56,7 @@ class PatchSource:
         if not beyond:
             np.clip(image, -1, 1, out=image)
         if not self._labelled:
-            return image, np.full((self._labels, *extent), np.nan, dtype=np.float32)
+            return image, np.full((self._maps, *extent), np.nan, dtype=np.float32)
         assert case.distances is not None  # checked when the case was opened
         return image, _read_padded(case.distances, start, extent, DISTANCE_PADDING)
 
@@ -79,12 +79,12 @@ def _check(case: StoredCase, plan: Plan, folder: Path, labelled: bool) -> None:
     facts = case.facts
     if labelled and facts.distances is None:
         raise DatasetError(f"{folder}: case '{case.case}' is unlabelled, so it cannot train. Leave it out of the split.")
-    planned = len(plan.channels), len(plan.dataset.labels)
+    planned = len(plan.channels), plan.dataset.distance_maps
     found = facts.image.shape[0], facts.distances.shape[0] if labelled and facts.distances else planned[1]
     if found != planned:
         raise DatasetError(
-            f"{folder}: case '{case.case}' is stored with {found[0]} channel(s) and {found[1]} label(s), but the plan has "
-            f"{planned[0]} and {planned[1]}. Run `plan_and_preprocess` again."
+            f"{folder}: case '{case.case}' is stored with {found[0]} channel(s) and {found[1]} distance map(s), but the plan "
+            f"has {planned[0]} and {planned[1]}. Run `plan_and_preprocess` again."
         )
     if facts.plan and facts.plan != plan.stored_digest():
         raise DatasetError(

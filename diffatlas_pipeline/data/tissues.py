@@ -32,7 +32,7 @@ class Tissues:
 
 def find_tissues(image: np.ndarray, distances: np.ndarray, rng: np.random.Generator, sigma_scale: np.ndarray) -> Tissues:
     """Tissues of ``image`` (C, X, Y, Z) with signed ``distances`` (K, X, Y, Z), NaN or positive where there is no
-    label.
+    label; of labels that overlap, the scores of their codes.
 
     A thin wall between a label and fat is half a voxel: no image shows it as a cluster, and a scan of another contrast
     as a line, so walls are made up. ``sigma_scale`` (3,) is the finest spacing in voxels of each axis.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.volumes import dicom
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, is_text, name_without_ending
+from diffatlas_pipeline.volumes.dicom_series import has_series
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, channels_in, ending_of, is_picture, is_text, name_without_ending
 
+_OVERLAY = re.compile("^(worst|median|best)_")  # of a case: drawn by an evaluation
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -24,6 +25,8 @@ def list_cases(
     is 1; a sub-folder with a DICOM series counts as a file ``case`` or ``case_0000``. A ``folder`` that itself is one
     series, or is one file, is one case. ``file_ending`` None accepts all of :data:`FILE_ENDINGS` and DICOM.
 
+    Pictures with colours hold several channels: where the first one has several, a case is one file.
+
     Cases that ``may_lack`` channels tell by the number in the name which of them is there. Raises ImageError if there
     is no case, or lists all cases whose channels are missing, too many or doubled; ``advice`` says what helps where
     some are missing.
@@ -31,7 +34,7 @@ def list_cases(
     if not folder.exists():
         raise ImageError(f"{folder}: no such folder. Give a folder of images.")
     candidates = sorted(folder.iterdir()) if folder.is_dir() else [folder]
-    if file_ending is None and folder.is_dir() and not _stems(candidates, None) and dicom.has_series(folder):
+    if file_ending is None and folder.is_dir() and not _stems(candidates, None) and has_series(folder):
         series = folder if folder.name not in ("", "..") else folder.resolve()  # "." has no name
         return cases_of([series], str(folder), None, channels, may_lack, advice)
     return cases_of(candidates, str(folder), file_ending, channels, may_lack, advice)
@@ -46,8 +49,24 @@ def cases_of(
     advice: str = "",
 ) -> list[CaseFiles]:
     """:func:`list_cases` of the files and series ``candidates``; ``named`` says in messages where they were found."""
-    stems, endings = _stems(candidates, file_ending), _endings(file_ending)
+    return cases_named(_stems(candidates, file_ending), named, _endings(file_ending), channels, may_lack, advice)
+
+
+def cases_named(
+    stems: Mapping[Path, str],
+    named: str,
+    endings: Sequence[str] = FILE_ENDINGS,
+    channels: int = 1,
+    may_lack: bool = False,
+    advice: str = "",
+) -> list[CaseFiles]:
+    """:func:`list_cases` of images by their names without ending, ``stems``."""
+    if volumes := {path: stem for path, stem in stems.items() if not is_picture(path)}:
+        stems = volumes  # pictures beside scans are drawn of them
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    picture = next((path for path in stems if is_picture(path)), None)
+    if channels > 1 and picture is not None and channels_in(picture) > 1:
+        channels = 1
     for path, stem in stems.items():
         name, channel = _split(stem, channels, set(stems.values()))
         found[name][channel].append(path)
@@ -84,12 +103,21 @@ def segmentation_files(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
         if ending_of(path) and not path.name.startswith("."):
             found[name_without_ending(path)].append(path)
+    if any(not is_picture(path) for paths in found.values() for path in paths):  # pictures are drawn of the others
+        found = _without(found, lambda case, path: is_picture(path))
+    found = _without(found, lambda case, path: is_picture(path) and _OVERLAY.sub("", case) in {*found} - {case})
     if not found:
         raise ImageError(f"{folder}: holds no segmentations. Allowed are files ending in {', '.join(FILE_ENDINGS)}.")
     doubled = [f"  {case}: {_names(paths)}" for case, paths in found.items() if len(paths) > 1]
     if doubled:
         raise ImageError("\n".join([f"{folder}: {len(doubled)} case(s) with several files; keep one of each:", *doubled]))
     return {case: paths[0] for case, paths in found.items()}
+
+
+def _without(found: Mapping[str, list[Path]], dropped: Callable[[str, Path], bool]) -> dict[str, list[Path]]:
+    """``found`` without the files that are ``dropped``, and cases that then have none."""
+    kept = {case: [path for path in paths if not dropped(case, path)] for case, paths in found.items()}
+    return {case: paths for case, paths in kept.items() if paths}
 
 
 def left_out(folder: Path, used: Sequence[Path]) -> tuple[str, ...]:
@@ -110,6 +138,11 @@ def _endings(file_ending: str | None) -> tuple[str, ...]:
     return FILE_ENDINGS if file_ending is None else (file_ending,)
 
 
+def image_stems(candidates: Iterable[Path]) -> dict[Path, str]:
+    """The image files among ``candidates``, without series, with their names without ending."""
+    return {path: stem for path in candidates if (stem := _stem(path, FILE_ENDINGS, series=False)) is not None}
+
+
 def _stems(candidates: Iterable[Path], file_ending: str | None) -> dict[Path, str]:
     """The images among ``candidates``, with their names without ending."""
     endings, series = _endings(file_ending), file_ending is None
@@ -121,7 +154,7 @@ def _stem(path: Path, endings: tuple[str, ...], series: bool) -> str | None:
     if path.name.startswith("."):
         return None
     if path.is_dir():
-        return path.name if series and is_text(path.name) and dicom.has_series(path) else None
+        return path.name if series and is_text(path.name) and has_series(path) else None
     return name_without_ending(path) if (ending_of(path) or "").lower() in endings else None
 
 

@@ -64,7 +64,8 @@ def inspect_dataset(dataset: RawDataset, workers: int) -> Inspection:
     the image's, label values that ``dataset.json`` does not name, two- and three-dimensional cases mixed, no foreground
     at all. Notes are: files that are left out, axes that are not perpendicular, labels in no case, one image twice.
     """
-    values = (0, *(label.value for label in dataset.description.labels))
+    description = dataset.description
+    values = description.label_values + (() if description.ignore is None else (description.ignore,))
     cases = [*dataset.training, *dataset.unlabelled]
     if not dataset.training:
         raise DatasetError(f"{dataset.folder / 'imagesTr'}: no training case. At least one image with its label is needed.")
@@ -81,7 +82,7 @@ def inspect_dataset(dataset: RawDataset, workers: int) -> Inspection:
         if finding.dimensions not in (0, usual)
     ]
     seen = {value for finding in findings for value in finding.values}
-    if not problems and not seen & {*values[1:]}:
+    if not problems and not seen & {*description.label_values[1:]}:
         problems.append((ALL, f"no voxel of any label ({', '.join(label.name for label in dataset.description.labels)})"))
     notes = [(finding.case, note) for finding in findings for note in finding.notes]
     return Inspection(tuple(problems), (*notes, *_notes_on_all(dataset, findings, seen)))
@@ -110,7 +111,7 @@ def _notes_on_all(dataset: RawDataset, findings: Sequence[_Finding], seen: set[i
             ALL,
             f"{len(dataset.left_out)} file(s) are left out, since they do not end in {ending}: {listed(dataset.left_out)}",
         )
-    if absent := [label.name for label in dataset.description.labels if label.value not in seen]:
+    if absent := [label.name for label in dataset.description.labels if not seen & {*label.values}]:
         yield ALL, f"no case has label {', '.join(absent)}: it is learnt as absent"
     same: dict[int, list[str]] = defaultdict(list)
     for finding in findings:

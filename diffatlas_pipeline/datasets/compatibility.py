@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
+from diffatlas_pipeline.datasets.label_entries import labels_entry
 from diffatlas_pipeline.errors import UserError
 
 _LISTED = 5
@@ -21,7 +22,7 @@ def check_fits(own: RawDataset, other: RawDataset) -> None:
         raise UserError(
             f"{other.folder.name} has {counts[1]} channel(s), {own.folder.name} has {counts[0]}. Both need the same number."
         )
-    labels = [{label.name: label.value for label in raw.description.labels} for raw in (own, other)]
+    labels = [labels_entry(raw.description)["labels"] for raw in (own, other)]
     if labels[0] != labels[1]:
         raise UserError(
             f"{other.folder.name} has the labels {labels[1]}, {own.folder.name} has {labels[0]}. "

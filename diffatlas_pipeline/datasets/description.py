@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS
 
 MODALITIES = ("CT", "MRI")
@@ -14,20 +16,62 @@ MODALITIES = ("CT", "MRI")
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One foreground label: its name and the integer that stands for it in the files."""
+    """One foreground label: its name and the integer that stands for it in the files.
+
+    A region has several there, its ``members``; ``value`` is the one that its outermost voxels have in segmentations.
+    """
 
     name: str
     value: int
+    members: tuple[int, ...] = ()
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """All that stand for it."""
+        return self.members or (self.value,)
+
+    def mask(self, array: np.ndarray) -> np.ndarray:
+        """Where label values, an array of any shape, are this label."""
+        return array == self.values[0] if len(self.values) == 1 else np.isin(array, self.values)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """What a voxel of a label file may be: background, one of ``labels`` (or several, if they overlap), or not known,
+    which has the value ``ignore`` (None: all are known).
+    """
+
+    labels: tuple[LabelClass, ...]
+    ignore: int | None = None
 
 
 @dataclass(frozen=True)
 class DatasetDescription:
-    """What ``dataset.json`` says: channels in file order (suffix _0000, _0001, ...), foreground labels, file ending."""
+    """What ``dataset.json`` says: channels in file order (suffix _0000, _0001, ...), foreground labels, file ending.
+
+    ``ignore`` is the value of voxels in label files whose label is not known, None where all are.
+    """
 
     name: str
     channels: tuple[str, ...]
     labels: tuple[LabelClass, ...]
     file_ending: str
+    ignore: int | None = None
+
+    @property
+    def label_set(self) -> LabelSet:
+        """Its labels, and what is not known."""
+        return LabelSet(self.labels, self.ignore)
+
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """The values that label files may have: 0 and those of labels, but not the ignore label's."""
+        return (0, *dict.fromkeys(value for label in self.labels for value in label.values))
+
+    @property
+    def distance_maps(self) -> int:
+        """How many are stored of a case: one a label, or two, upper and lower bounds, where labels may be unknown."""
+        return len(self.labels) * (1 if self.ignore is None else 2)
 
     def problems(self) -> Iterator[str]:
         """What may not be: files are named by what it says."""
@@ -36,6 +80,13 @@ class DatasetDescription:
         values = [0, *(label.value for label in self.labels)]
         if not self.labels or len(set(values)) != len(values):
             yield "labels; at least one is needed, each with its own number other than 0"
+        regions = any(label.members for label in self.labels)
+        if wrong := [label.name for label in self.labels if 0 in label.values or label.value not in label.values]:
+            yield f"labels; the number of {', '.join(wrong)} must be one of its members, which are not 0"
+        if regions and len({frozenset(label.values) for label in self.labels}) != len(self.labels):
+            yield "labels; two regions have the same members"
+        if self.ignore is not None and self.ignore in self.label_values:
+            yield f"ignore {self.ignore}; no label may have this number"
         if len({label.name for label in self.labels}) != len(self.labels):
             yield "labels; each needs its own name"
 

@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline.datasets.cases import left_out, list_cases
-from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles, DatasetDescription, LabelClass, RawDataset
+from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles, DatasetDescription, RawDataset
+from diffatlas_pipeline.datasets.label_entries import read_labels_entry
 from diffatlas_pipeline.errors import DatasetError, ImageError
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, name_without_ending
 
+READER = "overwrite_image_reader_writer"
+_PICTURES = (".png", ".bmp", ".tif")
+READERS = {  # of nnU-Net, and what each reads; here the file's ending tells
+    "SimpleITKIO": FILE_ENDINGS,
+    "NibabelIO": (".nii.gz", ".nii"),
+    "NibabelIOWithReorient": (".nii.gz", ".nii"),
+    "NaturalImage2DIO": _PICTURES,
+    "Tiff3DIO": (".tif", ".tiff"),
+}
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "imagesUn")
 MAX_LISTED = 20  # problems written out in one message; the rest are counted
 
@@ -54,7 +64,7 @@ def read_description(raw: Mapping[str, Any], path: Path) -> DatasetDescription:
     if "channel_names" not in raw and "modality" in raw:
         raise DatasetError(
             f"{path}: this is the older layout with 'modality'; 'channel_names' and 'file_ending' are needed. "
-            "Convert a Medical Segmentation Decathlon task with DiffAtlas_convert msd."
+            "Convert a task of the Decathlon or of nnU-Net v1 with DiffAtlas_convert msd."
         )
     missing = [key for key in ("channel_names", "labels", "file_ending") if key not in raw]
     if missing:
@@ -63,9 +73,17 @@ def read_description(raw: Mapping[str, Any], path: Path) -> DatasetDescription:
             '"channel_names": {"0": "MRI"}, "labels": {"background": 0, "name": 1}, "file_ending": ".nii.gz".'
         )
     ending = raw["file_ending"]
+    reader = raw.get(READER)
+    if reader is not None and reader not in READERS:
+        raise DatasetError(
+            f"{path}: {READER} is {reader!r}; known are {', '.join(READERS)}. Files are read by their ending: leave it out."
+        )
+    if reader is not None and ending not in READERS[reader]:
+        raise DatasetError(f"{path}: {READER} {reader} does not read {ending}. Leave it out: files are read by their ending.")
     if ending not in FILE_ENDINGS:
         raise DatasetError(f"{path}: file_ending is {ending!r}; allowed are {', '.join(FILE_ENDINGS)}.")
-    return DatasetDescription(path.parent.name, _channels(raw["channel_names"], path), _labels(raw["labels"], path), ending)
+    known = read_labels_entry(raw, path)
+    return DatasetDescription(path.parent.name, _channels(raw["channel_names"], path), known.labels, ending, known.ignore)
 
 
 def _parse(path: Path) -> Mapping[str, Any]:
@@ -95,34 +113,6 @@ def _unlabelled_modality(raw: Mapping[str, Any], path: Path) -> str | None:
             "imagesUn are like those of imagesTr."
         )
     return value.upper()
-
-
-def _labels(raw: Any, path: Path) -> tuple[LabelClass, ...]:
-    example = '{"background": 0, "liver": 1, "spleen": 2}'
-    if not isinstance(raw, Mapping):
-        raise DatasetError(f"{path}: labels is {raw!r}; write it as {example}.")
-    if raw and all(str(key).lstrip("-").isdigit() for key in raw):
-        raise DatasetError(f"{path}: labels maps numbers to names; write names to numbers, as {example}.")
-    for name, value in raw.items():
-        if isinstance(value, (list, tuple)):
-            raise DatasetError(
-                f"{path}: label '{name}' is a region {value}; regions are not supported. Give each label one integer."
-            )
-        if name.lower() == "ignore":
-            raise DatasetError(
-                f"{path}: an 'ignore' label is not supported. Leave it out and annotate its voxels or drop these cases."
-            )
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise DatasetError(f"{path}: label '{name}' is {value!r}; a whole number is needed.")
-    if raw.get("background") != 0:
-        raise DatasetError(f'{path}: labels must hold "background": 0, found {raw.get("background")!r}.')
-    labels = tuple(LabelClass(name, value) for name, value in raw.items() if name != "background")
-    values = [0, *(label.value for label in labels)]
-    if not labels or len(set(values)) != len(values):
-        raise DatasetError(
-            f"{path}: labels is {dict(raw)}; at least one foreground label is needed, each with its own integer."
-        )
-    return labels
 
 
 def _list(folder: Path, ending: str, channels: int, needed: bool = False) -> list[CaseFiles]:

@@ -16,7 +16,8 @@ import pandas as pd
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.cases import segmentation_files
-from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass, LabelSet
+from diffatlas_pipeline.datasets.label_entries import IGNORE, read_labels_entry
 from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE, score
@@ -86,6 +87,7 @@ class Evaluation:
         summary = {
             "mean": self.mean(),
             "labels": self.per_label(),
+            "label_values": {label.name: label.values for label in self.labels},
             "case_count": len(self.pairs),
             "tolerance_mm": self.tolerance_mm,
             "empty_rule": EMPTY_RULE,
@@ -106,7 +108,7 @@ class Evaluation:
 def evaluate_folders(
     predictions: Path,
     references: Path,
-    labels: Sequence[LabelClass] | None = None,
+    labels: LabelSet | Sequence[LabelClass] | None = None,
     tolerance_mm: float = 1.0,
     workers: int = 1,
     missing: str = "error",
@@ -114,7 +116,8 @@ def evaluate_folders(
     """Score every reference that is a file in ``references`` (or that file itself) against its namesake in
     ``predictions``.
 
-    ``labels`` None: those of :func:`find_labels`, else all values found in the references. ``missing`` says what a
+    ``labels`` None: those of :func:`find_labels`, else all values found in the references. Voxels with the value of the
+    ignore label count in no metric. ``missing`` says what a
     reference without prediction means: "error", "empty" (scored as an empty segmentation) or "skip". Raises
     DatasetError listing missing predictions, ImageError listing files that cannot be read or whose grids differ.
     """
@@ -123,8 +126,8 @@ def evaluate_folders(
     if not tolerance_mm >= 0:
         raise UserError(f"`tolerance_mm` {tolerance_mm}: must be 0 or more.")
     pairs, absent, unused = pair_files(predictions, references, missing)
-    labels = labels or find_labels(references) or labels_in([pair.reference for pair in pairs], workers)
-    score_one = partial(_score_case, labels=tuple(labels), tolerance_mm=tolerance_mm)
+    known = _known_labels(labels, references, pairs, workers)
+    score_one = partial(_score_case, known=known, tolerance_mm=tolerance_mm)
     outcomes = run_short_cases(score_one, pairs, [pair.case for pair in pairs], workers, "Evaluating")
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
@@ -139,7 +142,7 @@ def evaluate_folders(
         warnings.append(f"{len(unused)} predictions have no reference and were left out: {listed(unused)}")
     rows = [row for outcome in outcomes for row in outcome.rows]
     frame = pd.DataFrame(rows, columns=["case", "label", "value", *METRICS])
-    return Evaluation(frame, tuple(pairs), tuple(labels), tolerance_mm, tuple(absent), missing, tuple(warnings))
+    return Evaluation(frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings))
 
 
 def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[CasePair], list[str], list[str]]:
@@ -161,7 +164,18 @@ def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[
     return pairs, absent, [case for case in made if case not in known]
 
 
-def find_labels(references: Path) -> tuple[LabelClass, ...] | None:
+def _known_labels(
+    labels: LabelSet | Sequence[LabelClass] | None, references: Path, pairs: Sequence[CasePair], workers: int
+) -> LabelSet:
+    """The labels that are given, or else found."""
+    if isinstance(labels, LabelSet):
+        return labels
+    if labels:
+        return LabelSet(tuple(labels))
+    return find_labels(references) or LabelSet(labels_in([pair.reference for pair in pairs], workers))
+
+
+def find_labels(references: Path) -> LabelSet | None:
     """The labels of the dataset.json in or beside ``references``, None if there is none."""
     folder = references if references.is_dir() else references.parent
     for place in (folder, folder.resolve().parent):
@@ -170,12 +184,15 @@ def find_labels(references: Path) -> tuple[LabelClass, ...] | None:
     return None
 
 
-def read_labels_json(path: Path) -> tuple[LabelClass, ...]:
-    """Foreground labels of a dataset.json: name to number (nnU-Net v2) or number to name (Decathlon), else
+def read_labels_json(path: Path) -> LabelSet:
+    """The labels of a dataset.json: name to number (nnU-Net v2) or number to name (Decathlon), else
     DatasetError.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))["labels"]
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        if any(isinstance(value, list) or str(name).lower() == IGNORE for name, value in raw["labels"].items()):
+            return read_labels_entry(raw, path)
+        raw = raw["labels"]
         if all(str(key).lstrip("-").isdigit() for key in raw):
             raw = {name: value for value, name in raw.items()}
         labels = tuple(LabelClass(str(name), int(value)) for name, value in raw.items() if int(value) != 0)
@@ -185,7 +202,7 @@ def read_labels_json(path: Path) -> tuple[LabelClass, ...]:
         raise DatasetError(f'{path}: "labels" must be as in {{"background": 0, "liver": 1}} ({error!r}).') from error
     if not labels:
         raise DatasetError(f'{path}: "labels" names no foreground label. Give each structure a number above 0.')
-    return labels
+    return LabelSet(labels)
 
 
 @dataclass(frozen=True)
@@ -196,7 +213,7 @@ class _Outcome:
     longest_edge_mm: float = math.inf
 
 
-def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: float) -> _Outcome:
+def _score_case(pair: CasePair, known: LabelSet, tolerance_mm: float) -> _Outcome:
     try:
         reference = read_labels(pair.reference)
         prediction = None if pair.prediction is None else read_labels(pair.prediction)
@@ -207,9 +224,10 @@ def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: floa
         return _Outcome(problem=f"{pair.case}: the prediction is not on the reference's grid ({difference})")
     found = np.zeros_like(reference.array) if prediction is None else prediction.array
     longest_edge_mm = max(reference.grid.spacing_mm[: reference.grid.dimensions])
+    unknown = None if known.ignore is None else reference.array == known.ignore
     rows = []
-    for label in labels:
-        result = score(found == label.value, reference.array == label.value, reference.grid, tolerance_mm)
+    for label in known.labels:
+        result = score(label.mask(found), label.mask(reference.array), reference.grid, tolerance_mm, unknown)
         values = (
             result.dice,
             result.nsd if tolerance_mm <= _FAR * longest_edge_mm else math.nan,
@@ -218,10 +236,10 @@ def _score_case(pair: CasePair, labels: Sequence[LabelClass], tolerance_mm: floa
             result.volume_reference_mm3 / 1000,
         )
         rows.append({"case": pair.case, "label": label.name, "value": label.value, **dict(zip(METRICS, values, strict=True))})
-    known = {0, *(label.value for label in labels)}
+    allowed = {0, *(value for label in known.labels for value in label.values)}
     warnings = []
-    for what, array in (("prediction", found), ("reference", reference.array)):
-        strange = sorted(set(np.unique(array).tolist()) - known)
+    for what, array, more in (("prediction", found, set()), ("reference", reference.array, {known.ignore})):
+        strange = sorted(set(np.unique(array).tolist()) - allowed - more)
         if strange:
             warnings.append(f"{pair.case}: the {what} holds values that are no label and were not scored: {listed(strange)}")
     return _Outcome(tuple(rows), "", tuple(warnings), longest_edge_mm)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass, LabelSet
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation, evaluate_folders, read_labels_json
 from diffatlas_pipeline.evaluation.overlays import find_images, write_overlays
@@ -28,7 +28,7 @@ def score_and_write(
     references: Path,
     output: Path | None = None,
     *,
-    labels: Path | Sequence[LabelClass] | None = None,
+    labels: Path | LabelSet | Sequence[LabelClass] | None = None,
     images: Path | None = None,
     tolerance_mm: float = 1.0,
     missing: str = "error",

@@ -43,14 +43,14 @@ class Nearest:
     highest_correlation: float
 
 
-def probe_of(one: LabelledImage, labels: int) -> Probe:
-    """What is compared of ``one``, which has so many ``labels``; all of it if it has no structure."""
+def probe_of(one: LabelledImage, codes: int) -> Probe:
+    """What is compared of ``one``, whose labels are 0 to ``codes``; all of it if it has no structure."""
     inside = one.labels > 0
     box = mask_box(inside, (MARGIN,) * 3)
     cut = one.labels[box]
     where = np.argwhere(cut > 0) if inside.any() else np.argwhere(np.ones_like(cut, dtype=bool))
     centre = tuple(float(value) for value in where.mean(axis=0))
-    counts = np.bincount(cut.ravel(), minlength=labels + 1)
+    counts = np.bincount(cut.ravel(), minlength=codes + 1)
     return Probe(one.case, one.image[(slice(None), *box)].astype(np.float16), cut.astype(np.uint16), counts, centre)
 
 

@@ -41,10 +41,21 @@ class Scores:
     volume_reference_mm3: float
 
 
-def score(prediction: np.ndarray, reference: np.ndarray, grid: Grid, tolerance_mm: float) -> Scores:
-    """All metrics of two boolean masks (X, Y, Z) on ``grid``, the surfaces being found once."""
+def score(
+    prediction: np.ndarray, reference: np.ndarray, grid: Grid, tolerance_mm: float, unknown: np.ndarray | None = None
+) -> Scores:
+    """All metrics of two boolean masks (X, Y, Z) on ``grid``, the surfaces being found once.
+
+    Voxels that are ``unknown`` (X, Y, Z) in the reference count in no metric, nor do surface elements next to them;
+    distances to the reference's surface are measured as if it ran there as the prediction's does.
+    """
     axes_mm = grid.matrix[:3, :3] if grid.is_sheared else None
-    surfaces = surface_distances(prediction, reference, grid.spacing_mm, axes_mm)
+    if unknown is not None and unknown.any():
+        filled = np.where(unknown, prediction, reference)
+        surfaces = surface_distances(prediction, filled, grid.spacing_mm, axes_mm, unknown)
+        prediction, reference = prediction & ~unknown, reference & ~unknown
+    else:
+        surfaces = surface_distances(prediction, reference, grid.spacing_mm, axes_mm)
     volumes = (float(np.count_nonzero(mask) * grid.voxel_mm3) for mask in (prediction, reference))
     return Scores(dice(prediction, reference), nsd(surfaces, tolerance_mm), hd95_mm(surfaces), *volumes)
 
@@ -82,11 +93,16 @@ class SurfaceDistances:
 
 
 def surface_distances(
-    prediction: np.ndarray, reference: np.ndarray, spacing_mm: TripleMm, axes_mm: np.ndarray | None = None
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing_mm: TripleMm,
+    axes_mm: np.ndarray | None = None,
+    left_out: np.ndarray | None = None,
 ) -> SurfaceDistances:
     """Distances between the surfaces of two boolean masks (X, Y, Z); infinite where the other mask is empty.
 
-    ``axes_mm`` (3, 3) are the edges of a voxel as columns where they are not perpendicular.
+    ``axes_mm`` (3, 3) are the edges of a voxel as columns where they are not perpendicular. Elements next to voxels
+    that are ``left_out`` (X, Y, Z) are not listed, but distances are measured to them, too.
     """
     _same_shape(prediction, reference)
     diagonal_mm = math.hypot(*(n * s for n, s in zip(prediction.shape, spacing_mm, strict=True)))
@@ -94,16 +110,19 @@ def surface_distances(
     if prediction.shape[2] == 1:
         prediction, reference, spacing = prediction[..., 0], reference[..., 0], spacing_mm[:2]
         axes_mm = None if axes_mm is None else axes_mm[:, :2]
+        left_out = None if left_out is None else left_out[..., 0]
     box = _box(prediction | reference)
     prediction, reference = prediction[box], reference[box]
     table = _element_sizes(spacing) if axes_mm is None else _sheared_element_sizes(_as_key(axes_mm))
     codes_prediction, codes_reference = _neighbour_codes(prediction), _neighbour_codes(reference)
     border_prediction, border_reference = _is_border(codes_prediction), _is_border(codes_reference)
+    counted = np.ones_like(border_prediction) if left_out is None else _neighbour_codes(left_out[box]) == 0
+    listed_prediction, listed_reference = border_prediction & counted, border_reference & counted
     return SurfaceDistances(
-        _from_to(border_prediction, border_reference, spacing, axes_mm),
-        table[codes_prediction[border_prediction]],
-        _from_to(border_reference, border_prediction, spacing, axes_mm),
-        table[codes_reference[border_reference]],
+        _from_to(listed_prediction, border_reference, spacing, axes_mm),
+        table[codes_prediction[listed_prediction]],
+        _from_to(listed_reference, border_prediction, spacing, axes_mm),
+        table[codes_reference[listed_reference]],
         diagonal_mm,
     )
 

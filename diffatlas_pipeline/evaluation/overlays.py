@@ -77,7 +77,8 @@ def overlay_png(
     spacing_mm = arrays[0][1].spacing_mm
     found, wanted = arrays[0][0][0], arrays[1][0][0]
     grey = None if image is None else arrays[2][0][0]
-    shown = np.isin(wanted, [label.value for label in labels]), np.isin(found, [label.value for label in labels])
+    values = [value for label in labels for value in label.values]
+    shown = np.isin(wanted, values), np.isin(found, values)
     focus = shown[0] if shown[0].any() else shown[1]
     centre = _centroid(focus)
     window = _window(shown[0] | shown[1])
@@ -239,11 +240,14 @@ def _draw(
 
 
 def _errors(prediction: np.ndarray, reference: np.ndarray, labels: Sequence[LabelClass]) -> np.ndarray:
-    """(vertical, horizontal, red green blue alpha) from 0 to 255: ``ERRORS`` of the colours, elsewhere transparent."""
-    values = [label.value for label in labels]
-    found, wanted = (np.where(np.isin(array, values), array, 0) for array in (prediction, reference))
-    painted = np.zeros((*found.shape, 4), dtype=np.uint8)
-    kinds = (found == 0) & (wanted != 0), (found != 0) & (wanted == 0), (found != 0) & (wanted != 0) & (found != wanted)
+    """(vertical, horizontal, red green blue alpha) from 0 to 255: ``ERRORS`` of the colours, elsewhere transparent.
+
+    Where the reference is neither background nor one of ``labels``, nothing is known to be wrong.
+    """
+    found, wanted = (np.array([label.mask(array) for label in labels]) for array in (prediction, reference))
+    some, needed = found.any(axis=0), wanted.any(axis=0)
+    kinds = needed & ~some, some & ~needed & (reference == 0), some & needed & (found != wanted).any(axis=0)
+    painted = np.zeros((*prediction.shape, 4), dtype=np.uint8)
     for where, (_, colour) in zip(kinds, colours.ERRORS, strict=True):
         painted[where] = (*colour, 255)
     return painted
@@ -256,7 +260,7 @@ def _contours(
     xs, ys = ((np.arange(-1, count + 1) + 0.5) * mm for count, mm in zip((columns, rows), voxel_mm, strict=True))
     for label, colour in zip(labels, label_colours(len(labels)), strict=True):
         for mask, style, width in ((reference, _REFERENCE, 1.3), (prediction, _PREDICTION, 1.8)):
-            inside = np.pad(mask == label.value, 1).astype(float)
+            inside = np.pad(label.mask(mask), 1).astype(float)
             if inside.any():
                 colour_here = colour if style is _REFERENCE else _tint(colour)
                 axis.contour(xs, ys, inside, levels=[0.5], colors=[colour_here], linestyles=[style], linewidths=width)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.evaluation.metrics import surface_mm2, volume_mm3
 from diffatlas_pipeline.planning.spectrum import RadialPower, no_power, power_spectrum, radial_power
@@ -21,8 +22,8 @@ BACKGROUND = "background"
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """``image`` (C, x, y, z) in [-1, 1] and ``labels`` (x, y, z), the number of a label from 1 on, 0 for
-    background.
+    """``image`` (C, x, y, z) in [-1, 1] and ``labels`` (x, y, z) as :meth:`Codes.number` has them: the number of a
+    label from 1 on, 0 for background.
     """
 
     case: str
@@ -46,12 +47,13 @@ class Population:
     surfaces_cm2: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self._codes = codes_of(self.labels)
         self.intensities = np.zeros((len(self.channels), len(self.labels) + 1, BINS))
         self.power: list[RadialPower] = [no_power() for _ in self.channels]
 
     def add(self, one: LabelledImage) -> None:
         """Measure one more."""
-        masks = [one.labels == number for number in range(len(self.labels) + 1)]
+        masks = [one.labels == 0, *(self._codes.mask(one.labels, number) for number in range(len(self.labels)))]
         self.cases.append(one.case)
         self.volumes_ml.append([volume_mm3(mask, self.spacing_mm) / 1000 for mask in masks[1:]])
         self.surfaces_cm2.append([surface_mm2(mask, self.spacing_mm) / 100 if mask.any() else 0.0 for mask in masks[1:]])

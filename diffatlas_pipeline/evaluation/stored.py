@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def read_evaluation(folder: Path, moved: Path | None = None) -> Evaluation:
         return Evaluation(
             frame,
             tuple(CasePair(case, prediction, reference or Path()) for case, prediction, reference in pairs),
-            tuple(LabelClass(str(name), int(value)) for name, value in labels),
+            tuple(_label(str(name), int(value), summary.get("label_values") or {}) for name, value in labels),
             float(summary["tolerance_mm"]),
             tuple(summary["missing_predictions"]),
             summary["missing_rule"],
@@ -36,6 +37,11 @@ def read_evaluation(folder: Path, moved: Path | None = None) -> Evaluation:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: cases.csv and summary.json cannot be used ({error}). Run `evaluate` again.") from error
+
+
+def _label(name: str, value: int, of_regions: Mapping[str, Sequence[int]]) -> LabelClass:
+    members = tuple(int(one) for one in of_regions.get(name) or ())
+    return LabelClass(name, value, members if len(members) > 1 else ())
 
 
 _KINDS = ("prediction", "reference")

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.inference.dicom_output import DicomOutput
 from diffatlas_pipeline.inference.earlier import digest_of_file, digest_of_scan
 from diffatlas_pipeline.inference.export import Destination, write_result
 from diffatlas_pipeline.inference.familiarity import Familiarity
@@ -37,7 +38,7 @@ class CaseOutcome:
     the scan lies from what the model has learnt, None if that is not known. ``volumes`` are those of the segmentation
     by label, with intervals where held-out cases tell how far they may be off, and the scan is no foreign one.
     ``generated_channels`` are the names of those that the scan lacked. ``input`` and ``output`` are digests of the scan
-    and of the segmentation as they were.
+    and of the segmentation as they were. ``dicom`` are the DICOM objects beside it, by kind.
     """
 
     case: str
@@ -51,15 +52,21 @@ class CaseOutcome:
     generated_channels: tuple[str, ...] = ()
     input: str = ""
     output: str = ""
+    dicom: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept."""
+    """What to write where. ``drawings`` are files with a part of the labels of some cases, which are to be kept.
+
+    ``look`` is shown each case, what was found on the planned grid, and what was prepared.
+    """
 
     destination: Destination
     maps: Maps = field(default_factory=Maps)
     drawings: Mapping[str, Path] = field(default_factory=dict)
+    dicom: DicomOutput | None = None
+    look: Callable[[CaseFiles, PlannedSegmentation, Any], None] | None = None
 
 
 class CaseSegmenter(Protocol):
@@ -238,10 +245,13 @@ def _finish(
 ) -> CaseOutcome:
     labels = segmenter.plan.dataset.labels
     try:
+        if wanted.look is not None:
+            wanted.look(files, made.segmentation, loaded.prepared)
         result, restore_s = _timed(lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.maps))
         _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
     except Exception as error:
         return _failed(files.case, error)
+    digests = loaded.digest, digest_of_file(wanted.destination.labels(files))
     seconds = {**made.seconds, "restore": restore_s, "write": write_s}
     foreign = made.familiarity and made.familiarity.warning
     warnings = (*result.warnings, foreign) if foreign else result.warnings
@@ -249,8 +259,18 @@ def _finish(
     volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors)
     share = made.segmentation.network_share
     names = tuple(segmenter.plan.channels[c].name for c in files.missing)
-    digests = loaded.digest, digest_of_file(wanted.destination.labels(files))
-    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names, *digests)
+    outcome = CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names, *digests)
+    return outcome if wanted.dicom is None else _with_dicom(wanted.dicom, files, outcome)
+
+
+def _with_dicom(output: DicomOutput, files: CaseFiles, outcome: CaseOutcome) -> CaseOutcome:
+    """Write the segmentation of ``outcome`` as DICOM, too; failed if that cannot be done, though it stays."""
+    try:
+        written, write_s = _timed(lambda: output.write(files, fresh=True))
+    except Exception as error:
+        return replace(outcome, status="failed", message=_failed(files.case, error).message)
+    seconds = {**outcome.seconds, "write": outcome.seconds["write"] + write_s}
+    return replace(outcome, seconds=seconds, warnings=(*outcome.warnings, *written.warnings), dicom=written.files)
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -1,7 +1,10 @@
-"""What held-out cases tell of a model's errors: how often it errs where it is so sure, and how far volumes are off."""
+"""What held-out cases tell of a model's errors: how often it errs where it is so sure, how far volumes are off, and
+how sharp its probabilities are.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -33,11 +36,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class Calibration:
-    """``errors`` of labels, voxel by voxel, and ``volumes``, how far these are off."""
+    """``errors`` of labels, voxel by voxel, ``volumes``, how far these are off, and ``sharpness``, the scale of the
+    labels' probabilities in logits per tau (None: nothing tells it, as in earlier releases).
+    """
 
     errors: Curve
     volumes: VolumeErrors
+    sharpness: float | None = None
     version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sharpness is not None and not 0 < self.sharpness < math.inf:
+            raise ValueError(f"sharpness: expected a number above 0, found {self.sharpness}")
 
 
 def fitted_curve(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> Curve:
@@ -66,6 +76,12 @@ def fitted_curve(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> Curve:
 def mean_calibrated(probability: np.ndarray, curves: Sequence[Curve]) -> np.ndarray:
     """The mean over the ``curves`` of several folds; ``probability`` itself without any."""
     return np.asarray(np.mean([curve.calibrated(probability) for curve in curves or [Curve()]], axis=0), dtype=np.float32)
+
+
+def mean_sharpness(calibrations: Sequence[Calibration]) -> float | None:
+    """The geometric mean of what the folds tell; None if none does."""
+    known = [math.log(one.sharpness) for one in calibrations if one.sharpness is not None]
+    return math.exp(sum(known) / len(known)) if known else None
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline.datasets.description import CaseFiles
-from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.volumes.io import read_labels
+from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.volumes.dicom import files_of
+from diffatlas_pipeline.volumes.io import is_series, read_labels
 
 _BLOCK_BYTES = 1 << 22
 
@@ -53,9 +54,21 @@ def digest_of_scan(files: CaseFiles) -> str:
     """SHA-256 of the content of all files of a scan, and of which channels they are."""
     whole = hashlib.sha256(repr(files.missing).encode())
     for image in files.images:
-        for part in sorted(image.iterdir()) if image.is_dir() else [image, *_data_files(image)]:
+        for part in _parts(image):
             whole.update(digest_of_file(part).encode())
     return whole.hexdigest()
+
+
+def _parts(image: Path) -> list[Path]:
+    """The files that an image consists of."""
+    if image.is_dir():
+        return sorted(image.iterdir())
+    if not is_series(image):
+        return [image, *_data_files(image)]
+    try:
+        return sorted(files_of(image))  # of a folder with several series
+    except ImageError:
+        return [image]
 
 
 def digest_of_file(path: Path) -> str:

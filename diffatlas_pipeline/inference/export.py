@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffatlas_pipeline.datasets.codes import shown_classes
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.inference.probabilities import write_probabilities
 from diffatlas_pipeline.inference.result import Result
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import ending_of, write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import ending_for_scalars, ending_of, write_labels, write_scalars
 
 RECORD, VOLUMES = "prediction.json", "volumes.csv"
 DISTANCES, UNCERTAINTY, GENERATED = "distance_maps", "uncertainty", "generated_channels"
-RECONSTRUCTION, RESIDUAL = "reconstruction", "residual"
+RECONSTRUCTION, RESIDUAL, PROBABILITIES = "reconstruction", "residual", "probabilities"
+DICOM = "dicom"
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,17 @@ class Destination:
 
     def distances(self, files: CaseFiles, label: LabelClass) -> Path:
         path = self.labels(files)
+        ending = ending_for_scalars(ending_of(path) or "")
         if self.file:
-            return self._beside(f"distance_{_safe(label.name)}{ending_of(path)}")
-        return self.folder / DISTANCES / f"{files.case}_{_safe(label.name)}{path.name[len(files.case) :]}"
+            return self._beside(f"distance_{_safe(label.name)}{ending}")
+        return self.folder / DISTANCES / f"{files.case}_{_safe(label.name)}{ending}"
 
     def uncertainty(self, files: CaseFiles) -> Path:
-        path = self.labels(files)
-        return self._beside(f"uncertainty{ending_of(path)}") if self.file else self.folder / UNCERTAINTY / path.name
+        ending = ending_for_scalars(ending_of(self.labels(files)) or "")
+        return self._beside(f"uncertainty{ending}") if self.file else self.folder / UNCERTAINTY / f"{files.case}{ending}"
+
+    def probabilities(self, files: CaseFiles) -> Path:
+        return self._beside("probabilities.npz") if self.file else self.folder / PROBABILITIES / f"{files.case}.npz"
 
     def generated(self, files: CaseFiles, channel: int) -> Path:
         """Where a channel that was missing is written, named as it would be in the input."""
@@ -78,11 +85,15 @@ class Destination:
         """Where a channel less its reconstruction is written."""
         return self._channel(files, channel, RESIDUAL, RESIDUAL)
 
+    def dicom(self, files: CaseFiles, kind: str) -> Path:
+        """Where a DICOM object of a ``kind`` is written."""
+        return self._beside(f"{kind}.dcm") if self.file else self.folder / DICOM / f"{files.case}_{kind}.dcm"
+
     def _channel(self, files: CaseFiles, channel: int, folder: str, beside: str) -> Path:
-        path, number = self.labels(files), f"{channel:04d}"
+        ending, number = ending_for_scalars(ending_of(self.labels(files)) or ""), f"{channel:04d}"
         if self.file:
-            return self._beside(f"{beside}_{number}{ending_of(path)}")
-        return self.folder / folder / f"{files.case}_{number}{path.name[len(files.case) :]}"
+            return self._beside(f"{beside}_{number}{ending}")
+        return self.folder / folder / f"{files.case}_{number}{ending}"
 
     def _beside(self, name: str) -> Path:
         assert self.file is not None
@@ -106,7 +117,7 @@ def check_output(destination: Destination, cases: Sequence[CaseFiles]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # a process of that number on another computer may have done it
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another `output`.") from error
 
@@ -115,9 +126,9 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
     """Write the labels last, so that a case whose label file is there is complete. ImageError if a file cannot be
     written.
 
-    Labels have the smallest integer type that holds their values, on exactly the input's grid; distance maps are
-    float32 in mm, the uncertainty is the float32 probability of an error, channels are float32 in the units of
-    :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`.
+    Labels have the smallest integer type that holds their values, on exactly the input's grid, and their names in NIfTI
+    files; distance maps are float32 in mm, the uncertainty is the float32 probability of an error, channels are float32
+    in the units of :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`.
     """
     like = files.images[0]
     if result.distances_mm is not None:
@@ -125,6 +136,8 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
             write_scalars(destination.distances(files, label), distances, grid, like)
     if result.error_probability is not None:
         write_scalars(destination.uncertainty(files), result.error_probability, grid, like)
+    if result.probabilities is not None:
+        write_probabilities(destination.probabilities(files), result.probabilities, grid, shown_classes(labels))
     kinds = (
         (destination.generated, result.generated),
         (destination.reconstruction, result.reconstruction),
@@ -133,7 +146,12 @@ def write_result(destination: Destination, files: CaseFiles, result: Result, gri
     for place, channels in kinds:
         for number, channel in (channels or {}).items():
             write_scalars(place(files, number), channel, grid, like)
-    write_labels(destination.labels(files), result.labels, grid, like)
+    write_labels(destination.labels(files), result.labels, grid, like, names_of(labels))
+
+
+def names_of(labels: Sequence[LabelClass]) -> dict[int, str]:
+    """The name of each value of a label map."""
+    return {0: "background", **{label.value: label.name for label in shown_classes(labels)}}
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.datasets.description import CaseFiles
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.errors import UserError
@@ -149,8 +150,8 @@ class PairFolder:
 
     def write(self, index: int, pair: GeneratedPair) -> None:
         """Write pair ``index`` on the planned grid, at the origin. ImageError if that is not possible."""
-        files, labels = self.files(index), self.plan.dataset.labels
-        decoded = decode_labels(pair.distances.numpy(), [label.value for label in labels])
+        files = self.files(index)
+        decoded = decode_labels(pair.distances.numpy(), codes_of(self.plan.dataset.labels))
         grid = Grid.of(decoded.shape, np.diag([*self.plan.spacing_mm, 1.0]), self.plan.dimensions)
         for path, channel in zip(files.images, denormalise(pair.image.numpy(), self.plan.channels), strict=True):
             write_scalars(path, channel, grid)
@@ -159,7 +160,7 @@ class PairFolder:
 
     def write_description(self, count: int, made: Mapping[str, Any]) -> None:
         """Write dataset.json, which says how the ``count`` pairs were made. UserError if that is not possible."""
-        description = replace(self.plan.dataset, name=self.folder.name, file_ending=ENDING)
+        description = replace(self.plan.dataset, name=self.folder.name, file_ending=ENDING, ignore=None)
         units = {channel.name: units_after_denormalising(channel) for channel in self.plan.channels}
         content = {**dataset_json(description), "numTraining": count, "intensities": units, "generated": dict(made)}
         path = self.folder / DESCRIPTION

@@ -33,7 +33,8 @@ def segment_padded(
     found = method.segment(network, padded, stitch, seed, progress)
     inside = (slice(None), *inside[1:])  # as many labels as there are, whatever the number of channels
     generated = None if found.generated is None else found.generated[inside].float().cpu()
-    return PlannedSegmentation(found.distances[inside].float().cpu(), generated=generated)
+    probabilities = None if found.probabilities is None else found.probabilities[inside]
+    return PlannedSegmentation(found.distances[inside].float().cpu(), generated=generated, probabilities=probabilities)
 
 
 def unexplained_padded(

@@ -13,9 +13,11 @@ from torch import nn
 
 from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.inference.calibration import Calibration, mean_calibrated
+from diffatlas_pipeline.inference.calibration import Calibration, mean_calibrated, mean_sharpness
 from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
 from diffatlas_pipeline.inference.padded import reconstructed_padded, segment_padded, unexplained_padded
+from diffatlas_pipeline.inference.postprocessing import postprocessed
+from diffatlas_pipeline.inference.probabilities import native_probabilities
 from diffatlas_pipeline.inference.result import Maps, Result
 from diffatlas_pipeline.inference.running_network import restored, with_room
 from diffatlas_pipeline.inference.scan_warnings import of_padding, unusual
@@ -26,6 +28,7 @@ from diffatlas_pipeline.methods.base import DiffusionRecipe, GeneratingMethod, P
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
 from diffatlas_pipeline.models.folder import TrainedFold
+from diffatlas_pipeline.models.postprocessing import common_steps
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.case import (
     prepare_image,
@@ -61,8 +64,9 @@ class Predictor:
     """Networks ready to segment: their signed distances are averaged, which makes several folds an ensemble.
 
     ``recipe`` says how to sample. ``precision`` "auto" uses bfloat16 where the device has instructions for
-    it. ``batch_size`` None goes by the device. Raises ModelError if the folds differ in plan or method, or their
-    weights do not fit the plan; UserError for more sampling steps than training steps.
+    it. ``batch_size`` None goes by the device. ``postprocessing``: at the end, do what all folds chose on validation
+    cases. Raises ModelError if the folds differ in plan or method, or their weights do not fit the plan; UserError for
+    more sampling steps than training steps.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Predictor:
         precision: str = "auto",
         overlap: float = 0.5,
         batch_size: int | None = None,
+        postprocessing: bool = True,
     ) -> None:
         if precision not in PRECISIONS:
             raise UserError(f"`precision` {precision}: unknown; choose one of {', '.join(PRECISIONS)}.")
@@ -90,12 +95,17 @@ class Predictor:
         self.known = None if text is None else from_json(KnownCases, text, f"known cases of {first.fold}")
         found = [from_json(Calibration, f.calibration, f"calibration of {f.fold}") for f in folds if f.calibration is not None]
         self.error_curves = tuple(one.errors for one in found)
-        # Volumes are as far off only if they are sampled as those of the held-out cases were.
+        self.postprocessing = common_steps([fold.postprocessing for fold in folds]) if postprocessing else {}
+        # Volumes are as far off only if they are made as those of the held-out cases were.
         as_trained = recipe == recipe_of(self.plan, first.method, first.recipe)
+        as_trained &= all(common_steps([fold.postprocessing]) == self.postprocessing for fold in folds)
         self.volume_errors = VolumeErrors.joined(one.volumes for one in found if as_trained)
         self.device, self.seed = device, seed
         self.recipe = recipe
         self.method = create_method(first.method, self.plan, recipe)
+        sharpness = mean_sharpness(found)
+        self.knows_sharpness = sharpness is not None
+        self.method.sharpness = sharpness or SHARPNESS
         most = self.plan.diffusion.training_steps
         if isinstance(recipe, DiffusionRecipe) and (steps := recipe.sampler.steps) > most:
             raise UserError(f"`steps` {steps}: the model has {most} training steps. Take at most {most}, or 0 for all.")
@@ -229,20 +239,36 @@ class Predictor:
         """
         maps = maps or Maps()
         planned = segmentation.distances.numpy()
-        labels = restore_labels(planned, prepared.record, self.plan)
+        labels = self._postprocessed(restore_labels(planned, prepared.record, self.plan), prepared)
         tau_mm = self.plan.distance.tau_mm
         near = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if maps.distances else None
         wrong, warnings = None, list(prepared.warnings)
         if maps.uncertainty:
-            wrong = mean_calibrated(restore_error_probability(planned, prepared.record, SHARPNESS), self.error_curves)
+            wrong = mean_calibrated(
+                restore_error_probability(planned, prepared.record, SHARPNESS, self.plan), self.error_curves
+            )
         if prepared.drawing is not None:
             prepared.drawing.keep_in(labels, near, wrong)
         if not labels.any():
             warnings.append("no structure was found in it")
         result = Result(labels, near, wrong, tuple(warnings))
+        if maps.probabilities:
+            parts = native_probabilities(segmentation, prepared.record, self.method.sharpness, labels, self.method.codes)
+            if prepared.drawing is not None:
+                prepared.drawing.keep_in_probabilities(parts)
+            result = replace(result, probabilities=parts)
         if maps.generated:
             result = replace(result, generated=self._generated(segmentation, prepared))
         return self._with_reconstruction(result, segmentation, prepared) if maps.reconstruction else result
+
+    def _postprocessed(self, labels: np.ndarray, prepared: Prepared) -> np.ndarray:
+        """``labels`` (X, Y, Z) as held-out cases have told; as they are where a reader has drawn, and so knows
+        better.
+        """
+        if prepared.drawing is not None or not self.postprocessing:
+            return labels
+        values = {label.name: label.value for label in self.plan.dataset.labels}
+        return postprocessed(labels, {values[name]: steps for name, steps in self.postprocessing.items()})
 
     def _generated(self, segmentation: PlannedSegmentation, prepared: Prepared) -> dict[int, np.ndarray]:
         """The channels (X, Y, Z) that were missing, by number, on the scan's own grid."""
@@ -273,7 +299,10 @@ def _ensemble(parts: Sequence[PlannedSegmentation]) -> PlannedSegmentation:
     """Mean of the parts."""
     generated = [part.generated for part in parts if part.generated is not None]
     image = torch.stack(generated).mean(dim=0) if generated else None
-    return PlannedSegmentation(torch.stack([part.distances for part in parts]).mean(dim=0), generated=image)
+    drawn = [part.probabilities for part in parts if part.probabilities is not None]
+    probabilities = torch.stack(drawn).mean(dim=0) if drawn else None
+    mean = torch.stack([part.distances for part in parts]).mean(dim=0)
+    return PlannedSegmentation(mean, generated=image, probabilities=probabilities)
 
 
 def _part_of(progress: Progress | None, index: int, parts: int) -> Progress | None:

@@ -15,6 +15,7 @@ class Maps:
     uncertainty: bool = False
     generated: bool = False
     reconstruction: bool = False
+    probabilities: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Result:
     By number of the channel, (X, Y, Z) float32 in the units of
     :func:`~diffatlas_pipeline.preprocessing.normalisation.denormalise`: ``generated``, channels that were missing;
     ``reconstruction``, what the model makes of those that were not; ``residual``, these less their reconstruction.
+    ``probabilities`` (1 + K, X, Y, Z) float16: those of the background and of each label; the largest is that of
+    ``labels``.
     """
 
     labels: np.ndarray
@@ -35,3 +38,4 @@ class Result:
     generated: dict[int, np.ndarray] | None = None
     reconstruction: dict[int, np.ndarray] | None = None
     residual: dict[int, np.ndarray] | None = None
+    probabilities: np.ndarray | None = None

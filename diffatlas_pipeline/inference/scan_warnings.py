@@ -49,9 +49,10 @@ def unusual(image: np.ndarray, record: SpatialRecord, plan: Plan, modality: str 
             warnings.append(f"channel {channel.name} is missing and was generated to fit the rest: expect a worse segmentation")
         elif values.min() == values.max():
             warnings.append(f"channel {channel.name} is constant")
-        elif channel.scheme == "ct" and modality is None and np.mean(np.abs(values) < 1) < FEW_INSIDE:
+        elif channel.scheme != "percentile" and modality is None and np.mean(np.abs(values) < 1) < FEW_INSIDE:
+            other = "; if it is no CT, say so with `modality='MRI'`" if channel.scheme == "ct" else ""
             warnings.append(
                 f"channel {channel.name}: hardly an intensity between {channel.lower:g} and {channel.upper:g}, the bounds "
-                "of the training data; if it is no CT, say so with `modality='MRI'`"
+                f"of the training data{other}"
             )
     return warnings

@@ -71,7 +71,7 @@ class VolumeEstimate:
 def volumes_ml(labels: np.ndarray, classes: Sequence[LabelClass], grid: Grid) -> dict[str, float]:
     """Millilitres of each of ``classes`` in ``labels`` (X, Y, Z) on ``grid``, by name."""
     voxel_ml = grid.voxel_mm3 / 1000
-    return {one.name: float(np.count_nonzero(labels == one.value) * voxel_ml) for one in classes}
+    return {one.name: float(np.count_nonzero(one.mask(labels)) * voxel_ml) for one in classes}
 
 
 def estimates(found_ml: Mapping[str, float], errors: VolumeErrors | None) -> dict[str, VolumeEstimate]:

@@ -11,10 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.diffusion.denoiser import Objective
 from diffatlas_pipeline.diffusion.levels import MaskLevels
 from diffatlas_pipeline.diffusion.solvers import Sampler
 from diffatlas_pipeline.fields import fraction
+from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.volumes.grids import Triple
@@ -46,13 +48,15 @@ class PlannedSegmentation:
     predicts no distances gives numbers that decode to its labels in the same way. ``network_share`` is the weight of
     the network in a mean of its answer and that of atlases. ``generated`` (M, X, Y, Z) in [-1, 1] are the channels that
     the scan lacked, mean over draws, None if it lacked none; ``reconstruction`` (C, X, Y, Z) is the scan as a
-    generating method makes it, if that was asked for.
+    generating method makes it, if that was asked for. ``probabilities`` (K, X, Y, Z) of the labels (of their codes, if
+    they overlap) are the mean over draws, None of a single one: its distances tell them.
     """
 
     distances: Tensor
     network_share: float | None = None
     generated: Tensor | None = None
     reconstruction: Tensor | None = None
+    probabilities: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class Method(ABC):
             raise TypeError(f"{self.name} has a {self.recipe_type.__name__}, received a {type(recipe).__name__}")
         self.plan = plan
         self.recipe = recipe
+        self.codes = codes_of(plan.dataset.labels)
+        self.sharpness = SHARPNESS  # logits per tau of the probabilities of several draws; held-out cases may tell another
 
     @property
     def unlabelled_fraction(self) -> float:

@@ -27,6 +27,7 @@ from diffatlas_pipeline.methods.drawings import of_samples, with_drawings
 from diffatlas_pipeline.methods.draws import averaged
 from diffatlas_pipeline.methods.field_of_view import around, within
 from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER, PAPER_NOISE, JointRecipe
+from diffatlas_pipeline.methods.partly_known import Bounds
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 from diffatlas_pipeline.planning.plan import Plan
@@ -103,21 +104,27 @@ class DiffAtlas(GeneratingMethod):
         """Eq. 6 and its improvements. A sample whose distances are NaN is unlabelled: its image alone is learnt
         from.
         """
-        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator)
-        noised = self._noised(network, image, distances, generator)
+        labels = len(self.plan.dataset.labels)
+        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator, labels)
+        bounds = Bounds.of(distances, labels)
+        noised = self._noised(network, image, bounds, generator)
         output = network(self._seen(noised.noisy, noised.levels), noised.image_level, noised.told_level).float()
-        terms = self._terms(output, noised, distances)
+        terms = self._terms(output, noised, bounds)
         return LossReport(self._total(terms, image.shape[1] / output.shape[1]), _parts(terms, noised.mask_level))
 
-    def _noised(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> _Noised:
-        """The batch at random levels; nothing is told of an unlabelled sample's mask."""
+    def _noised(self, network: nn.Module, image: Tensor, bounds: Bounds, generator: torch.Generator) -> _Noised:
+        """The batch at random levels; nothing is told of the mask of a sample that is unlabelled, or not known
+        everywhere.
+        """
+        distances = bounds.one
         batch, channels = image.shape[:2]
         labelled = ~distances[:, 0, 0, 0, 0].isnan()
         drawn = self.recipe.levels.draw(self.plan.diffusion, batch, generator).to(image.device)
         hidden = self.recipe.levels.draw_hidden(batch, channels, generator).to(image.device)
         # An unlabelled sample's image is as noisy as its mask would have been.
         image_level = torch.where(labelled, drawn.image, drawn.mask)
-        mask_level = torch.where(labelled, drawn.mask, torch.ones_like(drawn.mask))
+        told = labelled & (~bounds.open | drawn.own)  # an own answer tells nothing that is not known
+        mask_level = torch.where(told, drawn.mask, torch.ones_like(drawn.mask))
         clean = torch.cat([image, distances.nan_to_num(nan=1.0) * self.plan.distance.scale], dim=1)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         levels = self._per_channel(image_level, mask_level, hidden, clean.shape[1])
@@ -129,14 +136,17 @@ class DiffAtlas(GeneratingMethod):
             noisy[own] = self._answered(of_samples(network, own), image[own], eps[own], levels[own], hidden[own])
         return _Noised(clean, eps, noisy, levels, image_level, mask_level, told_level, labelled, hidden)
 
-    def _terms(self, output: Tensor, noised: _Noised, distances: Tensor) -> _Terms:
+    def _terms(self, output: Tensor, noised: _Noised, bounds: Bounds) -> _Terms:
         """How far the network's ``output`` is off, by the halves of the joint state and by its labels."""
-        channels, labelled = len(self.plan.channels), noised.labelled
-        error = self.denoiser.error(output, noised.clean, noised.eps, noised.levels)
+        channels, labelled, scale = len(self.plan.channels), noised.labelled, self.plan.distance.scale
+        predicted, clean = self.denoiser.clean(output, noised.noisy, noised.levels)[:, channels:] / scale, noised.clean
+        if bounds.open.any():
+            clean = torch.cat([clean[:, :channels], bounds.nearest(predicted).nan_to_num(nan=1.0) * scale], dim=1)
+        error = self.denoiser.error(output, clean, noised.eps, noised.levels)
         segmentation = None
         if self.recipe.objective.segmentation_weight and labelled.any():
-            predicted = self.denoiser.clean(output, noised.noisy, noised.levels)[:, channels:] / self.plan.distance.scale
-            segmentation = segmentation_loss(label_logits(predicted[labelled]), distances[labelled])
+            logits, true = label_logits(predicted[labelled], self.codes), bounds.of_samples(labelled)
+            segmentation = segmentation_loss(logits, true.high, self.codes, true.known)
         noisy = (noised.hidden | (noised.image_level > 0)[:, None]).to(error)
         of_image = (error[:, :channels] * noisy).sum(dim=1) / noisy.sum(dim=1).clamp_min(1)
         return _Terms(of_image, error[:, channels:].mean(dim=1), noisy.mean(dim=1), labelled.to(error), segmentation)
@@ -165,8 +175,8 @@ class DiffAtlas(GeneratingMethod):
             clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report)
             return torch.cat([clean[:channels][lacks], clean[channels:] / self.plan.distance.scale])
 
-        found = averaged(draw, recipe.sampler.draws, seed, progress)
         generated = int(lacks.sum())
+        found = averaged(draw, recipe.sampler.draws, seed, progress, self.sharpness, generated, self.codes)
         if not generated:
             return found
         return replace(found, distances=found.distances[generated:], generated=found.distances[:generated])

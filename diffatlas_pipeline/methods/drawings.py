@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 
 from diffatlas_pipeline.methods.base import Stitch, WindowFunction
+from diffatlas_pipeline.methods.partly_known import Bounds
 
 MOST_SLICES = 12  # shown of a training patch
 SLICES, BOXES = 0.7, 0.15  # shares of the drawings that are slices and boxes; the rest are whole structures
@@ -56,10 +57,16 @@ def spread(drawing: Tensor, spacing_mm: Sequence[float]) -> Tensor:
 
 
 def with_drawings(
-    network: nn.Module, distances: Tensor, share: float, spacing_mm: Sequence[float], generator: torch.Generator
+    network: nn.Module,
+    distances: Tensor,
+    share: float,
+    spacing_mm: Sequence[float],
+    generator: torch.Generator,
+    labels: int | None = None,
 ) -> tuple[nn.Module, Tensor]:
     """``network`` that is shown :func:`random_drawings` of a training batch, spread, and the ``distances`` (B, K, X, Y,
-    Z) that it is to learn beside them. Both are as they were where ``share`` is 0.
+    Z) of as many ``labels`` (default: all) that it is to learn beside them; more are bounds of
+    :class:`~diffatlas_pipeline.methods.partly_known.Bounds`. Both are as they were where ``share`` is 0.
 
     Of the samples with a drawing, the labels of most are :func:`displaced` before. Else a network that has learnt its
     few cases by heart knows their labels from the image, and need not look at a drawing. So the drawing alone tells
@@ -75,7 +82,10 @@ def with_drawings(
             for one, shown, other in zip(distances, chosen.tolist(), moved.tolist(), strict=True)
         ]
     )
-    drawings = random_drawings(distances, chosen, generator)
+    bounds = Bounds.of(distances, labels or distances.shape[1])
+    drawings = random_drawings(bounds.high, chosen, generator)
+    if bounds.known is not None:  # nobody draws what is not known
+        drawings = drawings * bounds.known[:, None]
     return Shown(network, torch.stack([spread(one, spacing_mm) for one in drawings])), distances
 
 

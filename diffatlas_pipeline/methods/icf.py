@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from diffatlas_pipeline.datasets.codes import shown_classes
 from diffatlas_pipeline.methods.base import (
     LearnedMethod,
     LearnedRecipe,
@@ -17,6 +18,7 @@ from diffatlas_pipeline.methods.base import (
     Stitch,
 )
 from diffatlas_pipeline.methods.drawings import with_drawings
+from diffatlas_pipeline.methods.partly_known import Bounds
 from diffatlas_pipeline.methods.segmentation_loss import margins, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 
@@ -27,7 +29,9 @@ class FeedForwardRecipe(LearnedRecipe):
 
 
 class FeedForward(LearnedMethod):
-    """Image -> logits of background and labels, learnt by cross-entropy and soft Dice."""
+    """Image -> logits of background and labels, learnt by cross-entropy and soft Dice. Where labels overlap, each
+    combination of them has a logit.
+    """
 
     name = "icf"
     recipe_type = FeedForwardRecipe
@@ -39,16 +43,18 @@ class FeedForward(LearnedMethod):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        return ("background", *self.mask_names)
+        return ("background", *(f"mask {shown.name}" for shown in shown_classes(self.plan.dataset.labels)))
 
     def build_network(self) -> nn.Module:
         inputs = len(self.plan.channels) + self.drawn_channels
-        return build_network(self.plan.network, inputs, 1 + len(self.plan.dataset.labels), levels=False)
+        return build_network(self.plan.network, inputs, 1 + len(self.codes.values), levels=False)
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
-        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator)
+        labels = len(self.plan.dataset.labels)
+        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator, labels)
+        bounds = Bounds.of(distances, labels)
         logits = network(image.contiguous(memory_format=torch.channels_last_3d)).float()
-        loss = segmentation_loss(logits, distances)
+        loss = segmentation_loss(logits, bounds.high, self.codes, bounds.known)
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})
 
     def segment(
@@ -57,7 +63,7 @@ class FeedForward(LearnedMethod):
         def logits(windows: Tensor) -> Tensor:
             return network(windows.contiguous(memory_format=torch.channels_last_3d)).to(windows.dtype)
 
-        found = margins(stitch(logits, image).float().cpu())
+        found = margins(stitch(logits, image).float().cpu(), self.codes)
         if progress is not None:
             progress(1, 1)
         return PlannedSegmentation(found)

@@ -24,6 +24,7 @@ from diffatlas_pipeline.methods.base import (
 )
 from diffatlas_pipeline.methods.drawings import with_drawings
 from diffatlas_pipeline.methods.draws import averaged
+from diffatlas_pipeline.methods.partly_known import Bounds
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
 from diffatlas_pipeline.planning.plan import Plan
@@ -73,19 +74,22 @@ class MaskDiffusion(LearnedMethod):
 
     def loss(self, network: nn.Module, image: Tensor, distances: Tensor, generator: torch.Generator) -> LossReport:
         """Mean squared error over the channels of the mask, and the recipe's share of the error of its labels."""
-        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator)
-        clean = distances * self.plan.distance.scale
+        labels, scale = len(self.plan.dataset.labels), self.plan.distance.scale
+        network, distances = with_drawings(network, distances, self.given_labels, self.plan.spacing_mm, generator, labels)
+        bounds = Bounds.of(distances, labels)
+        clean = bounds.one * scale
         level = self.recipe.levels.draw_mask(self.plan.diffusion, clean.shape[0], generator).to(clean)
+        level = torch.where(bounds.open, torch.ones_like(level), level)  # nothing is told of what is not known
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         each = level[:, None, None, None, None]
         noisy = add_noise(clean, eps, each)
         output = self._run(network, image, noisy, level).float()
-        loss = self.denoiser.error(output, clean, eps, each).mean()
+        predicted = self.denoiser.clean(output, noisy, each) / scale
+        loss = self.denoiser.error(output, bounds.nearest(predicted) * scale, eps, each).mean()
         parts = {"loss_mask": float(loss.detach())}
         weight = self.recipe.objective.segmentation_weight
         if weight:
-            predicted = self.denoiser.clean(output, noisy, each) / self.plan.distance.scale
-            seg = segmentation_loss(label_logits(predicted), distances)
+            seg = segmentation_loss(label_logits(predicted, self.codes), bounds.high, self.codes, bounds.known)
             parts["loss_segmentation"] = float(seg.detach())
             loss = loss + weight * seg
         return LossReport(loss, parts)
@@ -108,7 +112,7 @@ class MaskDiffusion(LearnedMethod):
             start = torch.randn((len(self.plan.dataset.labels), *image.shape[1:]), generator=generator).to(image)
             return sampler.walk(denoise, start, self.plan.diffusion, generator, report) / self.plan.distance.scale
 
-        return averaged(draw, sampler.draws, seed, progress)
+        return averaged(draw, sampler.draws, seed, progress, self.sharpness, codes=self.codes)
 
     def _run(self, network: nn.Module, image: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The network on image (B, C, X, Y, Z) at level 0 and mask (B, K, X, Y, Z) at ``level`` (B,)."""

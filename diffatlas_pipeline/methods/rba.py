@@ -80,7 +80,9 @@ class RegistrationAtlas(MemorisedMethod):
             network.atlases(),
             self.plan.spacing_mm,
             self.plan.distance.tau_mm,
-            AtlasSettings(recipe.registration, recipe.fusion, recipe.atlases, recipe.aligned),
+            AtlasSettings(
+                recipe.registration, recipe.fusion, recipe.atlases, recipe.aligned, overlapping=not self.codes.exclusive
+            ),
             seed,
             progress=progress,
         )

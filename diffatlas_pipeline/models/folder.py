@@ -9,6 +9,7 @@ Layout::
         <fold>/atlases.safetensors            (a few training cases, to register scans to)
         <fold>/known_cases.json               (numbers of cases that it should know, to tell foreign scans by)
         <fold>/calibration.json               (what held-out cases tell of its errors)
+        <fold>/postprocessing.json            (what is done to its segmentations, chosen on held-out cases)
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from typing import Any
 from torch import Tensor
 
 from diffatlas_pipeline.datasets.description import DatasetDescription
+from diffatlas_pipeline.datasets.label_entries import labels_entry
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.files import read_json, to_json, write_text_atomically
 from diffatlas_pipeline.methods.registry import check_plan, training_digest
 from diffatlas_pipeline.models.atlas_file import read_atlases, write_atlases
+from diffatlas_pipeline.models.postprocessing import Postprocessing, read_postprocessing
 from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
 from diffatlas_pipeline.models.versions import versions
 from diffatlas_pipeline.planning.plan import Plan
@@ -36,7 +39,7 @@ from diffatlas_pipeline.registration.atlas import Atlas
 
 PLANS, DATASET, VERSIONS = "plans.json", "dataset.json", "versions.json"
 WEIGHTS, METADATA = "checkpoint_final.safetensors", "checkpoint_final.json"
-KNOWN_CASES, CALIBRATION = "known_cases.json", "calibration.json"
+KNOWN_CASES, CALIBRATION, POSTPROCESSING = "known_cases.json", "calibration.json", "postprocessing.json"
 _FOLD = re.compile(r"fold\d+")
 
 
@@ -45,7 +48,7 @@ class TrainedFold:
     """One trained model: the plan it was built from, the method and recipe it was trained with, and its checkpoint.
 
     ``atlases`` are a few of its training cases on the planned grid. ``known_cases`` and ``calibration`` are the texts
-    of the files of that name, None for a model without them.
+    of the files of that name, None for a model without them, as is ``postprocessing``.
     """
 
     plan: Plan
@@ -57,6 +60,7 @@ class TrainedFold:
     atlases: tuple[Atlas, ...] = ()
     known_cases: str | None = None
     calibration: str | None = None
+    postprocessing: Postprocessing | None = None
 
 
 @dataclass(frozen=True)
@@ -167,8 +171,9 @@ class ModelFolder:
         plan = self.plan()
         self._check_untouched(name, metadata)
         kept = [self.path / name / file for file in (KNOWN_CASES, CALIBRATION)]
-        texts = [file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None for file in kept]
-        return TrainedFold(plan, str(method), str(recipe), name, state, metadata, atlases, *texts)
+        known, told = (file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None for file in kept)
+        steps = read_postprocessing(self.path / name / POSTPROCESSING, [label.name for label in plan.dataset.labels])
+        return TrainedFold(plan, str(method), str(recipe), name, state, metadata, atlases, known, told, steps)
 
     def write_known_cases(self, fold: str, text: str) -> None:
         """Keep what foreign scans are told by: a file of its own, which is made after the training."""
@@ -177,6 +182,10 @@ class ModelFolder:
     def write_calibration(self, fold: str, text: str) -> None:
         """Keep what held-out cases tell of its errors: a file of its own, which is made after the training."""
         write_text_atomically(self.path / fold / CALIBRATION, text)
+
+    def write_postprocessing(self, fold: str, chosen: Postprocessing) -> None:
+        """Keep what is done to its segmentations: a file of its own, which is made after the training."""
+        write_text_atomically(self.path / fold / POSTPROCESSING, to_json(chosen))
 
     def has_known_cases(self, fold: str) -> bool:
         return (self.path / fold / KNOWN_CASES).is_file()
@@ -252,7 +261,7 @@ def dataset_json(description: DatasetDescription) -> dict[str, Any]:
     return {
         "name": description.name,
         "channel_names": {str(index): name for index, name in enumerate(description.channels)},
-        "labels": {"background": 0, **{label.name: label.value for label in description.labels}},
+        **labels_entry(description),
         "file_ending": description.file_ending,
     }
 

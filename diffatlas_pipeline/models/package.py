@@ -28,6 +28,7 @@ from diffatlas_pipeline.models.folder import (
     KNOWN_CASES,
     METADATA,
     PLANS,
+    POSTPROCESSING,
     VERSIONS,
     WEIGHTS,
     ModelFolder,
@@ -117,7 +118,7 @@ def _contents(model: ModelFolder, folds: Sequence[str], training_scans: bool, li
         folder = model.path / fold
         yield f"{fold}/{WEIGHTS}", (folder / WEIGHTS).read_bytes()
         yield f"{fold}/{METADATA}", _json(model.metadata(fold) if training_scans else _unnamed(model.metadata(fold)))
-        for name in (CALIBRATION, KNOWN_CASES):
+        for name in (CALIBRATION, KNOWN_CASES, POSTPROCESSING):
             if (folder / name).is_file():
                 told = json.loads((folder / name).read_text(encoding="utf-8"))
                 yield f"{fold}/{name}", _json(told if training_scans else _numbered(told))

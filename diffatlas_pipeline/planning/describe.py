@@ -31,6 +31,7 @@ def _rows(plan: Plan) -> list[tuple[str, str, str]]:
     network, training, augmentation = plan.network, plan.training, plan.augmentation
     cases = {
         "ct": "{0.name}: clip to {0.lower:g} .. {0.upper:g}",
+        "fixed": "{0.name}: {0.lower:g} .. {0.upper:g}",
         "percentile": "{0.name}: percentiles {0.lower:g} to {0.upper:g}",
     }
     rotations = ", ".join(f"{degrees:g}" for degrees in augmentation.rotation_degrees)

@@ -12,7 +12,9 @@ FINGERPRINT_VERSION = 1
 
 @dataclass(frozen=True)
 class IntensityStatistics:
-    """Intensities of one channel over the labelled foreground of the whole data set."""
+    """Intensities of one channel over the labelled foreground of the whole data set; ``lowest`` and ``highest`` over
+    all of its voxels, None in fingerprints of earlier releases.
+    """
 
     mean: float
     std: float
@@ -21,6 +23,8 @@ class IntensityStatistics:
     maximum: float
     percentile_00_5: float
     percentile_99_5: float
+    lowest: float | None = None
+    highest: float | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffatlas_pipeline.datasets.codes import Codes, codes_of
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.datasets.sizes import reading_memory, useful_workers
 from diffatlas_pipeline.errors import DatasetError
@@ -37,18 +38,21 @@ MOST_SPECTRUM_LABELS = 16  # per case
 @dataclass(frozen=True)
 class _FirstTask:
     files: CaseFiles
-    values: tuple[int, ...]
+    codes: Codes
+    count: int  # of labels
+    ignore: int | None
 
 
 @dataclass(frozen=True)
 class _FirstLook:
-    """One case: per channel the foreground's (samples, minimum, maximum); per label (volume_mm3, radius_mm), None if
-    absent.
+    """One case: per channel the foreground's (samples, minimum, maximum), and all voxels' (minimum, maximum); per label
+    (volume_mm3, radius_mm), None if absent.
     """
 
     shape: CaseShape
     dimensions: int
     intensities: tuple[tuple[np.ndarray, float, float], ...]
+    ranges: tuple[tuple[float, float], ...]
     labels: tuple[tuple[float, float] | None, ...]
     reach_mm: TripleMm  # farthest foreground from its centre, per axis
 
@@ -56,7 +60,9 @@ class _FirstLook:
 @dataclass(frozen=True)
 class _SecondTask:
     files: CaseFiles
-    values: tuple[int, ...]
+    codes: Codes
+    count: int
+    ignore: int | None
     spacing_mm: TripleMm
     channels: tuple[ChannelPlan, ...]
     tau_mm: float
@@ -72,12 +78,13 @@ class _SecondLook:
 
 @dataclass(frozen=True)
 class _Case:
-    """A case in canonical orientation, cropped to content: image (C, X, Y, Z), label indices + 1 (X, Y, Z),
-    geometry.
+    """A case in canonical orientation, cropped to content: image (C, X, Y, Z), labels (X, Y, Z) as
+    :meth:`Codes.number` has them, geometry.
     """
 
     image: np.ndarray
     labels: np.ndarray
+    unknown: np.ndarray | bool  # (X, Y, Z): voxels with the ignore label
     spacing_mm: TripleMm
     full_shape: Triple
     dimensions: int
@@ -89,15 +96,15 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
     Raises DatasetError when no training case holds any label, or a worker is lost.
     """
     description = dataset.description
-    values = tuple(label.value for label in description.labels)
+    codes, count = codes_of(description.labels), len(description.labels)
     names = [files.case for files in dataset.training]
     workers = useful_workers(dataset.training, workers)
-    first = [_FirstTask(files, values) for files in dataset.training]
+    first = [_FirstTask(files, codes, count, description.ignore) for files in dataset.training]
     looks = run_cases(_first_look, first, names, workers, "Fingerprint", memory=_memory)
     dimensions = max(look.dimensions for look in looks)
     intensities = tuple(_intensity_statistics(dataset, looks, c) for c in range(len(description.channels)))
     cases = tuple(look.shape for look in looks)
-    plain = [_label_statistics(looks, dataset, index, {}) for index in range(len(values))]
+    plain = [_label_statistics(looks, dataset, index, {}) for index in range(count)]
 
     spacing_mm, _ = plan_spacing(cases, dimensions)
     channels, _ = plan_channels(description.channels, intensities)
@@ -105,12 +112,17 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
     reach = np.max([look.reach_mm for look in looks], axis=0)
     half_extent_mm = (float(reach[0]), float(reach[1]), float(reach[2]))
     chosen = _evenly(range(len(dataset.training)), MOST_SPECTRA)
-    tasks = [_SecondTask(dataset.training[i], values, spacing_mm, channels, distance.tau_mm, half_extent_mm) for i in chosen]
+    tasks = [
+        _SecondTask(
+            dataset.training[i], codes, count, description.ignore, spacing_mm, channels, distance.tau_mm, half_extent_mm
+        )
+        for i in chosen
+    ]
     seconds = run_cases(_second_look, tasks, [names[i] for i in chosen], workers, "Spectra", memory=_memory)
 
     coarse = [second.coarse for second in seconds if second.coarse is not None]
-    mirrors = mirror_axes_of_labels(coarse, [label.name for label in description.labels], dimensions)
-    labels = tuple(_label_statistics(looks, dataset, index, mirrors[index]) for index in range(len(values)))
+    mirrors = mirror_axes_of_labels(coarse, [label.name for label in description.labels], dimensions, codes)
+    labels = tuple(_label_statistics(looks, dataset, index, mirrors[index]) for index in range(count))
     image_spectrum = power_spectrum(second.image for second in seconds)
     distance_spectrum = power_spectrum(second.distance for second in seconds)
     return Fingerprint(description, cases, intensities, labels, image_spectrum, distance_spectrum, dimensions)
@@ -122,7 +134,7 @@ def _memory(task: _FirstTask | _SecondTask) -> str:
 
 # ------------------------------------------------------------------------------------------------------ first pass
 def _first_look(task: _FirstTask) -> _FirstLook:
-    case = _load(task.files, task.values)
+    case = _load(task.files, task.codes, task.ignore)
     foreground = case.labels > 0
     rng = np.random.default_rng(zlib.crc32(task.files.case.encode()))
     voxels = np.flatnonzero(foreground)
@@ -134,16 +146,20 @@ def _first_look(task: _FirstTask) -> _FirstLook:
         intensities.append((channel.ravel()[drawn].astype(np.float32), lowest, highest))
     voxel_mm3 = float(np.prod(case.spacing_mm))
     labels: list[tuple[float, float] | None] = []
-    for index in range(len(task.values)):
-        mask = case.labels == index + 1
+    for index in range(task.count):
+        mask = task.codes.mask(case.labels, index)
         count = int(mask.sum())
-        labels.append((count * voxel_mm3, inscribed_radius_mm(mask, case.spacing_mm)) if count else None)
+        radius = inscribed_radius_mm(mask | case.unknown, case.spacing_mm, mask)
+        if np.isinf(radius):  # nothing that is known lies outside of it
+            radius = inscribed_radius_mm(mask, case.spacing_mm)
+        labels.append((count * voxel_mm3, radius) if count else None)
     x, y, z = case.image.shape[1:]
     shape = CaseShape(task.files.case, case.full_shape, case.spacing_mm, (x, y, z))
-    return _FirstLook(shape, case.dimensions, tuple(intensities), tuple(labels), _reach_mm(foreground, case.spacing_mm))
+    ranges = tuple((float(channel.min()), float(channel.max())) for channel in case.image)
+    return _FirstLook(shape, case.dimensions, tuple(intensities), ranges, tuple(labels), _reach_mm(foreground, case.spacing_mm))
 
 
-def _load(files: CaseFiles, values: Sequence[int]) -> _Case:
+def _load(files: CaseFiles, codes: Codes, ignore: int | None) -> _Case:
     assert files.label is not None  # every training case was given its label file
     volume, label_volume = read_volume(files.images), read_labels(files.label)
     image, grid = to_upright(volume.array, volume.grid)
@@ -151,11 +167,9 @@ def _load(files: CaseFiles, values: Sequence[int]) -> _Case:
     start, shape = content_box(image)
     # Copies free the uncropped arrays.
     image, native = np.array(crop(image, start, shape)), np.array(crop(native, start, shape)[0])
-    labels = np.zeros(native.shape, dtype=np.uint16)
-    for index, value in enumerate(values):
-        labels[native == value] = index + 1
     x, y, z = (rounded(edge, 5) for edge in grid.spacing_mm)
-    return _Case(image, labels, (x, y, z), grid.shape, grid.dimensions)
+    unknown = False if ignore is None else native == ignore
+    return _Case(image, codes.number(native), unknown, (x, y, z), grid.shape, grid.dimensions)
 
 
 def _centre(foreground: np.ndarray) -> np.ndarray:
@@ -186,7 +200,8 @@ def _intensity_statistics(dataset: RawDataset, looks: Sequence[_FirstLook], chan
     low, median, high = np.percentile(samples, [0.5, 50, 99.5])
     minimum = min(look.intensities[channel][1] for look in looks)
     maximum = max(look.intensities[channel][2] for look in looks)
-    numbers = (samples.mean(), samples.std(), median, minimum, maximum, low, high)
+    lowest, highest = (choose(look.ranges[channel][end] for look in looks) for end, choose in enumerate((min, max)))
+    numbers = (samples.mean(), samples.std(), median, minimum, maximum, low, high, lowest, highest)
     return IntensityStatistics(*(_rounded(number) for number in numbers))
 
 
@@ -202,7 +217,7 @@ def _label_statistics(
 
 # ----------------------------------------------------------------------------------------------------- second pass
 def _second_look(task: _SecondTask) -> _SecondLook:
-    case = _load(task.files, task.values)
+    case = _load(task.files, task.codes, task.ignore)
     foreground = case.labels > 0
     centre = _centre(foreground)
     image = np.stack([_normalised(channel, plan) for channel, plan in zip(case.image, task.channels, strict=True)])
@@ -214,17 +229,22 @@ def _second_look(task: _SecondTask) -> _SecondLook:
     boxed = resample(crop(image, start, shape), planned, 3)
     image_power = sum((radial_power(channel) for channel in boxed), start=no_power())
     labels = crop(case.labels[None], start, shape)[0]
-    present = [index for index in range(1, len(task.values) + 1) if (labels == index).any()]
+    present = [index for index in range(task.count) if task.codes.mask(labels, index).any()]
     distance_power = no_power()
     for index in _evenly(present, MOST_SPECTRUM_LABELS):
-        distance = signed_distance_mm(labels == index, case.spacing_mm, task.tau_mm) / np.float32(task.tau_mm)
+        mask = task.codes.mask(labels, index)
+        distance = signed_distance_mm(mask, case.spacing_mm, task.tau_mm)
+        if case.unknown is not False:  # the middle of what may be true
+            unknown = crop(np.asarray(case.unknown)[None], start, shape)[0]
+            distance = (distance + signed_distance_mm(mask | unknown, case.spacing_mm, task.tau_mm)) / 2
+        distance = distance / np.float32(task.tau_mm)
         distance_power += radial_power(resample(np.clip(distance, -1, 1)[None], planned, 1)[0])
     return _SecondLook(image_power, distance_power, coarse)
 
 
 def _normalised(channel: np.ndarray, plan: ChannelPlan) -> np.ndarray:
     """``channel`` (X, Y, Z) onto [-1, 1] as the plan will have it."""
-    lower, upper = (plan.lower, plan.upper) if plan.scheme == "ct" else np.percentile(channel, [plan.lower, plan.upper])
+    lower, upper = (plan.lower, plan.upper) if plan.scheme != "percentile" else np.percentile(channel, [plan.lower, plan.upper])
     width = max(float(upper - lower), 1e-8)
     return (np.clip((channel - lower) / width, 0, 1) * 2 - 1).astype(np.float32)
 

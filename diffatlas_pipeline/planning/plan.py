@@ -41,12 +41,12 @@ class Budget:
 class ChannelPlan:
     """Normalisation of one channel onto [-1, 1].
 
-    ``ct``: clip to [lower, upper] (intensity units, from the data set). ``percentile``: clip to the image's own
-    percentiles ``lower`` and ``upper``.
+    ``ct``: clip to [lower, upper] (Hounsfield units, from the data set). ``fixed``: the same, of any other unit.
+    ``percentile``: clip to the image's own percentiles ``lower`` and ``upper``.
     """
 
     name: str
-    scheme: str = field(metadata=one_of("ct", "percentile"))
+    scheme: str = field(metadata=one_of("ct", "fixed", "percentile"))
     lower: float
     upper: float
 
@@ -127,9 +127,8 @@ class Plan:
     def stored_digest(self) -> str:
         """Twelve hexadecimal digits that tell plans apart by what stored cases depend on."""
         read = from_json(Plan, to_json(self))
-        return digest_of(
-            (STORED_LIMIT, read.dimensions, read.spacing_mm, read.channels, read.distance.tau_mm, read.dataset.labels)
-        )
+        made_with = (STORED_LIMIT, read.dimensions, read.spacing_mm, read.channels, read.distance.tau_mm, read.dataset.labels)
+        return digest_of(made_with if read.dataset.ignore is None else (*made_with, read.dataset.ignore))
 
     def problems(self) -> Iterator[str]:
         """What does not go together."""

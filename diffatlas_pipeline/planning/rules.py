@@ -52,8 +52,9 @@ def in_plane_axes(spacing_mm: TripleMm, dimensions: int = 3) -> tuple[int, ...]:
 
 
 def plan_channels(names: Sequence[str], intensities: Sequence[IntensityStatistics]) -> tuple[tuple[ChannelPlan, ...], str]:
-    """Normalisation of each channel: 'CT' by the data set's foreground percentiles, anything else by each image's
-    own.
+    """Normalisation of each channel: 'CT' by the data set's foreground percentiles, anything else by each image's own.
+
+    Names that stand for a normalisation in nnU-Net are followed as far as intensities in [-1, 1] allow.
     """
     channels, reasons = [], []
     for name, statistics in zip(names, intensities, strict=True):
@@ -61,6 +62,15 @@ def plan_channels(names: Sequence[str], intensities: Sequence[IntensityStatistic
         if name.lower() == "ct" and lower < upper:
             channels.append(ChannelPlan(name, "ct", lower, upper))
             reasons.append(f"{name}: calibrated intensities, so the data set's foreground 0.5 to 99.5 percentiles")
+        elif name.lower() == "nonorm" and statistics.lowest is not None and statistics.highest is not None:
+            channels.append(ChannelPlan(name, "fixed", statistics.lowest, statistics.highest))
+            reasons.append(f"{name}: by its name not to be normalised, so only the data set's own range becomes -1 to 1")
+        elif name.lower() == "rgb_to_0_1":
+            channels.append(ChannelPlan(name, "fixed", 0.0, 255.0))
+            reasons.append(f"{name}: by its name a colour of 8 bits, so 0 to 255 become -1 to 1")
+        elif name.lower() in ("rescale_to_0_1", "rescale_0_1"):
+            channels.append(ChannelPlan(name, "percentile", 0.0, 100.0))
+            reasons.append(f"{name}: by its name to be rescaled, so each image's own range becomes -1 to 1")
         else:
             channels.append(ChannelPlan(name, "percentile", LOWER_PERCENTILE, UPPER_PERCENTILE))
             reasons.append(f"{name}: uncalibrated intensities, so each image's own 0.5 to 99.5 percentiles")

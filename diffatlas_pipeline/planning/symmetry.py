@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from diffatlas_pipeline.datasets.codes import Codes
 from diffatlas_pipeline.volumes.grids import TripleMm
 
 GRID = 24  # samples per axis
@@ -31,7 +32,7 @@ X_AXIS = "0"  # left-right, in the canonical orientation
 
 @dataclass(frozen=True)
 class CoarseCase:
-    """``labels`` (N, N, N) uint16: 0 or 1 + the index of a label; ``image`` (N, N, N) float32."""
+    """``labels`` (N, N, N) uint16 as :meth:`Codes.number` has them; ``image`` (N, N, N) float32."""
 
     labels: np.ndarray
     image: np.ndarray
@@ -49,19 +50,27 @@ def sample_coarsely(
     return CoarseCase(coarse, grey)
 
 
-def mirror_axes_of_labels(cases: Sequence[CoarseCase], names: Sequence[str], dimensions: int = 3) -> tuple[dict[str, str], ...]:
+def mirror_axes_of_labels(
+    cases: Sequence[CoarseCase], names: Sequence[str], dimensions: int = 3, codes: Codes | None = None
+) -> tuple[dict[str, str], ...]:
     """For each label: axis "0"/"1"/"2" -> the label that is its mirror image across that axis (its own name:
     symmetric).
+
+    ``codes`` tells labels that overlap; None: none do.
     """
+
+    def masks(index: int) -> list[np.ndarray]:
+        return [case.labels == index + 1 if codes is None else codes.mask(case.labels, index) for case in cases]
+
     found: list[dict[str, str]] = [{} for _ in names]
     if cases:
         for axis in range(dimensions):
             if not _is_symmetric([case.image - case.image.mean() for case in cases], axis):
                 continue
             for index, name in enumerate(names):
-                if _is_symmetric([(case.labels == index + 1).astype(np.float32) for case in cases], axis):
+                if _is_symmetric([mask.astype(np.float32) for mask in masks(index)], axis):
                     found[index][str(axis)] = name
-        maps = [np.mean([case.labels == index + 1 for case in cases], axis=0) for index in range(len(names))]
+        maps = [np.mean(masks(index), axis=0) for index in range(len(names))]
         for first in range(len(names)):
             for second in range(first):
                 twin_axis = _twin_axis(maps[first], maps[second], dimensions)

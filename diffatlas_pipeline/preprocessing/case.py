@@ -7,14 +7,15 @@ planned grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from diffatlas_pipeline.datasets.codes import Codes, codes_of
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.machine import available_bytes
 from diffatlas_pipeline.planning.plan import ChannelPlan, Plan
-from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels, encode_labels
+from diffatlas_pipeline.preprocessing.distance_maps import STORED_LIMIT, decode_labels, encode_mask
 from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, denormalise, normalise
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.channels import missing_channels, with_missing, without_missing
@@ -74,8 +75,10 @@ def prepare_image(
 def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np.ndarray:
     """Distance maps (K, x, y, z) float32 in units of tau, on the planned grid of the image that ``record`` belongs to.
 
-    Distances are computed at native spacing, where the labels are exact, and the continuous maps are resampled. Raises
-    ImageError when the labels do not have the image's shape.
+    Distances are computed at native spacing, where the labels are exact, and the continuous maps are resampled. Where
+    the plan knows an ignore label there are (2 K, x, y, z): the largest distances that may be true, as if no such voxel
+    had the label, and then the smallest, as if all had. Raises ImageError when the labels do not have the image's
+    shape.
     """
     if labels.array.shape != record.native.shape:
         raise ImageError(
@@ -84,10 +87,15 @@ def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np
         )
     upright, grid = to_upright(labels.array[None], labels.grid, is_label=True)
     cropped = crop(upright, record.crop_start, record.crop_shape)[0]
-    planned = np.empty((len(plan.dataset.labels), *record.planned_shape), dtype=np.float32)
-    for k, label in enumerate(plan.dataset.labels):  # one at a time: native maps of many labels together may not fit
-        native = encode_labels(cropped, [label], grid.spacing_mm, plan.distance.tau_mm)
-        planned[k] = resample(native, record.planned_shape, _distance_order(grid.spacing_mm, record.planned_spacing_mm))[0]
+    count, order = len(plan.dataset.labels), _distance_order(grid.spacing_mm, record.planned_spacing_mm)
+    planned = np.empty((plan.dataset.distance_maps, *record.planned_shape), dtype=np.float32)
+    unknown = False if plan.dataset.ignore is None else cropped == plan.dataset.ignore
+    for k in range(len(planned)):  # one at a time: native maps of many labels together may not fit
+        mask = plan.dataset.labels[k % count].mask(cropped)
+        native = encode_mask(mask if k < count else mask | unknown, grid.spacing_mm, plan.distance.tau_mm)
+        planned[k] = resample(native[None], record.planned_shape, order)[0]
+    if len(planned) > count:
+        np.minimum(planned[count:], planned[:count], out=planned[count:])  # interpolated cubically, they may cross
     return np.clip(planned, -STORED_LIMIT, STORED_LIMIT, out=planned)  # cubic interpolation overshoots where maps are cut off
 
 
@@ -111,39 +119,103 @@ def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> 
     """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) int32 on the native grid, in the data set's label
     values.
 
-    Equal to decoding :func:`restore_distances`, in the memory of two labels whatever their number.
+    Equal to decoding :func:`restore_distances`, in the memory of two labels whatever their number (of overlapping ones,
+    of all values that segmentations may have).
     """
+    codes = codes_of(plan.dataset.labels)
     if record.native.is_sheared:  # labels themselves cannot be interpolated
-        return decode_labels(restore_distances(distances, record), [label.value for label in plan.dataset.labels])
+        return decode_labels(restore_distances(distances, record), codes)
     nearest = np.full(record.crop_shape, np.inf, dtype=np.float32)
     shared = np.zeros(record.crop_shape, dtype=bool)  # zero distance to more than one label: on their common face
     labels = np.zeros(record.crop_shape, dtype=np.int32)
-    for distance, label in zip(distances, plan.dataset.labels, strict=True):
-        native = resample(np.asarray(distance, dtype=np.float32)[None], record.crop_shape, RESTORE_ORDER)[0]
-        shared |= (native == 0) & (nearest == 0)
-        closer = native < nearest
-        nearest[closer] = native[closer]
-        labels[closer] = label.value
+    for value, score in zip(codes.values, _native_scores(distances, record, codes, limit=STORED_LIMIT), strict=True):
+        shared |= (score == 0) & (nearest == 0)
+        closer = score < nearest
+        nearest[closer] = score[closer]
+        labels[closer] = value
     labels[~((nearest < 0) | ((nearest == 0) & shared))] = 0
     full = uncrop(labels[None], record.crop_start, record.canonical.shape, 0)
     return from_canonical(full, record.native)[0].astype(np.int32, copy=False)
 
 
-def restore_error_probability(distances: np.ndarray, record: SpatialRecord, sharpness: float) -> np.ndarray:
+def restore_error_probability(distances: np.ndarray, record: SpatialRecord, sharpness: float, plan: Plan) -> np.ndarray:
     """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) float32 native: the probability that the label of
     :func:`restore_labels` is wrong. 0 outside the crop.
 
-    Logits are 0 for the background and ``-sharpness`` times the distance for a label; the label found has the largest.
+    Logits are 0 for the background and ``-sharpness`` times the distance for a label (the score for a code); the one
+    found has the largest.
     """
     total = np.zeros(record.crop_shape, dtype=np.float32)  # log of the sum of exponentials; so far, of the background's
     largest = np.zeros(record.crop_shape, dtype=np.float32)
-    for distance in distances:
-        native = resample(np.asarray(distance, dtype=np.float32)[None], record.crop_shape, RESTORE_ORDER)[0]
-        logit = np.float32(-sharpness) * np.clip(native, -1, 1)
+    for score in _native_scores(distances, record, codes_of(plan.dataset.labels), limit=1.0):
+        logit = np.float32(-sharpness) * score
         np.logaddexp(total, logit, out=total)
         np.maximum(largest, logit, out=largest)
     wrong = -np.expm1(largest - total)
     return _uncropped(wrong[None], record, 0)[0].astype(np.float32, copy=False)
+
+
+def _native_scores(distances: np.ndarray, record: SpatialRecord, codes: Codes, limit: float) -> Iterator[np.ndarray]:
+    """The score (X, Y, Z) of each code on the crop, of distances that are cut off at +-``limit``."""
+
+    def native(distance: np.ndarray) -> np.ndarray:
+        found = resample(np.asarray(distance, dtype=np.float32)[None], record.crop_shape, RESTORE_ORDER)[0]
+        return np.clip(found, -limit, limit)
+
+    if codes.exclusive:
+        yield from (native(one) for one in distances)
+        return
+    totals = np.zeros((len(codes.values), *record.crop_shape), dtype=np.float32)
+    for number, distance in enumerate(distances):
+        one = native(distance)
+        for total, members in zip(totals, codes.members, strict=True):
+            if number in members:
+                total += one
+    yield from totals
+
+
+def restore_probabilities(distances: np.ndarray, record: SpatialRecord, sharpness: float, codes: Codes) -> np.ndarray:
+    """Distance maps (K, x, y, z) on the planned grid -> (1 + V, X, Y, Z) float16 native: the probabilities of the
+    background and of each of the ``codes`` (of each label, unless they overlap), by the logits of
+    :func:`restore_error_probability`. Outside the crop is background.
+    """
+    logits = np.zeros((1 + len(codes.values), *record.crop_shape), dtype=np.float32)
+    for logit, score in zip(logits[1:], _native_scores(distances, record, codes, limit=1.0), strict=True):
+        np.multiply(score, np.float32(-sharpness), out=logit)
+    logits -= logits.max(axis=0)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=0)
+    return _native_shares(logits, record)
+
+
+def restore_mean_probabilities(labels: np.ndarray, record: SpatialRecord) -> np.ndarray:
+    """:func:`restore_probabilities` from those of the ``labels`` (K, x, y, z) on the planned grid, which are
+    interpolated linearly: so they stay probabilities.
+    """
+    shares = np.empty((1 + len(labels), *record.crop_shape), dtype=np.float32)
+    shares[1:] = resample(np.asarray(labels, dtype=np.float32), record.crop_shape, 1)
+    shares[0] = np.clip(1 - shares[1:].sum(axis=0), 0, 1)
+    return _native_shares(shares, record)
+
+
+def distances_on_crop(distances: np.ndarray, record: SpatialRecord) -> Iterator[np.ndarray]:
+    """Distance maps (K, x, y, z) on the planned grid, one after the other on the crop of the canonical one."""
+    for distance in distances:
+        yield resample(np.asarray(distance, dtype=np.float32)[None], record.crop_shape, RESTORE_ORDER)[0]
+
+
+def labels_on_crop(labels: LabelVolume, record: SpatialRecord) -> np.ndarray:
+    """``labels`` of a scan on the crop of its canonical grid."""
+    upright, _ = to_upright(labels.array[None], labels.grid, is_label=True)
+    return crop(upright, record.crop_start, record.crop_shape)[0]
+
+
+def _native_shares(shares: np.ndarray, record: SpatialRecord) -> np.ndarray:
+    """(1 + K, x, y, z) on the crop -> (1 + K, X, Y, Z) float16 native; around it all is the first."""
+    native = np.empty((len(shares), *record.native.shape), dtype=np.float16)
+    for index, share in enumerate(shares):
+        native[index] = _uncropped(share[None], record, float(index == 0))[0]
+    return native
 
 
 def _to_native(planned: np.ndarray, record: SpatialRecord, limit: float, outside: float) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from diffatlas_pipeline.datasets.codes import codes_of
+from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
@@ -22,13 +24,11 @@ _ROUNDING = 1e-6
 class Drawing:
     """``native`` (X, Y, Z) int32 on the scan's grid: 0, the labels' values, or UNKNOWN. ``planned`` (K, x, y, z)
     float32: the same on the planned grid, -1 where a label was drawn, +1 where something else was, 0 where unknown.
-
-    ``values`` are those of the K labels.
     """
 
     native: np.ndarray
     planned: np.ndarray
-    values: tuple[int, ...]
+    labels: tuple[LabelClass, ...]
 
     @property
     def is_complete(self) -> bool:
@@ -43,11 +43,20 @@ class Drawing:
         labels[known] = self.native[known]
         if distances is not None:
             least = np.finfo(np.float32).tiny  # not 0: a voxel that was drawn as a label lies inside of it
-            for one, value in zip(distances, self.values, strict=True):
-                sign = np.where(self.native[known] == value, np.float32(-1), np.float32(1))
+            for one, label in zip(distances, self.labels, strict=True):
+                sign = np.where(label.mask(self.native[known]), np.float32(-1), np.float32(1))
                 one[known] = sign * np.maximum(np.abs(one[known]), least)
         if uncertainty is not None:
             uncertainty[known] = 0
+
+    def keep_in_probabilities(self, probabilities: np.ndarray) -> None:
+        """Make what was drawn certain in ``probabilities`` (1 + K, X, Y, Z), background first; of labels that overlap,
+        of their codes.
+        """
+        known = self.native != UNKNOWN
+        drawn = codes_of(self.labels).number(self.native[known])
+        for number, one in enumerate(probabilities):
+            one[known] = drawn == number
 
 
 def prepare_drawing(drawing: LabelVolume, record: SpatialRecord, plan: Plan) -> Drawing:
@@ -57,17 +66,20 @@ def prepare_drawing(drawing: LabelVolume, record: SpatialRecord, plan: Plan) -> 
     holds at least half of a drawn slice: a slice is never lost. It is what most of it was drawn as. UserError if the
     drawing lies on another grid, holds other values than labels, 0 and UNKNOWN, or is unknown everywhere.
     """
-    values = tuple(label.value for label in plan.dataset.labels)
-    _check(drawing, record, values)
+    labels = plan.dataset.labels
+    if plan.dataset.ignore is not None:  # the data set's own word for it
+        drawing = replace(drawing, array=np.where(drawing.array == plan.dataset.ignore, UNKNOWN, drawing.array))
+    codes = codes_of(labels)
+    _check(drawing, record, plan.dataset.label_values[1:])
     upright, _ = to_upright(drawing.array[None].astype(np.int32), drawing.grid, is_label=True, outside=UNKNOWN)
     cropped = crop(upright, record.crop_start, record.crop_shape)[0]
     covers = [_overlaps(n_in, n_out) for n_in, n_out in zip(record.crop_shape, record.planned_shape, strict=True)]
-    shares = np.stack([_covered(cropped == value, covers) for value in (0, *values)])
+    shares = np.stack([_covered(np.isin(cropped, spellings), covers) for spellings in ((0,), *codes.spellings)])
     coarser = max(n_in / n_out for n_in, n_out in zip(record.crop_shape, record.planned_shape, strict=True))
     known = shares.sum(axis=0) >= ENOUGH / max(1.0, coarser) - _ROUNDING
     drawn = shares.argmax(axis=0)
-    planned = np.stack([np.where(drawn == k + 1, -1, 1) * known for k in range(len(values))]).astype(np.float32)
-    return Drawing(drawing.array.astype(np.int32), planned, values)
+    planned = np.stack([np.where(codes.mask(drawn, k), -1, 1) * known for k in range(len(labels))]).astype(np.float32)
+    return Drawing(drawing.array.astype(np.int32), planned, labels)
 
 
 def _check(drawing: LabelVolume, record: SpatialRecord, values: tuple[int, ...]) -> None:

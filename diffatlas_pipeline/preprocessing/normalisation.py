@@ -19,14 +19,16 @@ def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str 
     """``array`` (C, X, Y, Z) -> float32 in [-1, 1], each channel by its plan.
 
     ``modality`` says what the scan is when that differs from what the model was trained on. Hounsfield bounds are kept
-    only for a CT read by a model trained on CT; any other pair is put on the image's own percentiles. A constant
-    channel becomes -1. Raises UserError for an unknown modality.
+    only for a CT read by a model trained on CT; any other pair is put on the image's own percentiles. Bounds that
+    dataset.json asks for are always kept. A constant channel becomes -1. Raises UserError for an unknown modality.
     """
     if modality is not None and modality.upper() not in MODALITIES:
         raise UserError(f"Unknown modality '{modality}': allowed are {', '.join(MODALITIES)}. Leave it out to follow the plan.")
     result = np.empty(array.shape, dtype=np.float32)
     for c, channel in enumerate(channels):
-        lower, upper = (channel.lower, channel.upper) if _in_hounsfield(channel, modality) else _percentiles(array[c], channel)
+        lower, upper = (
+            _percentiles(array[c], channel) if goes_by_percentiles(channel, modality) else (channel.lower, channel.upper)
+        )
         if upper > lower:
             np.clip((array[c] - lower) * np.float32(2 / (upper - lower)) - 1, -1, 1, out=result[c])
         else:
@@ -37,8 +39,8 @@ def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str 
 def denormalise(image: np.ndarray, channels: Sequence[ChannelPlan]) -> np.ndarray:
     """The inverse of :func:`normalise` as far as the plan tells: ``image`` (C, X, Y, Z) in [-1, 1] -> float32.
 
-    A CT's channel is in Hounsfield units again. Others were put on percentiles of each scan, which are not known:
-    they go from 0 to 1.
+    A CT's channel is in Hounsfield units again, one of fixed bounds in its own. Others were put on percentiles of each
+    scan, which are not known: they go from 0 to 1.
     """
     lower, upper = _written_bounds(channels)
     return lower + (image.astype(np.float32) + 1) / 2 * (upper - lower)
@@ -52,8 +54,8 @@ def renormalise(written: np.ndarray, channels: Sequence[ChannelPlan]) -> np.ndar
 
 def _written_bounds(channels: Sequence[ChannelPlan]) -> np.ndarray:
     """What -1 and 1 are denormalised to: (2, C, 1, 1, 1)."""
-    ct = [channel.scheme == "ct" and channel.upper > channel.lower for channel in channels]
-    bounds = [(one.lower, one.upper) if has else (0.0, 1.0) for one, has in zip(channels, ct, strict=True)]
+    known = [channel.scheme != "percentile" and channel.upper > channel.lower for channel in channels]
+    bounds = [(one.lower, one.upper) if has else (0.0, 1.0) for one, has in zip(channels, known, strict=True)]
     return np.asarray(bounds, dtype=np.float32).T[:, :, None, None, None]
 
 
@@ -61,6 +63,8 @@ def units_after_denormalising(channel: ChannelPlan) -> str:
     """What the numbers of :func:`denormalise` are."""
     if channel.scheme == "ct":
         return f"Hounsfield units, cut off at {channel.lower:g} and {channel.upper:g}"
+    if channel.scheme == "fixed":
+        return f"those of the scans, cut off at {channel.lower:g} and {channel.upper:g}"
     return f"0 stands for percentile {channel.lower:g} of a scan's intensities, 1 for percentile {channel.upper:g}"
 
 
@@ -89,18 +93,20 @@ def is_out_of_domain(modality: str | None, channels: Sequence[ChannelPlan]) -> b
 
 def goes_by_percentiles(channel: ChannelPlan, modality: str | None) -> bool:
     """Whether a scan of ``modality`` is put on its own percentiles in ``channel``, and not on planned bounds."""
-    return not _in_hounsfield(channel, modality)
+    return channel.scheme != "fixed" and not _in_hounsfield(channel, modality)
 
 
 def _in_hounsfield(channel: ChannelPlan, modality: str | None) -> bool:
-    """Whether the plan's bounds hold for a scan of ``modality``."""
+    """Whether the plan's Hounsfield bounds hold for a scan of ``modality``."""
     return channel.scheme == "ct" and (modality is None or modality.upper() == "CT")
 
 
 def _percentiles(image: np.ndarray, channel: ChannelPlan) -> tuple[float, float]:
     """Intensities of ``image`` that become -1 and 1 where no bounds are planned."""
     if channel.scheme not in ("ct", "percentile"):
-        raise UserError(f"Channel '{channel.name}': unknown normalisation '{channel.scheme}'; allowed are ct and percentile.")
+        raise UserError(
+            f"Channel '{channel.name}': unknown normalisation '{channel.scheme}'; allowed are ct, fixed and percentile."
+        )
     percentiles = (channel.lower, channel.upper) if channel.scheme == "percentile" else DEFAULT_PERCENTILES
     voxels = image.reshape(-1)
     lower, upper = np.percentile(_without_padding(voxels[:: max(1, voxels.size // _SAMPLED_VOXELS)])[0], percentiles)

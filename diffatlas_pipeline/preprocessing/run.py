@@ -7,8 +7,9 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
+from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass, RawDataset
 from diffatlas_pipeline.datasets.sizes import memory_note
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.parallel import run_cases
@@ -56,7 +57,8 @@ def preprocess_case(files: CaseFiles, plan: Plan, folder: Path, overwrite: bool)
         image, record = prepare_image(read_volume(files.images), plan, files.modality, beyond=True)
         distances = None if files.label is None else prepare_labels(read_labels(files.label), record, plan)
         made_with = (settings, plan.stored_digest())
-        write_case(folder, files.case, image, distances, record, *made_with, files.modality, beyond=True)
+        labels = len(plan.dataset.labels)
+        write_case(folder, files.case, image, distances, record, *made_with, files.modality, beyond=True, labels=labels)
     except UserError as error:
         return f"{files.case}: {error}"
     return None
@@ -79,16 +81,23 @@ def _settings(files: CaseFiles, plan: Plan) -> str:
         "spacing_mm": plan.spacing_mm,
         "channels": [dataclasses.asdict(channel) for channel in plan.channels],
         "tau_mm": plan.distance.tau_mm,
-        "labels": [dataclasses.asdict(label) for label in plan.dataset.labels],
+        "labels": [_as_written(label) for label in plan.dataset.labels],
         "source": file_states(files),
     } | ({"modality": files.modality} if files.modality else {})
     if any(channel.scheme == "ct" for channel in plan.channels):
         made_with["beyond"] = True
+    if plan.dataset.ignore is not None:
+        made_with["ignore"] = plan.dataset.ignore
     return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()
+
+
+def _as_written(label: LabelClass) -> dict[str, Any]:
+    """As release 0.1 has it in its digests, unless it is a region."""
+    return {"name": label.name, "value": label.value} | ({"members": label.members} if label.members else {})
 
 
 def _memory(files: CaseFiles, plan: Plan) -> str:
     # Measured: image, canonical and normalised copy and spline work space per channel; what of a CT lies beyond the
     # bounds; labels; one float32 map per label.
     beyond = 8 * sum(channel.scheme == "ct" for channel in plan.channels)
-    return memory_note(files, 16 * len(plan.channels) + beyond + 4 + 5 * len(plan.dataset.labels), plan.spacing_mm)
+    return memory_note(files, 16 * len(plan.channels) + beyond + 4 + 5 * plan.dataset.distance_maps, plan.spacing_mm)

@@ -101,8 +101,18 @@ class StoredCase:
 
     @cached_property
     def distances(self) -> blosc2.NDArray | None:
-        """(K, x, y, z) in units of tau, or None for an unlabelled case."""
+        """(K, x, y, z) in units of tau, or two for each label (:meth:`read_distances`); None for an unlabelled case."""
         return None if self.facts.distances is None else self._open("distances")
+
+    def read_distances(self, labels: int) -> tuple[np.ndarray, np.ndarray]:
+        """(K, x, y, z) float32 in units of tau of as many ``labels``, twice: the largest and the smallest distances
+        that may be true. They are the same array where all labels are known.
+        """
+        if self.distances is None:
+            raise DatasetError(f"{self.folder}: case '{self.case}' is unlabelled. Leave it out of the split.")
+        maps = np.asarray(self.distances[:], dtype=np.float32)
+        high, low = maps[:labels], maps[labels:]
+        return (high, high) if not len(low) or np.array_equal(high, low) else (high, low)
 
     def foreground(self, label: int) -> np.ndarray:
         """(n, 3) voxels inside the plan's label number ``label``; n = 0 where the case does not have it."""
@@ -144,8 +154,12 @@ def write_case(
     plan: str = "",
     modality: str | None = None,
     beyond: bool = False,
+    labels: int | None = None,
 ) -> None:
-    """Store ``image`` (C, x, y, z) and ``distances`` (K, x, y, z), or None for an unlabelled case, as float16."""
+    """Store ``image`` (C, x, y, z) and ``distances`` (K, x, y, z), or None for an unlabelled case, as float16.
+
+    Where there are more maps than ``labels`` (default: as many), the first are upper and the others lower bounds.
+    """
     # A reader must never pair old facts with new arrays.
     _facts_path(folder, case).unlink(missing_ok=True)
     _array_path(folder, case, "distances").unlink(missing_ok=True)
@@ -156,7 +170,7 @@ def write_case(
         plan=plan,
         image=_write_array(_array_path(folder, case, "image"), image),
         distances=None if distances is None else _write_array(_array_path(folder, case, "distances"), distances),
-        foreground=() if distances is None else tuple(_inside(channel) for channel in distances),
+        foreground=() if distances is None else tuple(_inside(channel) for channel in distances[:labels]),
         modality=modality,
         beyond=beyond,
     )

@@ -89,7 +89,7 @@ def staple(distances: np.ndarray, weights: np.ndarray, spacing_mm: Sequence[floa
 
 def labels_of(distances: np.ndarray) -> np.ndarray:
     """(..., K, X, Y, Z) -> (..., X, Y, Z) uint8 or uint16: 0 for background, else 1 + the index of the smallest
-    distance.
+    distance. Of labels that overlap, give the scores of their codes instead.
     """
     kind = np.uint8 if distances.shape[-4] < 255 else np.uint16
     return np.where(distances.min(axis=-4) < 0, distances.argmin(axis=-4) + 1, 0).astype(kind)

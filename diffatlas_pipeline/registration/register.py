@@ -41,6 +41,7 @@ class AtlasSettings:
     atlases: int = 12  # that many are registered deformably
     aligned: int = 24  # that many are aligned affinely, to choose among them
     deformable: DeformableSettings = field(default_factory=DeformableSettings)
+    overlapping: bool = False  # a voxel may have several labels: each is fused by itself
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,14 @@ def segment_by_atlases(
     if settings.fusion not in FUSIONS:
         raise UserError(f"fusion '{settings.fusion}' is unknown; known: {', '.join(FUSIONS)}.")
     registered = register_atlases(target, atlases, spacing_mm, tau_mm, settings, seed, case, workers, progress)
-    return fuse(registered, spacing_mm, tau_mm, settings.fusion)
+    return fuse(registered, spacing_mm, tau_mm, settings.fusion, settings.overlapping)
 
 
-def fuse(registered: Registered, spacing_mm: Sequence[float], tau_mm: float, fusion: str) -> Fused:
-    """The labels of ``registered`` atlases fused by the rule called ``fusion``."""
-    fused = FUSIONS[fusion](registered.distances, registered.weights, spacing_mm, tau_mm)
+def fuse(registered: Registered, spacing_mm: Sequence[float], tau_mm: float, fusion: str, overlapping: bool = False) -> Fused:
+    """The labels of ``registered`` atlases fused by the rule called ``fusion``, each by itself if they may overlap."""
+    rule, all_distances = FUSIONS[fusion], registered.distances
+    parts = [all_distances[:, k : k + 1] for k in range(all_distances.shape[1])] if overlapping else [all_distances]
+    fused = np.concatenate([rule(part, registered.weights, spacing_mm, tau_mm) for part in parts])
     fused = registered.on_target(np.clip(fused, -1, 1).astype(np.float32), 1)  # far from everything
     return Fused(fused, registered.used)
 

@@ -12,7 +12,8 @@ from diffatlas_pipeline.benchmark.record import DONE, FAILED, Benchmark, Cell, r
 from diffatlas_pipeline.benchmark.run import seconds_per_case
 from diffatlas_pipeline.datasets.cases import segmentation_files
 from diffatlas_pipeline.datasets.description import LabelClass
-from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.datasets.label_entries import read_labels_entry
+from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation, labels_in
 from diffatlas_pipeline.evaluation.overlays import find_images, image_of
 from diffatlas_pipeline.evaluation.stored import read_evaluation
@@ -124,12 +125,10 @@ def benchmark_source(folder: Path) -> Source:
 
 def labels_of(predictions: Path, workers: int = 1) -> tuple[LabelClass, ...]:
     """The labels that ``prediction.json`` names, else one per value above or below 0. DatasetError if there is none."""
-    labels = read_record(predictions / RECORD).get("labels")
-    try:
-        named = [LabelClass(str(name), int(value)) for name, value in (labels or {}).items()]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise DatasetError(f'{predictions / RECORD}: "labels" must map names to numbers ({error}).') from error
-    return tuple(label for label in named if label.value) or labels_in(list(segmentation_files(predictions).values()), workers)
+    record = read_record(predictions / RECORD)
+    if record.get("labels"):
+        return read_labels_entry(record, predictions / RECORD).labels
+    return labels_in(list(segmentation_files(predictions).values()), workers)
 
 
 def _run_of(folder: Path, index: int, record: Cell, notes: list[str]) -> ModelRun:

@@ -148,10 +148,12 @@ def _packed(content: bytes) -> str:
 
 
 def _indices(array: np.ndarray, labels: Sequence[LabelClass]) -> np.ndarray:
-    """Label values (X, Y, Z) as 1 to K in the order of ``labels``, everything else 0."""
+    """Label values (X, Y, Z) as 1 to K in the order of ``labels``, everything else 0; of regions the innermost that a
+    voxel is in.
+    """
     result = np.zeros(array.shape, dtype=np.uint8)
-    for index, label in enumerate(labels[:254]):
-        result[array == label.value] = index + 1
+    for index, label in sorted(enumerate(labels[:254]), key=lambda one: -len(one[1].values)):
+        result[label.mask(array)] = index + 1
     return result
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.splits import Split, load_splits
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.methods.base import DiffusionRecipe, Method
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.registration.atlas import Atlas
@@ -76,12 +76,37 @@ def check_any_contrast(source: Path, cases: Sequence[str], plan: Plan) -> None:
         )
 
 
-def whole_cases(source: Path, cases: Sequence[str]) -> Iterator[Atlas]:
-    """The preprocessed ``cases``, one after the other: images (C, x, y, z) and signed distances (K, x, y, z),
-    float32.
+def check_partly_known(method: Method) -> None:
+    """UserError if labels may be unknown, and ``method`` cannot learn from what is known of such a case."""
+    recipe = method.recipe
+    if method.plan.dataset.ignore is None or not isinstance(recipe, DiffusionRecipe):
+        return
+    if recipe.objective.prediction == "epsilon":
+        raise UserError(
+            "`recipe`: a network that predicts noise cannot learn from labels that are known in part, which the ignore label "
+            "of dataset.json says. Take one that predicts x0 or v, such as the default."
+        )
+
+
+def whole_cases(source: Path, cases: Sequence[str], labels: int, needed: bool = False) -> Iterator[Atlas]:
+    """The preprocessed ``cases``, one after the other: images (C, x, y, z) and signed distances (K, x, y, z) of the
+    ``labels``, float32.
+
+    Cases whose labels are known in part only are left out, which is said; UserError if there is no other, and one is
+    ``needed``.
     """
+    partly = []
     for case in cases:
         stored = open_case(source, case)
-        if stored.distances is None:
-            raise UserError(f"{source}: case '{case}' is unlabelled, so it cannot train. Leave it out of the split.")
-        yield Atlas(case, stored.read_image(), np.asarray(stored.distances[:], dtype=np.float32))
+        high, low = stored.read_distances(labels)
+        if low is high:
+            yield Atlas(case, stored.read_image(), high)
+        else:
+            partly.append(case)
+    if needed and partly and len(partly) == len(cases):
+        raise UserError(
+            f"{source}: each of the {len(cases)} training cases has voxels with the ignore label, so none can be an atlas. "
+            "Annotate at least one case completely."
+        )
+    if partly:
+        console.warn(f"{len(partly)} of {len(cases)} cases have voxels with the ignore label; they are no atlases.")

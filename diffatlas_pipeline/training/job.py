@@ -31,7 +31,7 @@ from diffatlas_pipeline.methods.registry import (
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.training.cases import FoldCases, cases_of_fold, check_any_contrast, whole_cases
+from diffatlas_pipeline.training.cases import FoldCases, cases_of_fold, check_any_contrast, check_partly_known, whole_cases
 from diffatlas_pipeline.training.checkpoints import remove_checkpoints
 from diffatlas_pipeline.training.fit import fit
 from diffatlas_pipeline.training.initial_weights import InitialWeights, initial_weights, read_initial_fold
@@ -163,6 +163,7 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     method = create_method(options.method, plan, recipe)
     if method.any_contrast:
         check_any_contrast(source, cases.training, plan)
+    check_partly_known(method)
     model = ModelFolder(ModelFolder.location(workspace, source.name, options.method, options.recipe))
     scans = choose_scans(options, method, model, source, cases)
     initial = None if options.init_from is None else _initial(options.init_from, method, options.seed)
@@ -215,7 +216,7 @@ def _train(job: Job) -> bool:
         "precision": trained.precision,
         "skipped_batches": trained.skipped,
     }
-    atlases = kept_atlases(whole_cases(job.source, spread_evenly(training)), job.plan.spacing_mm)
+    atlases = kept_atlases(whole_cases(job.source, spread_evenly(training), len(job.plan.dataset.labels)), job.plan.spacing_mm)
     job.model.write_fold(job.cases.fold, trained.weights, described, atlases)
     remove_checkpoints(job.folder)
     remove_pseudo_labels(job.folder)
@@ -251,6 +252,8 @@ def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:
             unlabelled,
             job.method.any_contrast,
         ),
-        lambda: console.each(whole_cases(source, training), "memorising", len(training), "cases"),
+        lambda: console.each(
+            whole_cases(source, training, len(plan.dataset.labels), needed=True), "memorising", len(training), "cases"
+        ),
         validate,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffatlas_pipeline import console
@@ -17,6 +18,7 @@ from diffatlas_pipeline.atlases.policy import AtlasUse
 from diffatlas_pipeline.atlases.registered import registrations_folder
 from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.data.batches import Unlabelled
+from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.datasets.splits import load_splits
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.inference.predictor import Predictor
@@ -128,9 +130,10 @@ def label_scans(
         adapt = "atlases" if atlases and teacher.is_out_of_domain(modality) else "off"
         segmenter = Segmenter(teacher, atlases, AtlasUse(adapt, bool(atlases)), modality, registrations)
         found = segmenter.segment(segmenter.prepare_stored(image, stored.record))
-        values = decode_labels(found.distances.numpy(), [label.value for label in labels])
+        values = decode_labels(found.distances.numpy(), codes_of(labels))
         distances = encode_labels(values, labels, stored.record.planned_spacing_mm, teacher.plan.distance.tau_mm)
-        write_case(folder, case, stored.image[:], distances, stored.record, modality=modality, beyond=stored.facts.beyond)
+        maps, beyond = np.concatenate([distances] * (teacher.plan.dataset.distance_maps // len(labels))), stored.facts.beyond
+        write_case(folder, case, stored.image[:], maps, stored.record, modality=modality, beyond=beyond, labels=len(labels))
 
 
 def _check_registrations(options: TrainingOptions) -> None:

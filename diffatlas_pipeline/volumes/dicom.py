@@ -1,17 +1,17 @@
-"""DICOM series (a folder with one file per slice) through SimpleITK."""
+"""DICOM series (a folder with one file per slice, or such a file where several series share a folder) through
+SimpleITK.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.volumes.dicom_elements import begins_as_dicom
+from diffatlas_pipeline.volumes.dicom_series import ORIENTATION, POSITION, content_of, numbers, quiet
 from diffatlas_pipeline.volumes.grids import Grid
 from diffatlas_pipeline.volumes.itk import LPS_TO_RAS, execute, header_grid, open_header
 from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
@@ -19,25 +19,15 @@ from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-_POSITION, _ORIENTATION = "0020|0032", "0020|0037"  # of a slice, in mm and as direction cosines
 _MODALITY = "0008|0060"
 _STORED_AS = ("0028|1052", "0028|1053", "0028|0100", "0028|0103")  # intercept, slope, bits, signed: of each slice
-_INDEX = "DICOMDIR"
 _UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
-
-
-def has_series(folder: Path) -> bool:
-    """Whether ``folder`` itself (not its sub-folders) holds DICOM images, be they damaged."""
-    try:
-        return bool(_series(folder)[0])
-    except ImageError:
-        return True
-    except OSError:
-        return False
 
 
 def read(folder: Path) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of the DICOM series in ``folder``, rescaled as its headers say, and their grid.
+
+    Here and below, ``folder`` may be a file instead: then it is the series that this file is of.
 
     The grid comes from the positions of all slices, so that a tilted gantry gives a sheared grid. Raises ImageError for
     several series, and for uneven, missing, doubled, unlike or damaged slices.
@@ -52,7 +42,7 @@ def read(folder: Path) -> tuple[np.ndarray, Grid]:
         return np.stack([plane.astype(np.float32) for plane in planes], axis=2), grid
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(names)
-    with _quiet():
+    with quiet():
         return execute(reader, folder).reshape(grid.shape), grid
 
 
@@ -70,25 +60,33 @@ def modality(folder: Path) -> str:
     return header.GetMetaData(_MODALITY).strip().upper() if header.HasMetaDataKey(_MODALITY) else ""
 
 
-def _one_series(folder: Path) -> list[str]:
-    """The files of the series in ``folder``."""
-    import SimpleITK as sitk
+def files_of(folder: Path) -> list[Path]:
+    """The files of the series in ``folder``, in no particular order. Raises ImageError as :func:`read`."""
+    return [Path(name) for name in _one_series(folder)]
 
+
+def slices_of(folder: Path) -> list[Path]:
+    """The files of the series in ``folder`` in the order of its last axis. Raises ImageError as :func:`read`."""
+    return [Path(name) for name in _slices(folder)[0]]
+
+
+def _one_series(path: Path) -> list[str]:
+    """The files of the series in the folder ``path``, or of the one that the file ``path`` is of."""
+    folder = path if path.is_dir() else path.parent
     try:
-        series, slices = _series(folder)
+        content = content_of(folder)
     except OSError as error:
         raise ImageError(f"{error.filename}: cannot be read ({error.strerror}). Copy the series again.") from error
+    series = [files for files in content.series.values() if path == folder or path.name in {file.name for file in files}]
     if len(series) != 1:
         found = f"holds {len(series)} DICOM series, but a case is one" if series else "holds no DICOM series"
-        raise ImageError(f"{folder}: {found}. Put the slices of one series into a folder of their own.")
-    with _quiet():
-        names = list(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
-    if lost := slices - {Path(name).name for name in names}:
+        raise ImageError(f"{path}: {found}. Put the slices of one series into a folder of their own.")
+    if content.lost:
         raise ImageError(
-            f"{folder / min(lost)}: is empty or damaged, so the series may lack a slice. Copy it again, or take the file "
+            f"{content.lost[0]}: is empty or damaged, so the series may lack a slice. Copy it again, or take the file "
             "out of the folder if it is none of the slices."
         )
-    return names
+    return [str(file) for file in series[0]]
 
 
 def _slices(folder: Path) -> tuple[list[str], Grid]:
@@ -104,8 +102,8 @@ def _slices(folder: Path) -> tuple[list[str], Grid]:
             raise ImageError(
                 f"{name}: its size, position or orientation does not fit the other slices. Export the series again."
             )
-    row, column = np.reshape(_numbers(headers[0], _ORIENTATION), (2, 3))
-    positions = np.array([_numbers(header, _POSITION) for header in headers])
+    row, column = np.reshape(numbers(headers[0], ORIENTATION), (2, 3))
+    positions = np.array([numbers(header, POSITION) for header in headers])
     order = np.argsort(positions @ np.cross(row, column), kind="stable")
     positions = positions[order]
     affine = first.matrix
@@ -128,53 +126,18 @@ def _step(positions: np.ndarray, folder: Path) -> np.ndarray:
     return mean
 
 
-def _series(folder: Path) -> tuple[tuple[str, ...], set[str]]:
-    """The identifiers of the series in ``folder``, and the names of the files that should belong to one: all that begin
-    as DICOM, but for the index of a disc, and all that are empty, as an interrupted copy leaves them.
-
-    Raises ImageError for a damaged file, and OSError for one that cannot be read.
-    """
-    import SimpleITK as sitk
-
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    slices = {path.name for path in files if begins_as_dicom(path) or path.stat().st_size == 0} - {_INDEX}
-    with _quiet():
-        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)), slices
-
-
 def _same_plane(header: sitk.ImageFileReader, other: sitk.ImageFileReader) -> bool:
     """Whether two slices have one size, spacing and direction, and the first a position."""
-    directions = _numbers(header, _ORIENTATION), _numbers(other, _ORIENTATION)
+    directions = numbers(header, ORIENTATION), numbers(other, ORIENTATION)
     return (
         header.GetSize()[:2] == other.GetSize()[:2]
         and np.allclose(header.GetSpacing()[:2], other.GetSpacing()[:2], rtol=1e-4)
         and len(directions[0]) == len(directions[1]) == 6
         and np.allclose(*directions, atol=1e-4)
-        and len(_numbers(header, _POSITION)) == 3
+        and len(numbers(header, POSITION)) == 3
     )
 
 
 def _rescaling(header: sitk.ImageFileReader) -> tuple[str, ...]:
     """How the stored integers of a slice become values."""
     return tuple(header.GetMetaData(tag).strip() if header.HasMetaDataKey(tag) else "" for tag in _STORED_AS)
-
-
-def _numbers(header: sitk.ImageFileReader, tag: str) -> list[float]:
-    """The numbers of a tag; none if it is missing or holds anything else."""
-    try:
-        return [float(number) for number in header.GetMetaData(tag).split("\\")] if header.HasMetaDataKey(tag) else []
-    except ValueError:
-        return []
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without ITK's own warnings about uneven or absent slices: those are checked here, and are errors."""
-    import SimpleITK as sitk
-
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)

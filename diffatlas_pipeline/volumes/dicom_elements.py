@@ -12,7 +12,7 @@ from diffatlas_pipeline.errors import ImageError
 _PREAMBLE = 132  # bytes before the first element, the last four of them "DICM"
 _IMPLICIT, _BIG_ENDIAN = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.2"
 _COMPRESSED = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.4.95")  # all elements of the file: their lengths are unknown
-_SYNTAX, _PIXELS = (0x0002, 0x0010), (0x7FE0, 0x0010)
+_SYNTAX, _PIXELS, _CLASS = (0x0002, 0x0010), (0x7FE0, 0x0010), (0x0002, 0x0002)
 _ITEMS, _ITEM, _END = 0xFFFE, (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _FIRST_ITEM = b"\xfe\xff\x00\xe0"
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}  # 4 bytes of length
@@ -45,20 +45,38 @@ def begins_as_dicom(path: Path) -> bool:
     return True
 
 
+def class_of(path: Path) -> str:
+    """The UID of what kind of object the DICOM file ``path`` says that it is (its SOP class), "" if it says nothing.
+
+    It stands before the data, so that objects that hold no image tell it, too. OSError if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(_PREAMBLE)[128:] != b"DICM":
+            return ""
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found, _ = _first_elements(content)
+    return found.get(_CLASS, b"").decode("ascii", errors="replace")
+
+
 def _written(content: mmap.mmap, path: Path) -> tuple[bytes, int]:
     """The transfer syntax, in which all elements after those of group 2 are written, and where they begin."""
-    syntax, position = b"", _PREAMBLE
+    found, position = _first_elements(content)
+    if not found.get(_SYNTAX) or content[position : position + 2] == b"\x02\x00":
+        raise ImageError(f"{path}: is damaged: its header ends at byte {position:,}. Export the series again.")
+    return found[_SYNTAX], position
+
+
+def _first_elements(content: mmap.mmap) -> tuple[dict[tuple[int, int], bytes], int]:
+    """The elements of group 2 without padding, as far as they can be read, and where they end."""
+    values, position = {}, _PREAMBLE
     while content[position : position + 2] == b"\x02\x00":
         found = _explicit(content, position, "<")
         if found is None or found[1] + found[2] > len(content):
             break
         tag, start, length = found
         position = start + length
-        if tag == _SYNTAX:
-            syntax = content[start:position].rstrip(b"\0 ")
-    if not syntax or content[position : position + 2] == b"\x02\x00":
-        raise ImageError(f"{path}: is damaged: its header ends at byte {position:,}. Export the series again.")
-    return syntax, position
+        values[tag] = content[start:position].rstrip(b"\0 ")
+    return values, position
 
 
 def _data_set(content: mmap.mmap, position: int, order: str, explicit: bool) -> Iterator[Element]:

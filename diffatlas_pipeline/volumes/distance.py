@@ -42,13 +42,17 @@ def signed_distance_mm(mask: np.ndarray, spacing_mm: Sequence[float], limit_mm: 
     return result
 
 
-def inscribed_radius_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:
-    """The largest distance in mm from a voxel centre of ``mask`` (X, Y, Z) to its surface; 0 if empty, inf if full."""
+def inscribed_radius_mm(mask: np.ndarray, spacing_mm: Sequence[float], of: np.ndarray | None = None) -> float:
+    """The largest distance in mm from a voxel centre of ``mask`` (X, Y, Z) to its surface; 0 if empty, inf if full.
+
+    Only the voxels of its part ``of`` count, if that is given: of those that are known to be inside.
+    """
     mask = np.asarray(mask, dtype=bool)
     if not mask.any():
         return 0.0
     near = mask_box(mask, (1, 1, 1))
-    return float(_distance_to_voxels_mm(~mask[near], spacing_mm, _shortest_edge_mm(mask, spacing_mm), math.inf).max())
+    depth = _distance_to_voxels_mm(~mask[near], spacing_mm, _shortest_edge_mm(mask, spacing_mm), math.inf)
+    return float(depth.max() if of is None else depth.max(where=np.asarray(of, dtype=bool)[near], initial=0.0))
 
 
 def _shortest_edge_mm(mask: np.ndarray, spacing_mm: Sequence[float]) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Extension
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 
@@ -62,8 +65,8 @@ def read_grid(path: Path) -> Grid:
     return _grid(_read_header(path), path)
 
 
-def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
-    """Write ``array`` (X, Y, Z) on ``grid``.
+def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None, names: Mapping[int, str] | None = None) -> None:
+    """Write ``array`` (X, Y, Z) on ``grid``, with the ``names`` of its values in an extension of the header.
 
     From ``like``, a NIfTI file of the same grid, come the exact number of axes, affine, qform and sform codes, units
     and NIfTI version; not its window, intent, texts or extensions, which describe the image (and may name a patient).
@@ -80,7 +83,14 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
             header[field] = b""
         kind = nib.Nifti2Image if header["sizeof_hdr"] == _HEADER_BYTES else nib.Nifti1Image
         image = kind(array.reshape(header.get_data_shape()), header.get_best_affine(), header)
+    if names:
+        image.header.extensions.append(Nifti1Extension("comment", names_text(names)))
     image.to_filename(path)
+
+
+def names_text(names: Mapping[int, str]) -> bytes:
+    """What the extension holds, as JSON in ASCII: {"labels": {"0": "background", "1": "liver"}}."""
+    return json.dumps({"labels": {str(value): name for value, name in names.items()}}).encode("ascii")
 
 
 def values_of(image: Any) -> tuple[np.ndarray, Grid]:

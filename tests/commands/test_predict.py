@@ -6,11 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 import torch
 
+from diffatlas_pipeline.api.model import load_model
 from diffatlas_pipeline.commands.predict import main
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
@@ -63,6 +66,7 @@ def test_input_and_output_are_enough(workspace: Path, capsys: pytest.CaptureFixt
         assert set(np.unique(read_labels(path).array)) <= {0, 2, 7}
     for stage in ("read", "prepare", "sample", "restore", "write", "total"):
         assert stage in printed
+    assert "Post-processing" not in printed, "the model has chosen none"
     assert printed.splitlines()[-1].startswith("Next: DiffAtlas_evaluate")
     record = json.loads((workspace / "out" / "prediction.json").read_text())
     assert record["settings"]["sampler"]["steps"] == 2
@@ -97,6 +101,38 @@ def test_other_programs_find_names_colours_and_volumes(workspace: Path) -> None:
     labels = read_labels(workspace / "out" / "one.nii.gz")
     expected = [(labels.array == value).sum() * labels.grid.voxel_mm3 / 1000 for value in (2, 7)]
     np.testing.assert_allclose(rows["volume_ml"][:2], expected)
+
+
+def test_nifti_files_name_their_labels_and_other_readers_do_not_mind(workspace: Path) -> None:
+    predict(workspace)
+    path = workspace / "out" / "one.nii.gz"
+    image = nib.load(path)
+    (extension,) = image.header.extensions
+    assert extension.get_code() == 6, "a comment"
+    assert json.loads(extension.text) == {"labels": {"0": "background", "2": "small", "7": "large"}}
+    read = sitk.ReadImage(str(path))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read).T, np.asarray(image.dataobj))
+    given = sitk.ReadImage(str(workspace / "in" / "one.nii.gz"))
+    assert read.GetOrigin() == given.GetOrigin() and read.GetDirection() == given.GetDirection()
+    load_model(next((workspace / "workspace" / "results").glob("*/*")), "cpu", precision="float32").segment(
+        workspace / "in" / "one.nii.gz"
+    ).save(workspace / "saved.nii.gz")
+    assert nib.load(workspace / "saved.nii.gz").header.extensions == image.header.extensions
+
+
+def test_probabilities_agree_with_the_labels(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model without validation cases, which is said; of the mean of two draws."""
+    predict(workspace, "--save-probabilities", "--draws", "2")
+    assert "The probabilities are as sharp as in training" in capsys.readouterr().out
+    for case in ("one", "two"):
+        image = nib.load(workspace / "out" / f"{case}.nii.gz")
+        with np.load(workspace / "out" / "probabilities" / f"{case}.npz", allow_pickle=False) as kept:
+            parts, values = kept["probabilities"], kept["values"]
+            np.testing.assert_allclose(kept["affine"], image.affine, rtol=1e-6)
+        assert parts.shape == (3, *image.shape) and parts.dtype == np.float16 and values.tolist() == [0, 2, 7]
+        np.testing.assert_array_equal(values[parts.argmax(axis=0)], np.asarray(image.dataobj))
+    model = load_model(next((workspace / "workspace" / "results").glob("*/*")), "cpu", draws=2, precision="float32")
+    np.testing.assert_array_equal(model.segment(workspace / "in" / "two_0000.nii.gz").probabilities, parts)
 
 
 def test_scans_may_be_given_one_by_one_and_in_a_list(workspace: Path) -> None:

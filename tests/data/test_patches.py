@@ -122,5 +122,5 @@ def test_cases_that_cannot_be_trained_on(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no case"):
         PatchSource(tmp_path, [], plan)
     fewer = dataclasses.replace(plan, dataset=dataclasses.replace(plan.dataset, labels=plan.dataset.labels[:1]))
-    with pytest.raises(DatasetError, match=r"2 label\(s\), but the plan has 1 and 1"):
+    with pytest.raises(DatasetError, match=r"2 distance map\(s\), but the plan has 1 and 1"):
         PatchSource(tmp_path, [name], fewer)

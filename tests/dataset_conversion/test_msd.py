@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from benchmarks.case_lists import lists_of
+from dataset_conversion.labelled_cases import CaseOptions
 from dataset_conversion.msd import convert_msd, read_source
 from diffatlas_pipeline.errors import DatasetError
+from tests.dataset_conversion.source_trees import check_twice, refused
 
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 
@@ -74,7 +76,7 @@ def test_one_channel_is_linked_and_described(tmp_path: Path) -> None:
 
 def test_several_channels_are_split_without_loss(tmp_path: Path) -> None:
     source = _task(tmp_path / "Task01_Brain", channels=3)
-    folder = convert_msd(source, tmp_path / "raw", 1, workers=2)
+    folder = convert_msd(source, tmp_path / "raw", 1, options=CaseOptions(workers=2))
     whole = nib.load(source / "imagesTr/b_2.nii.gz")
     for channel in range(3):
         part = nib.load(folder / f"imagesTr/b_2_{channel:04d}.nii.gz")
@@ -120,7 +122,7 @@ def test_chosen_cases_with_test_labels(tmp_path: Path) -> None:
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
     with pytest.raises(DatasetError, match=r"2 file\(s\).*b_3.*`overwrite`"):
         convert_msd(source, tmp_path / "raw", 9, training_cases=["b_0"], test_cases=["b_1"])
-    convert_msd(source, tmp_path / "raw", 9, training_cases=["b_0"], test_cases=["b_1"], overwrite=True)
+    convert_msd(source, tmp_path / "raw", 9, training_cases=["b_0"], test_cases=["b_1"], options=CaseOptions(overwrite=True))
     assert _names(folder)["imagesTr"] == ["b_0_0000.nii.gz"]
 
 
@@ -147,7 +149,7 @@ def test_impossible_choices_are_named(tmp_path: Path, training: list[str] | None
     assert not (tmp_path / "raw").exists()
 
 
-def test_all_broken_cases_are_listed_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_all_broken_cases_are_listed_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = _task(tmp_path / "Task09_Brain", training=6)
     (source / "labelsTr/b_0.nii.gz").unlink()
     whole = (source / "imagesTr/b_1.nii.gz").read_bytes()
@@ -157,22 +159,73 @@ def test_all_broken_cases_are_listed_and_the_rest_is_kept(tmp_path: Path) -> Non
     with pytest.raises(DatasetError) as raised:
         convert_msd(source, tmp_path / "raw", 9)
     message = str(raised.value)
-    assert message.startswith("4 case(s)")
-    for text in ("no such file", "cannot be read", "(4, 5, 6, 2) does not hold the 1 channel", "(4, 5, 7) differs"):
+    assert "4 problem(s)" in message
+    for text in ("no such file", "cannot be read", "found shape 4 x 5 x 6 x 2", "shapes differ: 4 x 5 x 6 and 4 x 5 x 7"):
         assert text in message
-    folder = tmp_path / "raw/Dataset009_Brain"
-    assert not (folder / "dataset.json").exists()
+    assert not (tmp_path / "raw").exists()
+    folder = convert_msd(source, tmp_path / "raw", 9, options=CaseOptions(leave_out_bad=True))
     assert _names(folder)["imagesTr"] == ["b_4_0000.nii.gz", "b_5_0000.nii.gz"]
+    said = capsys.readouterr().out
+    assert all(f"b_{n}  " in said for n in range(4)) and "b_4" not in said
     _task(source, training=6)  # mended
     convert_msd(source, tmp_path / "raw", 9)
-    assert (folder / "dataset.json").is_file()
     assert len(_names(folder)["labelsTr"]) == 6
+
+
+def _v1_task(folder: Path, channels: int) -> Path:
+    """A task of nnU-Net v1: dataset.json lists cases, the files of images have the number of their channel."""
+    source = _task(folder, channels)
+    for path in [*source.glob("imagesT?/*.nii.gz")]:
+        whole = np.asanyarray(nib.load(path).dataobj).reshape(4, 5, 6, channels)
+        for channel in range(channels):
+            _save(path.with_name(path.name.replace(".nii.gz", f"_{channel:04d}.nii.gz")), whole[..., channel])
+        path.unlink()
+    return source
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_tasks_of_nnunet_v1(tmp_path: Path, channels: int, capsys: pytest.CaptureFixture[str]) -> None:
+    source = _v1_task(tmp_path / "Task509_Brain", channels)
+    _save(source / "labelsTs/t_1.nii.gz", np.ones((4, 5, 6), np.uint8))
+    _save(source / "imagesTr/spare_0000.nii.gz", np.zeros((4, 5, 6), np.int16))
+    said = check_twice(tmp_path, capsys, "msd", "-i", str(source))
+    assert "does not list 1 file(s), left out: imagesTr/spare_0000.nii.gz" in said
+    folder = tmp_path / "raw/Dataset509_Brain"
+    assert _names(folder)["imagesTr"] == [f"b_{n}_{channel:04d}.nii.gz" for n in range(4) for channel in range(channels)]
+    assert _names(folder)["labelsTs"] == ["t_1.nii.gz"]
+    for path in folder.glob("imagesT?/*"):
+        assert path.samefile(source / path.relative_to(folder))
+    content = json.loads((folder / "dataset.json").read_text())
+    assert content["channel_names"] == {str(index): name for index, name in enumerate(("FLAIR", "T1w")[:channels])}
+    assert content["labels"] == {"background": 0, "edema": 1, "core": 2}
+
+
+def test_channels_of_nnunet_v1_that_are_missing_or_too_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = _v1_task(tmp_path / "Task509_Brain", 2)
+    (source / "imagesTr/b_0_0001.nii.gz").unlink()
+    _save(source / "imagesTr/b_1_0002.nii.gz", np.zeros((4, 5, 6), np.int16))
+    message = refused(tmp_path, capsys, "msd", "-i", str(source))
+    assert "b_0_0001.nii.gz: no such file" in message and "b_1_0002.nii.gz: is one channel too many" in message
+
+
+def test_a_label_that_lies_elsewhere_can_get_the_place_of_its_image(tmp_path: Path) -> None:
+    source = _task(tmp_path / "Task01_Brain", channels=2)
+    path = source / "labelsTr/b_1.nii.gz"
+    values = np.asanyarray(nib.load(path).dataobj)
+    nib.Nifti1Image(values, np.diag([1.0, 1.5, 2.5, 1.0])).to_filename(path)
+    with pytest.raises(DatasetError, match=r"b_1 .*spacing .*`fix_geometry`"):
+        convert_msd(source, tmp_path / "raw")
+    folder = convert_msd(source, tmp_path / "raw", options=CaseOptions(fix_geometry=True))
+    mended = nib.load(folder / "labelsTr/b_1.nii.gz")
+    np.testing.assert_array_equal(mended.affine, AFFINE)
+    np.testing.assert_array_equal(np.asanyarray(mended.dataobj), values)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"modality": None}, "modality, labels and training"),
+        ({"modality": {}}, "modality is empty"),
         ({"training": ["a.nii.gz"]}, "modality, labels and training"),
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "same name"),
         ({"test": ["./imagesTs/t.mha"]}, "t.mha"),
@@ -198,7 +251,9 @@ def test_real_hippocampus_with_its_protocol(tmp_path: Path) -> None:
         pytest.skip("DIFFATLAS_TEST_DATA is not set")
     source = Path(data) / "Task04_Hippocampus"
     protocol = json.loads(lists_of("hippocampus").read_text(encoding="utf-8"))
-    folder = convert_msd(source, tmp_path, 4, training_cases=protocol["full"], test_cases=protocol["test"], workers=2)
+    folder = convert_msd(
+        source, tmp_path, 4, training_cases=protocol["full"], test_cases=protocol["test"], options=CaseOptions(workers=2)
+    )
     names = _names(folder)
     assert [len(names[part]) for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")] == [160, 160, 40, 40]
     case = protocol["test"][7]

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from diffatlas_pipeline import parallel
-from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.datasets.description import LabelClass, LabelSet
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, find_labels, read_labels_json
 from diffatlas_pipeline.evaluation.summary_table import results_table
@@ -177,7 +177,7 @@ def test_values_that_are_no_label_are_said(folders: tuple[Path, Path]) -> None:
 def test_labels_are_named_by_the_dataset_json(folders: tuple[Path, Path], labels: dict) -> None:
     (folders[1].parent / "dataset.json").write_text(json.dumps({"labels": labels}))
     expected = (LabelClass("small", 3), LabelClass("large", 7))
-    assert find_labels(folders[1]) == expected
+    assert find_labels(folders[1]) == LabelSet(expected)
     assert evaluate_folders(*folders).labels == expected
 
 

@@ -29,6 +29,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.inference.export import read_record
 from diffatlas_pipeline.models.archive import UnpackedModel
 from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.models.postprocessing import Measured, Postprocessing
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.training.checkpoints import TrainingStatus, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
@@ -73,6 +74,8 @@ def _image(ending: str) -> Kind:
 def _model(folder: Path) -> None:
     ModelFolder.create(folder / "diffatlas__default", plan())
     add_fold(folder / "diffatlas__default", "fold0")
+    measured = Measured("small", "filled_holes", True, 4, 4, 0, 0.5, 0.75)
+    ModelFolder(folder / "diffatlas__default").write_postprocessing("fold0", Postprocessing((measured,)))
 
 
 def _packed(folder: Path) -> None:

@@ -9,7 +9,7 @@ from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.earlier import digest_of_file, digest_of_scan
 from diffatlas_pipeline.inference.export import Destination
-from diffatlas_pipeline.inference.inputs import find_cases
+from diffatlas_pipeline.inference.inputs import find_scans
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume
 from tests.inference.closed_form import ready, segmented, write_scans
@@ -22,7 +22,7 @@ def out(tmp_path: Path) -> Destination:
 def test_many_cases_files_names_grids_and_a_corrupt_one(tmp_path: Path) -> None:
     write_scans(tmp_path / "in", "a.nii.gz", "b_0000.nii.gz", "c.mha")
     (tmp_path / "in" / "bad.nii.gz").write_bytes(b"nothing" * 100)
-    cases = find_cases([tmp_path / "in"], 1)
+    cases = find_scans([tmp_path / "in"], 1).cases
     outcomes = predict_cases(
         Segmenter(ready()),
         cases,
@@ -50,7 +50,7 @@ def test_many_cases_files_names_grids_and_a_corrupt_one(tmp_path: Path) -> None:
 def test_alone_or_among_others_a_case_gets_the_same_result(tmp_path: Path) -> None:
     write_scans(tmp_path / "in", "a.nii.gz", "b.nii.gz")
     predictor = ready()
-    predict_cases(Segmenter(predictor), find_cases([tmp_path / "in"], 1), Wanted(out(tmp_path)), quiet=True)
+    predict_cases(Segmenter(predictor), find_scans([tmp_path / "in"], 1).cases, Wanted(out(tmp_path)), quiet=True)
     volume = read_volume([tmp_path / "in" / "b.nii.gz"])
     assert np.array_equal(segmented(predictor, volume).labels, read_labels(tmp_path / "out" / "b.nii.gz").array)
 
@@ -62,7 +62,7 @@ def test_each_outcome_is_told_when_it_is_there(tmp_path: Path) -> None:
     def told(outcome: CaseOutcome) -> None:
         heard.append((outcome.case, (tmp_path / "out" / f"{outcome.case}.nii.gz").exists()))
 
-    cases = find_cases([tmp_path / "in"], 1)
+    cases = find_scans([tmp_path / "in"], 1).cases
     outcomes = predict_cases(Segmenter(ready()), cases, Wanted(out(tmp_path)), quiet=True, told=told)
     assert heard == [("a", True), ("b", True)]
     for outcome, files in zip(outcomes, cases, strict=True):
@@ -90,7 +90,7 @@ def test_one_case_never_ends_the_others(
         return whole(*arguments)
 
     monkeypatch.setattr(predictor, stage, broken)
-    outcomes = predict_cases(Segmenter(predictor), find_cases([tmp_path / "in"], 1), Wanted(out(tmp_path)), quiet=True)
+    outcomes = predict_cases(Segmenter(predictor), find_scans([tmp_path / "in"], 1).cases, Wanted(out(tmp_path)), quiet=True)
     assert [outcome.status for outcome in outcomes] == ["segmented", "failed", "segmented"]
     assert said in outcomes[1].message and not (tmp_path / "out" / "b.nii.gz").exists()
     assert ("Traceback" in capsys.readouterr().err) == isinstance(fault, RuntimeError)

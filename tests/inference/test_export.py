@@ -8,7 +8,7 @@ import pytest
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
-from diffatlas_pipeline.inference.inputs import find_cases
+from diffatlas_pipeline.inference.inputs import find_scans
 from tests.inference.closed_form import write_scans
 
 
@@ -18,20 +18,20 @@ def case(folder: Path) -> CaseFiles:
 
 def test_single_file_input(tmp_path: Path) -> None:
     write_scans(tmp_path, "a_0000.nii.gz")
-    assert [files.case for files in find_cases([tmp_path / "a_0000.nii.gz"], 1)] == ["a"]
+    assert [files.case for files in find_scans([tmp_path / "a_0000.nii.gz"], 1).cases] == ["a"]
     with pytest.raises(ImageError, match=r"2 channels.* Learn it\."):
-        find_cases([tmp_path / "a_0000.nii.gz"], 2, needs_all="Learn it.")
-    (files,) = find_cases([tmp_path / "a_0000.nii.gz"], 2)
+        find_scans([tmp_path / "a_0000.nii.gz"], 2, needs_all="Learn it.")
+    (files,) = find_scans([tmp_path / "a_0000.nii.gz"], 2).cases
     assert (files.case, files.missing, files.images) == ("a", (1,), (tmp_path / "a_0000.nii.gz",))
     (tmp_path / "a.jpg").touch()
     with pytest.raises(ImageError, match=r"a\.jpg"):
-        find_cases([tmp_path / "a.jpg"], 1)
+        find_scans([tmp_path / "a.jpg"], 1)
 
 
 def test_inputs_are_never_replaced(tmp_path: Path) -> None:
     write_scans(tmp_path, "a.nii.gz")
     with pytest.raises(UserError, match="holds the scans"):
-        check_output(Destination(tmp_path, ".nii.gz"), find_cases([tmp_path], 1))
+        check_output(Destination(tmp_path, ".nii.gz"), find_scans([tmp_path], 1).cases)
 
 
 def test_unwritable_output_is_said_before_any_work(tmp_path: Path) -> None:

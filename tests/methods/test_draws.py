@@ -16,6 +16,17 @@ def test_the_mean_is_of_clipped_draws(count: int) -> None:
     assert found.distances.dtype == torch.float32 and torch.allclose(found.distances, clipped.mean(dim=0))
 
 
+def test_several_draws_have_the_mean_of_their_probabilities() -> None:
+    """Of the labels; the channels of an image before them have none."""
+    given = [torch.tensor([[0.3], [-0.5], [0.2]]), torch.tensor([[0.1], [0.4], [-0.1]])]
+    draws = iter(given)
+    found = averaged(lambda *_: next(draws), 2, 0, None, sharpness=4.0, images=1)
+    logits = torch.stack([torch.cat([torch.zeros(1, 1), -4 * one[1:]]) for one in given])
+    assert found.probabilities is not None
+    torch.testing.assert_close(found.probabilities, logits.softmax(dim=1).mean(dim=0)[1:])
+    assert averaged(lambda *_: given[0], 1, 0, None).probabilities is None
+
+
 def test_each_draw_has_noise_of_its_own_which_belongs_to_the_seed() -> None:
     def noise(seed: int) -> list[float]:
         seen: list[float] = []

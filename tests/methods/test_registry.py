@@ -255,7 +255,7 @@ def test_parts_of_the_plan_fit_together() -> None:
         flat = replace(plan(), dimensions=2)
         check_plan(replace(flat, augmentation=replace(flat.augmentation, mirror_axes=(2,))), "plans.json")
     channel = replace(plan().channels[0], scheme="z-score")
-    with pytest.raises(UserError, match=r"channels\[0\].scheme 'z-score'; must be one of ct, percentile"):
+    with pytest.raises(UserError, match=r"channels\[0\].scheme 'z-score'; must be one of ct, fixed, percentile"):
         check_plan(replace(plan(), channels=(channel,)), "plans.json")
 
 

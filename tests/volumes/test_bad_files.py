@@ -9,11 +9,11 @@ import SimpleITK as sitk
 
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_grid, read_labels, read_volume, write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import VOLUME_ENDINGS, read_grid, read_labels, read_volume, write_labels, write_scalars
 from tests.volumes.examples import RNG, SHAPE, labels, oblique_affine
 
 
-@pytest.mark.parametrize("ending", FILE_ENDINGS)
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
 def test_truncated_file_is_named(tmp_path, ending, kept):
     path = tmp_path / f"bad{ending}"
@@ -56,7 +56,7 @@ def test_meta_image_headers_that_would_end_the_process_are_refused(tmp_path):
             read_volume([path])
 
 
-@pytest.mark.parametrize("ending", FILE_ENDINGS)
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
 def test_garbage_is_named(tmp_path, ending):
     (tmp_path / f"bad{ending}").write_bytes(b"this is no image" * 100)
     for read in (read_labels, read_grid, lambda path: read_volume([path])):

@@ -10,12 +10,20 @@ import SimpleITK as sitk
 
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_grid, read_labels, read_volume, write_labels, write_scalars
+from diffatlas_pipeline.volumes.io import (
+    FILE_ENDINGS,
+    VOLUME_ENDINGS,
+    read_grid,
+    read_labels,
+    read_volume,
+    write_labels,
+    write_scalars,
+)
 from tests.volumes.examples import RNG, SHAPE, labels, nifti_image, oblique_affine
 
 
 # ------------------------------------------------------------------------------------------------------ round trips
-@pytest.mark.parametrize("ending", FILE_ENDINGS)
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
 def test_oblique_labels_and_scalars_come_back_on_the_same_grid(tmp_path, ending):
     grid = Grid.of(SHAPE, oblique_affine())
     array, scalars = labels(), RNG.normal(size=SHAPE).astype(np.float32)
@@ -34,7 +42,7 @@ def test_oblique_labels_and_scalars_come_back_on_the_same_grid(tmp_path, ending)
     assert {path.name for path in tmp_path.iterdir()} == expected  # nothing temporary stays behind
 
 
-@pytest.mark.parametrize("ending", FILE_ENDINGS)
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
 def test_flat_images_stay_flat(tmp_path, ending):
     flat = np.diag([0.5, 0.25, 1.0, 1.0])
     flat[:2, 3] = (3.0, -4.0)
@@ -244,7 +252,7 @@ def test_read_only_folder_is_named(tmp_path):
         write_labels(tmp_path / "out.nii.gz", labels(), Grid.of(SHAPE, np.eye(4)))
 
 
-@pytest.mark.parametrize("ending", FILE_ENDINGS)
+@pytest.mark.parametrize("ending", VOLUME_ENDINGS)
 def test_a_failed_write_leaves_the_old_file(tmp_path, ending):
     path = tmp_path / f"a{ending}"
     write_labels(path, array := labels(), Grid.of(SHAPE, np.eye(4)))
