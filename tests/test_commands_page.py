@@ -19,6 +19,7 @@ from tests.pages import PAGES, ROOT, page_id, prose_of
 COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
 PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
 CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
+PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
 SHARING_PAGE = ROOT / "documentation" / "reference" / "sharing.md"
 COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
 VARIABLES = {"DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"}

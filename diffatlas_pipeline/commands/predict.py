@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), a file, a list of "
-        "files (.txt or .csv), or several of these; a model of several channels generates those that a scan lacks",
+        help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), or of DICOM series "
+        "in folders of any depth; a file; a list of files (.txt or .csv); or several of these. A model of several channels "
+        "generates those that a scan lacks",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="folder for the segmentations; of one scan also a file"

@@ -53,6 +53,7 @@ class Evaluation:
     missing: tuple[str, ...]  # references without prediction
     missing_rule: str
     warnings: tuple[str, ...]
+    ignore: int | None = None  # the value of voxels in references whose label is not known
 
     def per_label(self) -> dict[str, dict[str, dict[str, float]]]:
         """label -> metric -> mean, std (of a sample, NaN for one case), median, count (cases where it is defined)."""
@@ -87,6 +88,7 @@ class Evaluation:
         summary = {
             "mean": self.mean(),
             "labels": self.per_label(),
+            "ignore": self.ignore,
             "label_values": {label.name: label.values for label in self.labels},
             "case_count": len(self.pairs),
             "tolerance_mm": self.tolerance_mm,
@@ -142,7 +144,7 @@ def evaluate_folders(
         warnings.append(f"{len(unused)} predictions have no reference and were left out: {listed(unused)}")
     rows = [row for outcome in outcomes for row in outcome.rows]
     frame = pd.DataFrame(rows, columns=["case", "label", "value", *METRICS])
-    return Evaluation(frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings))
+    return Evaluation(frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings), known.ignore)
 
 
 def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[CasePair], list[str], list[str]]:

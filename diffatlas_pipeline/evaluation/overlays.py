@@ -122,9 +122,11 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
     pairs = {pair.case: pair for pair in evaluation.pairs}
     pictures, remarks = [], []
     remarkable = evaluation.remarkable()
+    scored = {pair.prediction for pair in evaluation.pairs}  # pictures themselves, maybe
     for role, case in itertools.product(ROLES, pairs):
-        if remarkable.get(role) != case:
-            (folder / f"{role}_{case}.png").unlink(missing_ok=True)
+        path = folder / f"{role}_{case}.png"
+        if remarkable.get(role) != case and path not in scored:
+            path.unlink(missing_ok=True)
     for role, case in remarkable.items():
         path = folder / f"{role}_{case}.png"
         rows = evaluation.cases[evaluation.cases["case"] == case].set_index("label")
@@ -140,6 +142,8 @@ def write_overlays(evaluation: Evaluation, folder: Path, images: Path | None) ->
             remarks.append(str(error))
         prediction = pairs[case].prediction
         found = np.zeros_like(reference.array) if prediction is None else read_labels(prediction).array
+        if evaluation.ignore is not None:  # what is not known is neither right nor wrong
+            found = np.where(reference.array == evaluation.ignore, 0, found)
         each = ", ".join(f"{label.name} {_shown(value)}" for label, value in zip(evaluation.labels, dice, strict=True))
         title = f"{role} case: {case}, mean Dice {mean:.3f}" + (f"\nDice: {each}" if len(dice) <= _NAMED else "")
         overlay_png(image, found, reference.array, reference.grid, evaluation.labels, path, title)

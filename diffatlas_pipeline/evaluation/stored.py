@@ -34,6 +34,7 @@ def read_evaluation(folder: Path, moved: Path | None = None) -> Evaluation:
             tuple(summary["missing_predictions"]),
             summary["missing_rule"],
             tuple(summary["warnings"]),
+            summary.get("ignore"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: cases.csv and summary.json cannot be used ({error}). Run `evaluate` again.") from error

@@ -34,7 +34,7 @@ from diffatlas_pipeline.preprocessing.store import list_stored, open_case
 from diffatlas_pipeline.training.checkpoints import TrainingStatus, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, read_grid, read_labels, read_volume, write_labels
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, VOLUME_ENDINGS, read_grid, read_labels, read_volume, write_labels
 from tests.factories import make_plan, store_cases
 from tests.faults.mutations import mutated
 from tests.model_files import add_fold, plan
@@ -68,7 +68,9 @@ def _image(ending: str) -> Kind:
         if refused is not None:
             raise refused
 
-    return Kind(lambda folder: write_labels(folder / f"a{ending}", LABELS, Grid.of(LABELS.shape, np.eye(4))), read)
+    labels = LABELS if ending in VOLUME_ENDINGS else LABELS[:, :, :1]
+    grid = Grid.of(labels.shape, np.eye(4), 3 if ending in VOLUME_ENDINGS else 2)
+    return Kind(lambda folder: write_labels(folder / f"a{ending}", labels, grid), read)
 
 
 def _model(folder: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.inference.earlier import digest_of_scan
@@ -17,16 +19,17 @@ from tests.volumes.test_dicom import VALUES, write_series
 REPORT = "1.2.840.10008.5.1.4.1.1.88.11"
 
 
-def write_report(path: Path) -> None:
-    """A DICOM object without an image, as far as its kind: implicit little endian, one element of data."""
-
-    def element(tag: tuple[int, int], kind: bytes, value: bytes) -> bytes:
-        value += b"\0" * (len(value) % 2)
-        return np.array(tag, "<u2").tobytes() + kind + np.uint16(len(value)).tobytes() + value
-
-    meta = element((2, 2), b"UI", REPORT.encode()) + element((2, 16), b"UI", b"1.2.840.10008.1.2.1")
+def write_report(path: Path, kind: str = REPORT, whole: bool = True) -> None:
+    """A DICOM object without an image; one that is not ``whole`` says only before its data what it is."""
+    made = Dataset()
+    if whole:
+        made.SOPClassUID, made.SOPInstanceUID, made.SeriesInstanceUID = kind, generate_uid(), generate_uid()
+    made.Modality = "SR"
+    made.file_meta = FileMetaDataset()
+    made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = UID(kind), generate_uid()
+    made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"\0" * 128 + b"DICM" + meta + element((8, 96), b"CS", b"SR"))
+    made.save_as(path, enforce_file_format=True)
 
 
 def tagged(folder: Path, **tags: str) -> None:
@@ -104,6 +107,23 @@ def test_a_slice_that_is_lost_is_no_reason_to_pass_over_a_scan(tree: Path) -> No
     scans = find_scans([tree], 1, flat=False)
     with pytest.raises(ImageError, match=r"2\.5 to 5 mm apart"):
         read_volume([by_name(scans)["p1_study_t1"]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "whole", "named"),
+    [
+        (REPORT, False, "a structured report"),
+        ("1.3.46.670589.11.0.0.12.2", True, "an object of a maker's own kind, without an image"),
+    ],
+)
+def test_an_object_without_an_image_does_not_hide_the_series_beside_it(
+    tmp_path: Path, kind: str, whole: bool, named: str
+) -> None:
+    write_series(tmp_path / "in" / "a", VALUES)
+    write_report(tmp_path / "in" / "a" / "other", kind, whole)
+    scans = find_scans([tmp_path / "in"], 1, flat=False)
+    np.testing.assert_allclose(read_volume(scans.cases[0].images).array[0], VALUES)
+    assert [one.reason for one in scans.skipped] == [named]
 
 
 def test_a_folder_without_a_scan_says_what_is_in_it(tree: Path) -> None:
