@@ -17,6 +17,7 @@ from diffatlas_pipeline.commands._converters import CONVERTERS
 from tests.pages import PAGES, ROOT, page_id, prose_of
 
 COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
+PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
 CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
 PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
 SHARING_PAGE = ROOT / "documentation" / "reference" / "sharing.md"
@@ -197,8 +198,8 @@ def default_problem(action: argparse.Action, told: str) -> str:
         return "" if told.split()[0] in ("off", "this") else "it is off"
     if action.default is not None:
         return "" if same(told, action.default) else f"the parser has {shown(action.default)}"
-    helped = str(action.help)
-    absent = [word for word in re.findall(r"`(\w[\w./-]*)`|(?<![\w.])(\d[\d.]*)(?![\w.])", told) if "".join(word) not in helped]
+    named = re.findall(r"`(\w(?:[\w./-]*\w)?)`|(?<![\w.])(\d[\d.]*)(?![\w.])", told)
+    absent = [word for pair in named if (word := "".join(pair)) not in str(action.help)]
     return f"the parser has none and its help does not name {absent}" if absent and not told.startswith("this or") else ""
 
 

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from diffatlas_pipeline.datasets import colours
-from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import ROLES, Evaluation
@@ -245,11 +244,14 @@ def _draw(
 
 
 def _errors(prediction: np.ndarray, reference: np.ndarray, labels: Sequence[LabelClass]) -> np.ndarray:
-    """(vertical, horizontal, red green blue alpha) from 0 to 255: ``ERRORS`` of the colours, elsewhere transparent."""
-    codes = codes_of(labels)
-    found, wanted = codes.number(prediction), codes.number(reference)
-    painted = np.zeros((*found.shape, 4), dtype=np.uint8)
-    kinds = (found == 0) & (wanted != 0), (found != 0) & (wanted == 0), (found != 0) & (wanted != 0) & (found != wanted)
+    """(vertical, horizontal, red green blue alpha) from 0 to 255: ``ERRORS`` of the colours, elsewhere transparent.
+
+    Where the reference is neither background nor one of ``labels``, nothing is known to be wrong.
+    """
+    found, wanted = (np.array([label.mask(array) for label in labels]) for array in (prediction, reference))
+    some, needed = found.any(axis=0), wanted.any(axis=0)
+    kinds = needed & ~some, some & ~needed & (reference == 0), some & needed & (found != wanted).any(axis=0)
+    painted = np.zeros((*prediction.shape, 4), dtype=np.uint8)
     for where, (_, colour) in zip(kinds, colours.ERRORS, strict=True):
         painted[where] = (*colour, 255)
     return painted

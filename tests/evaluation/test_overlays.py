@@ -9,6 +9,7 @@ from scipy.ndimage import binary_fill_holes, find_objects, label
 
 from diffatlas_pipeline.datasets.colours import ERRORS
 from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.evaluation import overlays
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.evaluation.marks import bar_length_mm
 from diffatlas_pipeline.evaluation.overlays import find_images, overlay_png, write_overlays
@@ -88,6 +89,15 @@ def test_the_last_panel_colours_what_is_wrong(kind: str, tmp_path: Path) -> None
     seen = {name: (np.abs(pixels - colour).max(axis=2) <= 2) for name, colour in ERRORS}
     assert {name for name, where in seen.items() if where.sum() > 500} == {kind}
     assert np.nonzero(seen[kind])[1].min() > 0.7 * pixels.shape[1]
+
+
+def test_regions_are_compared_as_they_overlap_and_what_is_not_known_is_not_wrong() -> None:
+    whole, core, unknown = LabelClass("whole", 1, (1, 2)), LabelClass("core", 2, (2,)), 9
+    found, wanted = np.array([[1, 2, 1, 0, 2, 1]]), np.array([[1, 1, 2, 2, 0, unknown]])
+    painted = overlays._errors(found, wanted, (whole, core))[0]
+    colour = dict(ERRORS)
+    told = [next((name for name in colour if tuple(pixel[:3]) == colour[name] and pixel[3]), "") for pixel in painted]
+    assert told == ["", "another label", "another label", "missed", "too much", ""]
 
 
 @pytest.mark.parametrize(("width_mm", "length_mm"), [(170, 50), (160, 20), (35, 10), (4, 1), (0.1, 0.1)])
