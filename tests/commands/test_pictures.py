@@ -74,7 +74,7 @@ def test_a_data_set_of_colour_pictures(tmp_path: Path, capsys: pytest.CaptureFix
     assert tifffile.imread(out / "distance_maps" / "eye1_disc.tif").shape == (60, 72)
     report.main(["-p", str(out), "-o", str(tmp_path / "report.html")])
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "disc [mm²]" in page and "area [mm²]" in page and "[ml]" not in page and "Three planes through" not in page
+    assert "area [mm²]" in page and "[ml]" not in page and "Three planes through" not in page
     disc = (read_labels(out / "eye1.png").array == 2).sum()
     rows = pd.read_csv(out / "evaluation" / "cases.csv").set_index(["case", "label"])
     assert rows.loc[("eye1", "disc"), "area_prediction_mm2"] == pytest.approx(disc)
