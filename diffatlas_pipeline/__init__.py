@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from diffatlas_pipeline.api.best_configuration import find_best_configuration
     from diffatlas_pipeline.api.evaluation import evaluate
     from diffatlas_pipeline.api.model import load_model
     from diffatlas_pipeline.api.preparation import plan_and_preprocess
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "export_model",
+    "find_best_configuration",
     "install_model",
     "load_model",
     "plan_and_preprocess",
@@ -31,6 +33,7 @@ __all__ = [
 _PLACES = {  # modules of the room api
     "evaluate": "evaluation",
     "export_model": "sharing",
+    "find_best_configuration": "best_configuration",
     "install_model": "sharing",
     "load_model": "model",
     "plan_and_preprocess": "preparation",

@@ -93,6 +93,7 @@ MINIMAL: dict[str, list[list[str]]] = {
         ["phantom", "-d", "1"],
     ],
     "DiffAtlas_benchmark": [["-d", "1"]],
+    "DiffAtlas_find_best_configuration": [["-d", "1"]],
     "DiffAtlas_report": [["-p", "a"]],
     "DiffAtlas_quickstart": [[]],
     "DiffAtlas_info": [[]],

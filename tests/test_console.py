@@ -32,6 +32,7 @@ COMMANDS = (
     "report",
     "benchmark",
     "quickstart",
+    "find_best_configuration",
     "info",
     "export_model",
     "install_model",

@@ -23,7 +23,18 @@ def described(heading: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
 
 
-@pytest.mark.parametrize("name", ["load_model", "plan_and_preprocess", "train", "evaluate", "export_model", "install_model"])
+FUNCTIONS = [
+    "load_model",
+    "plan_and_preprocess",
+    "train",
+    "evaluate",
+    "find_best_configuration",
+    "export_model",
+    "install_model",
+]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_exactly_the_parameters_of_each_function_are_listed(name: str) -> None:
     assert described(name) == set(inspect.signature(getattr(diffatlas_pipeline, name)).parameters)
 

@@ -13,6 +13,8 @@ import numpy as np
 
 from diffatlas_pipeline.datasets.description import LabelClass
 
+LONGEST_TABLE = 1 << 20
+
 
 @dataclass(frozen=True)
 class Codes:
@@ -36,11 +38,16 @@ class Codes:
 
     def number(self, array: np.ndarray) -> np.ndarray:
         """Label values of files, of any shape -> uint16: 0 for what is no label, else 1 + the number of the code."""
-        numbers = np.zeros(array.shape, dtype=np.uint16)
-        for code, spellings in enumerate(self.spellings, 1):
-            for value in spellings:
+        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        known = {value: code for code, spellings in enumerate(self.spellings, 1) for value in spellings if low <= value <= high}
+        if high - low > LONGEST_TABLE:
+            numbers = np.zeros(array.shape, dtype=np.uint16)
+            for value, code in known.items():
                 numbers[array == value] = code
-        return numbers
+            return numbers
+        table = np.zeros(high - low + 1, dtype=np.uint16)
+        table[[value - low for value in known]] = list(known.values())
+        return np.asarray(table[array.astype(np.int64) - low if low else array])
 
     def mask(self, numbers: np.ndarray, label: int) -> np.ndarray:
         """Where ``numbers``, as :meth:`number` gives them, have label number ``label`` (from 0)."""

@@ -29,6 +29,11 @@ def test_labels_that_do_not_overlap_are_their_own_codes() -> None:
     codes = codes_of((LabelClass("a", 3), LabelClass("b", 7)))
     assert codes.exclusive and codes.values == (3, 7) and codes.members == ((0,), (1,))
     assert np.array_equal(codes.number(np.array([0, 7, 3, 9])), [0, 2, 1, 0])
+    assert np.array_equal(codes.number(np.array([-5, 7, 3, 2**30])), [0, 2, 1, 0])
+    assert (
+        np.array_equal(codes.number(np.array([-(2**15), 7, 2**15 - 1], dtype=np.int16)), [0, 2, 0])
+        and codes.number(np.zeros(0, int)).size == 0
+    )
     distances = np.zeros((2, 1, 1, 1))
     assert codes.scores(distances) is distances
 
