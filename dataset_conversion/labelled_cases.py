@@ -95,6 +95,14 @@ def write_cases(folder: Path, conversion: Conversion, options: CaseOptions) -> N
         expected[target.path.parent.name].add(target.path.name)
     check_leftovers(folder, expected, options.overwrite)
     make_folders(folder, [part for part, names in expected.items() if names])
+    edited = [target for several in targets.values() for target in several if not options.overwrite and _was_changed(target)]
+    if edited:
+        names = ", ".join(f"{target.path.parent.name}/{target.path.name}" for target in edited[:_LISTED])
+        console.warn(
+            f"{len(edited)} file(s) were changed after they were converted and are kept ({names}). `overwrite` makes them "
+            "again."
+        )
+        targets = {name: [target for target in several if target not in edited] for name, several in targets.items()}
     jobs = [
         (name, several, options.copy)
         for name, several in targets.items()
@@ -191,7 +199,12 @@ def _check_folder(
     found = _description_there(folder / "dataset.json")
     advice = "Give `overwrite` to replace it, or another number with `dataset_id`."
     if found.get("conversion") != description.notes["conversion"]:
-        other = [target.path for several in targets.values() for target in several if _differs(target)]
+        # Made files of earlier releases have no mark.
+        old = {
+            target for several in targets.values() for target in several if "conversion" not in found and target.linked is None
+        }
+        differing = [target for several in targets.values() for target in several if _differs(target)]
+        other = [target.path for target in differing if not (found and target in old and _was_changed(target))]
         if other:
             names = ", ".join(f"{path.parent.name}/{path.name}" for path in other[:_LISTED])
             raise DatasetError(f"{folder}: holds another data set: {len(other)} file(s) differ ({names}). {advice}")
@@ -203,6 +216,16 @@ def _check_folder(
 
 def _differs(target: Target) -> bool:
     return target.path.exists() and not target.is_there()
+
+
+def _was_changed(target: Target) -> bool:
+    """Whether what is there differs, and is newer than all that it is made of: somebody's work, such as a corrected
+    label.
+    """
+    if not _differs(target):
+        return False
+    written = target.path.stat().st_mtime_ns
+    return all(written > source.stat().st_mtime_ns for source in target.sources if source.is_file())
 
 
 def _description_there(path: Path) -> dict[str, Any]:

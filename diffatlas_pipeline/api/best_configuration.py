@@ -22,12 +22,15 @@ from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation, evaluate_folders
 from diffatlas_pipeline.files import write_text_atomically
-from diffatlas_pipeline.inference.export import RECORD, read_record
+from diffatlas_pipeline.inference.earlier import digest_of_file
+from diffatlas_pipeline.inference.export import RECORD, read_record, write_record
 from diffatlas_pipeline.methods.base import DiffusionRecipe, LearnedMethod
 from diffatlas_pipeline.methods.registry import known_method, recipe_of
+from diffatlas_pipeline.models import atlas_file
 from diffatlas_pipeline.models.folder import PLANS, WEIGHTS, ModelFolder
 
 FOLDER, SUMMARY = "configurations", "best_configuration.json"
+FOLDS = "folds.json"  # beside the segmentations: SHA-256 of the weights of each fold that has made some
 STEPS = (1, 2, 4)
 
 
@@ -82,10 +85,11 @@ def find_best_configuration(
 ) -> BestConfiguration:
     """Try all trained models of ``dataset`` on their validation cases, each with several settings, and choose.
 
-    Every case is segmented by the fold that has not learnt from it, from its raw scan. Methods that sample are asked
-    with each number of ``steps``; ``with_atlases`` also tries the registered training cases, which takes long. Models
-    are compared on the cases that all of them have validated. What is there is kept, so the same call goes on after an
-    interruption. Raises UserError, if no trained model has validation cases, or a case fails.
+    Every case is segmented by the fold that has not learnt from it, from its raw scan. Methods that sample are asked as
+    their recipe says, and with each number of ``steps``; ``with_atlases`` also tries the registered training cases,
+    which takes long. Models are compared on the cases that all of them have validated. What is there is kept, so the
+    same call goes on after an interruption. Raises UserError, if no trained model has validation cases, or a case
+    fails.
     """
     if wrong := [one for one in steps if one < 0]:
         raise UserError(f"`steps` {listed(wrong)}: must be 0 or more; 0 means all training steps.")
@@ -159,12 +163,13 @@ class _Search:
     def _segment(self, one: Configuration, fold: str, cases: Sequence[str], output: Path) -> None:
         model = load_model(self._model(one), self.device, folds=fold, steps=one.steps)
         sources = [path for case in cases for path in self.images[case]]
-        record, weights = output / RECORD, one.model / fold / WEIGHTS
-        stale = record.is_file() and record.stat().st_mtime < weights.stat().st_mtime  # it was trained anew since
+        known, digest = read_record(output / FOLDS), digest_of_file(one.model / fold / WEIGHTS)
+        stale = known.get(fold) not in (None, digest) or (fold not in known and (output / RECORD).is_file())
         prediction = model.prepare_folder(sources, output, with_atlases=one.with_atlases, overwrite=stale)
         failed = prediction.run().of("failed")
         if failed:
             raise UserError("; ".join(f"{one.name}: {outcome.case}: {outcome.message}" for outcome in failed))
+        write_record(output / FOLDS, {**known, fold: digest})
 
     def write(self, ordered: Sequence[Tried], chosen: Tried) -> Path:
         """Write ``best_configuration.json``; returns its path. UserError if that is not possible."""
@@ -191,10 +196,14 @@ def _validated(model: ModelFolder) -> Iterator[tuple[str, tuple[str, ...]]]:
 def _configurations(
     model: ModelFolder, folds: Mapping[str, Sequence[str]], steps: Sequence[int], with_atlases: bool
 ) -> Iterator[Configuration]:
+    """As the recipe says, and with other ``steps``; with atlases where all folds keep some."""
     recipe = recipe_of(model.plan(), model.method, model.recipe)
-    samples, learned = isinstance(recipe, DiffusionRecipe), issubclass(known_method(model.method), LearnedMethod)
-    for number in dict.fromkeys(steps) if samples else (None,):
-        for atlases in (False, True) if with_atlases and learned else (False,):
+    own = recipe.sampler.steps if isinstance(recipe, DiffusionRecipe) else None
+    others = [] if own is None else [number for number in dict.fromkeys(steps) if number != own]
+    learned = issubclass(known_method(model.method), LearnedMethod)
+    keeps = learned and all((model.path / fold / atlas_file.FILE).is_file() for fold in folds)
+    for number in (None, *others):
+        for atlases in (False, True) if with_atlases and keeps else (False,):
             yield Configuration(model.path, tuple(folds), number, atlases)
 
 

@@ -142,9 +142,11 @@ class FolderPrediction:
         """The outcome of a case whose segmentation is kept: DICOM objects that it lacks are made from that."""
         try:
             written = dicom.write(files, fresh=False)
-        except UserError as error:
+        except Exception as error:  # of the libraries, too: it costs its own case
             known = dicom.known.get(files.case) or {}
-            return CaseOutcome(files.case, "failed", str(error), warnings, dicom=known.get("dicom") or {})
+            return CaseOutcome(
+                files.case, "failed", str(error) or type(error).__name__, warnings, dicom=known.get("dicom") or {}
+            )
         return CaseOutcome(files.case, "kept", warnings=(*warnings, *written.warnings), dicom=written.files)
 
     def _author(self) -> Author:

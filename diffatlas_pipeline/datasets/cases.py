@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.description import CaseFiles
@@ -64,8 +65,7 @@ def cases_named(
     if volumes := {path: stem for path, stem in stems.items() if not is_picture(path)}:
         stems = volumes  # pictures beside scans are drawn of them
     found: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    picture = next((path for path in stems if is_picture(path)), None)
-    if channels > 1 and picture is not None and channels_in(picture) > 1:
+    if channels > 1 and _holds_colours(stems):
         channels = 1
     for path, stem in stems.items():
         name, channel = _split(stem, channels, set(stems.values()))
@@ -91,6 +91,15 @@ def cases_named(
     ]
 
 
+def _holds_colours(paths: Iterable[Path]) -> bool:
+    """Whether the first picture that can be read has several channels."""
+    for path in paths:
+        if is_picture(path):
+            with suppress(ImageError):
+                return channels_in(path) > 1
+    return False
+
+
 def segmentation_files(folder: Path) -> dict[str, Path]:
     """The segmentations in ``folder`` by case, sorted; ``folder`` may be such a file itself.
 
@@ -105,13 +114,24 @@ def segmentation_files(folder: Path) -> dict[str, Path]:
             found[name_without_ending(path)].append(path)
     if any(not is_picture(path) for paths in found.values() for path in paths):  # pictures are drawn of the others
         found = _without(found, lambda case, path: is_picture(path))
-    found = _without(found, lambda case, path: is_picture(path) and _OVERLAY.sub("", case) in {*found} - {case})
+    names = {*found}
+    found = _without(found, lambda case, path: is_picture(path) and _is_overlay(case, path, names))
     if not found:
         raise ImageError(f"{folder}: holds no segmentations. Allowed are files ending in {', '.join(FILE_ENDINGS)}.")
     doubled = [f"  {case}: {_names(paths)}" for case, paths in found.items() if len(paths) > 1]
     if doubled:
         raise ImageError("\n".join([f"{folder}: {len(doubled)} case(s) with several files; keep one of each:", *doubled]))
     return {case: paths[0] for case, paths in found.items()}
+
+
+def _is_overlay(case: str, path: Path, names: set[str]) -> bool:
+    """Whether a picture was drawn of another case by an evaluation: in colours, which segmentations have not."""
+    if _OVERLAY.match(case) is None or _OVERLAY.sub("", case) not in names:
+        return False
+    try:
+        return channels_in(path) > 1
+    except ImageError:
+        return False
 
 
 def _without(found: Mapping[str, list[Path]], dropped: Callable[[str, Path], bool]) -> dict[str, list[Path]]:
@@ -131,6 +151,9 @@ def left_out(folder: Path, used: Sequence[Path]) -> tuple[str, ...]:
     headers = {Path(name).stem for name in known if name.lower().endswith(".mhd")}
     names = [path.name for path in sorted(folder.iterdir()) if path.name not in known and not path.name.startswith(".")]
     names = [name for name in names if not (Path(name).stem in headers and name.lower().endswith("raw"))]
+    pictures = {Path(name).stem for name in known if is_picture(Path(name))}
+    spacings = {f"{stem}.json" for one in pictures for stem in (one, _split(one, 2, set())[0])}
+    names = [name for name in names if name not in spacings]
     return tuple(name.encode("utf-8", "backslashreplace").decode() for name in names)
 
 

@@ -22,7 +22,7 @@ def check_fits(own: RawDataset, other: RawDataset) -> None:
         raise UserError(
             f"{other.folder.name} has {counts[1]} channel(s), {own.folder.name} has {counts[0]}. Both need the same number."
         )
-    labels = [labels_entry(raw.description)["labels"] for raw in (own, other)]
+    labels = [labels_entry(replace(raw.description, ignore=None))["labels"] for raw in (own, other)]
     if labels[0] != labels[1]:
         raise UserError(
             f"{other.folder.name} has the labels {labels[1]}, {own.folder.name} has {labels[0]}. "

@@ -12,12 +12,13 @@ from diffatlas_pipeline.datasets.cases import left_out, list_cases
 from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles, DatasetDescription, RawDataset
 from diffatlas_pipeline.datasets.label_entries import read_labels_entry
 from diffatlas_pipeline.errors import DatasetError, ImageError
-from diffatlas_pipeline.volumes.io import FILE_ENDINGS, ending_of, name_without_ending
+from diffatlas_pipeline.volumes.io import FILE_ENDINGS, channels_in, ending_of, is_picture, name_without_ending
 
 READER = "overwrite_image_reader_writer"
 _PICTURES = (".png", ".bmp", ".tif")
 READERS = {  # of nnU-Net, and what each reads; here the file's ending tells
     "SimpleITKIO": FILE_ENDINGS,
+    "SimpleITKIOWithReorient": FILE_ENDINGS,
     "NibabelIO": (".nii.gz", ".nii"),
     "NibabelIOWithReorient": (".nii.gz", ".nii"),
     "NaturalImage2DIO": _PICTURES,
@@ -158,7 +159,8 @@ def _listed_cases(folder: Path, raw: Any, channels: int, path: Path) -> list[Cas
             raise DatasetError(f'{path}: case \'{case}\' needs {{"images": [...], "label": "..."}}, found {entry!r}.')
         images = tuple((folder / image).resolve() for image in entry["images"])
         label = (folder / entry["label"]).resolve()
-        if len(images) != channels:
+        in_one = len(images) == 1 and images[0].is_file() and is_picture(images[0]) and channels_in(images[0]) == channels
+        if len(images) != channels and not in_one:
             problems.append(f"{case}: {len(images)} images for {channels} channels")
         problems += [f"{case}: no file {p}" for p in (*images, label) if not p.exists()]
         training.append(CaseFiles(case, images, label))

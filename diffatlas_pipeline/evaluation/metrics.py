@@ -116,7 +116,9 @@ def surface_distances(
     table = _element_sizes(spacing) if axes_mm is None else _sheared_element_sizes(_as_key(axes_mm))
     codes_prediction, codes_reference = _neighbour_codes(prediction), _neighbour_codes(reference)
     border_prediction, border_reference = _is_border(codes_prediction), _is_border(codes_reference)
-    counted = np.ones_like(border_prediction) if left_out is None else _neighbour_codes(left_out[box]) == 0
+    counted = np.ones_like(border_prediction)
+    if left_out is not None:  # also by what is left out just beyond the box
+        counted = _neighbour_codes(left_out)[tuple(slice(part.start, part.stop + 1) for part in box)] == 0
     listed_prediction, listed_reference = border_prediction & counted, border_reference & counted
     return SurfaceDistances(
         _from_to(listed_prediction, border_reference, spacing, axes_mm),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -83,7 +85,9 @@ def _in_folder(folder: Path, source: Path, flat: bool) -> list[FoundSeries]:
     except ImageError:  # reading it will say what is wrong
         return [FoundSeries(folder, folder, ())]
     except OSError as error:
-        return [FoundSeries(folder, folder, (), reason=f"cannot be read ({error.strerror or error})")]
+        if not os.access(folder, os.R_OK | os.X_OK):
+            return [FoundSeries(folder, folder, (), reason=f"cannot be read ({error.strerror or error})")]
+        return [FoundSeries(folder, folder, ())]  # one of its files cannot be read: the case fails, and says so
     if content.series and not is_text(str(folder)):
         files = tuple(file for group in content.series.values() for file in group)
         return [FoundSeries(folder, folder, files, reason="its folder has a name that is no text in UTF-8")]
@@ -106,16 +110,24 @@ def _named(found: Sequence[FoundSeries], folder: Path, source: Path) -> list[Fou
     name = whole.name if folder == source else "_".join(folder.relative_to(source).parts)
     scans = [one for one in found if not one.reason]
     numbers = [_number(one) for one in scans] if len(scans) > 1 else []
-    told_apart = "" not in numbers and len(set(numbers)) == len(numbers)
+    told_apart = all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
     behind = {
-        one.path: f"_series{number}" if told_apart else f"_{one.uid}" for one, number in zip(scans, numbers, strict=False)
+        one.path: f"_series{number}" if told_apart else f"_{_plain(one.uid)}"
+        for one, number in zip(scans, numbers, strict=False)
     }
-    return [replace(one, name=_short(name + behind.get(one.path, ""), one.uid)) for one in found]
+    return [replace(one, name=_short(name + behind.get(one.path, ""), _plain(one.uid))) for one in found]
 
 
 def _short(name: str, uid: str) -> str:
     """``name``, or where a file could not be called so, its beginning and the UID, which has at most 64 characters."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 65]}_{uid}"
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    return f"{name.encode()[: _LONGEST_NAME - 65].decode(errors='ignore')}_{uid}"
+
+
+def _plain(uid: str) -> str:
+    """A UID as part of a file name: digits and dots are all that it may have, and all that is taken of it."""
+    return re.sub(r"[^0-9.]", "", uid).strip(".")
 
 
 def _number(one: FoundSeries) -> str:

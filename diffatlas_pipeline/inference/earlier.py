@@ -41,8 +41,8 @@ def decide(files: CaseFiles, path: Path, known: Mapping[str, Any] | None) -> Dec
         return Decision(
             True, "its segmentation was kept, but no record tells what it was made from. `overwrite` makes it again"
         )
-    if "input" not in known or known["input"] == digest_of_scan(files):  # earlier releases wrote no digests
-        return Decision(True)
+    if "input" not in known or known["input"] in (digest_of_scan(files), digest_of_scan(files, all_beside=True)):
+        return Decision(True)  # earlier releases wrote no digests, or counted what else lies beside slices
     if known.get("output") == digest_of_file(path):
         return Decision(False, "its scan has changed since, so it was segmented again")
     return Decision(
@@ -50,25 +50,25 @@ def decide(files: CaseFiles, path: Path, known: Mapping[str, Any] | None) -> Dec
     )
 
 
-def digest_of_scan(files: CaseFiles) -> str:
-    """SHA-256 of the content of all files of a scan, and of which channels they are."""
+def digest_of_scan(files: CaseFiles, all_beside: bool = False) -> str:
+    """SHA-256 of the content of all files of a scan, and of which channels they are; with ``all_beside`` also of what
+    else lies in the folder of a series.
+    """
     whole = hashlib.sha256(repr(files.missing).encode())
     for image in files.images:
-        for part in _parts(image):
+        for part in sorted(image.iterdir()) if all_beside and image.is_dir() else _parts(image):
             whole.update(digest_of_file(part).encode())
     return whole.hexdigest()
 
 
 def _parts(image: Path) -> list[Path]:
     """The files that an image consists of."""
-    if image.is_dir():
-        return sorted(image.iterdir())
-    if not is_series(image):
+    if not image.is_dir() and not is_series(image):
         return [image, *_data_files(image)]
     try:
-        return sorted(files_of(image))  # of a folder with several series
+        return sorted(files_of(image))  # notes beside its slices are no part of a scan
     except ImageError:
-        return [image]
+        return sorted(image.iterdir()) if image.is_dir() else [image]
 
 
 def digest_of_file(path: Path) -> str:

@@ -110,6 +110,8 @@ def check_output(destination: Destination, cases: Sequence[CaseFiles]) -> None:
             f"{folder}: holds the scans. Segmentations among them would be taken for scans next time: give another `output`."
         )
     for files in cases:
+        if {"/", "\\", "\0"} & set(files.case) or files.case in ("", ".", ".."):
+            raise UserError(f"{files.images[0]}: '{files.case}' cannot be the name of a case. Rename the scan.")
         path = destination.labels(files)
         if path.resolve() in inputs:
             raise UserError(f"{path}: would replace an input image. Give another `output`.")

@@ -65,7 +65,7 @@ def make_structures(source: Source, labels: np.ndarray, classes: Sequence[LabelC
 def _object(source: Source, author: Author, names: Sequence[str]) -> Dataset:
     """An RTSTRUCT of the patient and study of ``source``, without structures."""
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
     now = datetime.datetime.now()
     date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
@@ -99,7 +99,7 @@ def _object(source: Source, author: Author, names: Sequence[str]) -> Dataset:
     made.file_meta = FileMetaDataset()
     made.file_meta.MediaStorageSOPClassUID = UID(_CLASS)
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian  # explicit VR holds no contour of more than 64 KiB
     return made
 
 

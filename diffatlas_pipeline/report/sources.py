@@ -104,7 +104,7 @@ def prediction_source(
         tuple(notes),
         familiarity=_familiarity(record),
         unit=unit,
-        intervals=_intervals(record),
+        intervals=_intervals(record, unit),
     )
 
 
@@ -186,19 +186,14 @@ def _familiarity(record: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {case: entry["familiarity"] for case, entry in cases if entry.get("familiarity")}
 
 
-def _intervals(record: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float]]]:
+def _intervals(record: Mapping[str, Any], unit: SizeUnit) -> dict[str, dict[str, tuple[float, float]]]:
     """By case and label, between what the true volume lies in nine of ten cases, where that is known."""
-    cases = (record.get("cases") or {}).items()
+    cases, key = (record.get("cases") or {}).items(), f"intervals_{unit.key}"
     known = {case: (entry.get("volumes") or {}).items() for case, entry in cases}
     return {
-        case: {label: bounds for label, found in volumes if (bounds := (_intervals_in(found)).get("90%"))}
+        case: {label: bounds for label, found in volumes if (bounds := (found.get(key) or {}).get("90%"))}
         for case, volumes in known.items()
     }
-
-
-def _intervals_in(found: Mapping[str, Any]) -> Mapping[str, tuple[float, float]]:
-    """Of a volume, or of an area in a two-dimensional image."""
-    return found.get("intervals_ml") or found.get("intervals_mm2") or {}
 
 
 def _record_facts(predictions: Path, record: Mapping[str, Any], cases: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
@@ -224,5 +219,9 @@ def _record_notes(record: Mapping[str, Any]) -> Iterator[str]:
     """Cases of prediction.json that failed or that carry a warning."""
     for case, entry in (record.get("cases") or {}).items():
         if entry.get("status") == FAILED:
-            yield f"{case} was not segmented: {entry.get('message')}"
+            yield (
+                f"{case}: {entry.get('message')}"
+                if entry.get("output")
+                else f"{case} was not segmented: {entry.get('message')}"
+            )
         yield from (f"{case}: {warning}" for warning in entry.get("warnings") or ())

@@ -32,6 +32,8 @@ def chosen_postprocessing(cases: Iterable[tuple[np.ndarray, np.ndarray]], labels
         for label in labels:
             box = bounding_box((found == label.value) | (truth == label.value))  # most labels are small
             wanted = truth[box] == label.value
+            if not wanted.any():
+                continue  # a label that is not there has neither components nor holes
             for trial in trials:
                 made = postprocessed(found[box], {label.value: trial})
                 scores[label.name, trial].append(dice(made == label.value, wanted))

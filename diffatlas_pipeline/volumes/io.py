@@ -246,6 +246,8 @@ def _write(path: Path, array: np.ndarray, grid: Grid, like: Path | None, names: 
         # a separate data file goes before its header
         for part in sorted(folder.iterdir(), key=lambda part: part == written):
             part.replace(path.parent / (path.name if part == written else part.name))
+        if form is pictures:
+            pictures.tell_spacing_again(path, grid)
     except OSError as error:
         raise ImageError(
             f"{path}: cannot be written ({error.strerror or error}). Check that the folder exists, is writable and has space."

@@ -69,7 +69,7 @@ def read_grid(path: Path) -> Grid:
 
 def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
     """Write labels ``array`` (X, Y, Z) of integers, or into TIFF numbers of any kind; a JSON file beside it tells the
-    spacing where that is not 1 mm. Raises OSError.
+    spacing of a stack, and of a picture where that is not 1 mm. Raises OSError.
     """
     del like  # pictures have no header to take over
     if path.suffix.lower() in TIFF:
@@ -85,9 +85,20 @@ def write(path: Path, array: np.ndarray, grid: Grid, like: Path | None) -> None:
             raise OSError(f"a {path.suffix} file holds pictures of whole numbers from 0 to {largest} only")
         kind = np.uint8 if array.max() <= 255 else np.uint16
         Image.fromarray(np.ascontiguousarray(array[:, :, 0].T, dtype=kind)).save(path)
+    if grid.dimensions == 3 or grid.spacing_mm[:2] != (1.0, 1.0):
+        _write_spacing(path.with_suffix(".json"), grid)
+
+
+def tell_spacing_again(path: Path, grid: Grid) -> None:
+    """Correct a JSON file beside ``path`` that tells another spacing than that of the picture that was just written."""
+    beside = path.with_suffix(".json")
+    if beside.is_file() and _spacing_mm(path, grid.dimensions) != grid.spacing_mm:
+        _write_spacing(beside, grid)
+
+
+def _write_spacing(path: Path, grid: Grid) -> None:
     spacing = [float(edge) for edge in grid.spacing_mm[: grid.dimensions]]
-    if spacing != [1.0] * len(spacing):
-        write_text_atomically(path.with_suffix(".json"), json.dumps({"spacing": spacing[::-1]}) + "\n")
+    write_text_atomically(path, json.dumps({"spacing": spacing[::-1]}) + "\n")
 
 
 def _read(path: Path, colours: bool) -> tuple[np.ndarray, Grid]:
@@ -107,9 +118,7 @@ def _picture_values(path: Path, colours: bool) -> np.ndarray:
         palette = picture.mode == "P" and colours
         array = np.asarray(picture.convert("RGBA" if "transparency" in picture.info else "RGB") if palette else picture)
     array = array.astype(np.uint8) if array.dtype == bool else array
-    channels = np.atleast_3d(array).transpose(2, 1, 0)
-    if len(channels) in (2, 4) and (channels[-1] == channels[-1].flat[0]).all():
-        channels = channels[:-1]  # opacity, the same everywhere
+    channels = _without_opacity(np.atleast_3d(array).transpose(2, 1, 0))
     grey = palette and all(np.array_equal(channels[0], one) for one in channels[1:])
     return channels[:1] if grey else channels
 
@@ -124,7 +133,13 @@ def _tiff_values(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
         with tifffile.TiffFile(path) as file:
             array = file.series[0].asarray()
     last = array.reshape((*_planes(shape), channels))  # rows and columns last, but for the colours
-    return np.moveaxis(last, -1, 0).transpose(0, 3, 2, 1), shape
+    return _without_opacity(np.moveaxis(last, -1, 0).transpose(0, 3, 2, 1)), shape
+
+
+def _without_opacity(channels: np.ndarray) -> np.ndarray:
+    """(C, ...) without the last of two or four channels, if it is the same everywhere."""
+    constant = len(channels) in (2, 4) and bool((channels[-1] == channels[-1].flat[0]).all())
+    return channels[:-1] if constant else channels
 
 
 def _tiff_shape(path: Path) -> tuple[tuple[int, int, int], int]:
@@ -189,11 +204,14 @@ def _spacing_mm(path: Path, dimensions: int) -> TripleMm:
 def _opened(path: Path) -> Iterator[Image]:
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None  # there is room for as many as memory holds: see check_room
     with _damage(path), Image.open(path, formats=["PNG", "BMP"]) as picture:
         if picture.mode not in _MODES:
             raise ImageError(f"{path}: pixels of kind {picture.mode} cannot be read. Save it as grey or RGB.")
-        if picture.mode == "RGB" and path.suffix.lower() == ".png" and _bits_of_png(path) == 16:
-            raise ImageError(f"{path}: colours of 16 bits cannot be read from PNG. Save it as TIFF, or with 8 bits.")
+        if picture.mode in ("LA", "RGB", "RGBA") and path.suffix.lower() == ".png" and _bits_of_png(path) == 16:
+            raise ImageError(
+                f"{path}: colours and opacity of 16 bits cannot be read from PNG. Save it as TIFF, or with 8 bits."
+            )
         yield picture
 
 

@@ -329,3 +329,20 @@ def test_another_data_set_is_never_overwritten(tmp_path: Path, source: Path, cap
     np.testing.assert_array_equal(read_labels(inside / "labelsTr/p1.nii.gz").array, labels(60))
     convert(tmp_path, *words(other, "--overwrite"))
     np.testing.assert_array_equal(read_volume([inside / "imagesTr/p1_0000.nii.gz"]).array[0], image(50))
+
+
+def test_labels_that_were_corrected_are_kept(tmp_path: Path, source: Path, capsys: Captured) -> None:
+    convert(tmp_path, *words(source))
+    corrected = result(tmp_path) / "labelsTr/p1.nii.gz"
+    corrected.unlink()  # viewers write a new file
+    save(corrected, labels(60))
+    save(source / "images/p4.nii.gz", image(9))
+    save(source / "labels/p4_seg.nii.gz", labels(9))
+    capsys.readouterr()
+    convert(tmp_path, *words(source))
+    said = capsys.readouterr()
+    assert "1 file(s) were changed after they were converted and are kept (labelsTr/p1.nii.gz)" in said.out + said.err
+    np.testing.assert_array_equal(read_labels(corrected).array, labels(60))
+    assert (result(tmp_path) / "labelsTr/p4.nii.gz").is_file()
+    convert(tmp_path, *words(source, "--overwrite"))
+    np.testing.assert_array_equal(read_labels(corrected).array, labels(0))

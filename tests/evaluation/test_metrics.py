@@ -178,3 +178,17 @@ def test_the_sheared_way_without_shear_is_the_usual_one(shape: tuple, seed: int)
     usual, other = (surface_distances(a, b, spacing_mm, axes) for axes in (None, np.diag(spacing_mm)))
     for name in ("to_reference_mm", "areas_prediction", "to_prediction_mm", "areas_reference"):
         np.testing.assert_allclose(getattr(other, name), getattr(usual, name), rtol=1e-5)
+
+
+def test_what_is_not_known_counts_in_no_metric() -> None:
+    prediction, reference, unknown = (np.zeros((20, 20, 12), dtype=bool) for _ in range(3))
+    prediction[5:15, 5:15, 2:8], reference[5:15, 5:9, 2:8], unknown[:, :, 8:] = True, True, True
+    grid = Grid.of((20, 20, 12), np.eye(4))
+    alone = score(prediction, reference, grid, 1.0, unknown)
+    prediction[3, 3, 10] = reference[2:18, 2:18, 9:] = True  # where nothing is known
+    again = score(prediction, reference, grid, 1.0, unknown)
+    assert again == alone and alone.dice == pytest.approx(2 * 40 / (100 + 40))
+    assert alone.volume_prediction_mm3 == 600 and alone.volume_reference_mm3 == 240
+    assert score(prediction, reference, grid, 1.0, np.zeros_like(unknown)) == score(prediction, reference, grid, 1.0)
+    whole = score(prediction, reference, grid, 1.0, np.ones_like(unknown))
+    assert np.isnan(whole.dice) and np.isnan(whole.nsd) and np.isnan(whole.hd95_mm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
-from diffatlas_pipeline.errors import ImageError
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.errors import ImageError, UserError
 from diffatlas_pipeline.inference.earlier import digest_of_scan
+from diffatlas_pipeline.inference.export import Destination, check_output
 from diffatlas_pipeline.inference.inputs import Scans, find_scans, passed_over
 from diffatlas_pipeline.volumes.io import read_grid, read_volume
 from tests.volumes.test_dicom import VALUES, write_series
@@ -138,6 +141,28 @@ def test_names_stay_unlike(tmp_path: Path) -> None:
     write_series(tmp_path / "in" / ("long" * 50) / "y", VALUES, uid="1.2.4")
     names = [*by_name(find_scans([tmp_path / "in"], 1))]
     assert names[:2] == ["a_b_c_1.2.1", "a_b_c_1.2.2"] and len(set(names)) == 4 and max(map(len, names)) <= 150
+
+
+def test_headers_choose_no_folder(tmp_path: Path) -> None:
+    """A number or UID of a stranger's header goes into the name of a file."""
+    write_series(tmp_path / "one", VALUES, uid="1.2.1")
+    write_series(tmp_path / "two", VALUES, uid="1.2.2")
+    tagged(tmp_path / "one", t0020_0011="/../../evl")
+    tagged(tmp_path / "two", t0020_0011="7")
+    moved_into(tmp_path / "in" / "both", tmp_path / "one", tmp_path / "two")
+    scans = find_scans([tmp_path / "in"], 1)
+    assert set(by_name(scans)) == {"both_1.2.1", "both_1.2.2"}
+    harmful = [replace(files, case="../../x") for files in scans.cases[:1]]
+    with pytest.raises(UserError, match="cannot be the name of a case"):
+        check_output(Destination(tmp_path / "out", ".nii.gz"), harmful)
+
+
+def test_notes_beside_slices_are_no_part_of_a_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "one", VALUES, uid="1.2.1")
+    files = CaseFiles("one", (tmp_path / "one",), None)
+    before = digest_of_scan(files)
+    (tmp_path / "one" / ".DS_Store").write_bytes(b"x")
+    assert digest_of_scan(files) == before != digest_of_scan(files, all_beside=True)
 
 
 def test_channels_in_nested_folders_are_grouped(tmp_path: Path) -> None:

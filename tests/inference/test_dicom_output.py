@@ -201,3 +201,18 @@ def test_a_segmentation_that_does_not_belong_to_the_series_is_refused(tmp_path: 
         write_labels(output.destination.labels(files), labels, read_grid(like), like=like)
         with pytest.raises(ImageError, match=message):
             output.write(files, fresh=False)
+
+
+def test_contours_of_any_length_come_back(tmp_path: Path) -> None:
+    """A contour of more than 64 KiB of text: a comb."""
+    shape = (1400, 24, 2)
+    series = write_ct(tmp_path / "series", np.zeros(shape, dtype=np.int16))
+    mask = np.zeros(shape, dtype=np.int32)
+    mask[5:1395, 5:20] = CLASSES[0].value
+    mask[8:1392:2, 8:] = 0
+    written(tmp_path, series, mask)
+    file = pydicom.dcmread(tmp_path / "out/dicom/case_rtstruct.dcm")
+    longest = max(len(one.ContourData) for roi in file.ROIContourSequence for one in roi.get("ContourSequence", ()))
+    assert longest > 3 * 2500
+    found = voxels_of_structure(tmp_path / "out/dicom/case_rtstruct.dcm", 1, read_grid(series))
+    np.testing.assert_array_equal(found, mask == CLASSES[0].value)

@@ -82,3 +82,16 @@ def test_what_may_be_chance_is_left_alone(change: Change, cases: int, truth: Cha
 
 def test_one_worse_case_of_many_is_borne() -> None:
     assert chosen(speck, 10, true_in_one).taken == {"organ": ("largest_component",)}
+
+
+def test_cases_without_the_label_do_not_count() -> None:
+    def gone(labels: np.ndarray, case: int) -> None:
+        if case >= 3:
+            labels[:] = 0
+
+    def speck_everywhere(labels: np.ndarray, case: int) -> None:
+        gone(labels, case)
+        speck(labels, case)
+
+    found = chosen(speck_everywhere, cases=10, truth=gone)
+    assert not found.taken and found.measured[0].cases == 3

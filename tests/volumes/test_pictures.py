@@ -77,6 +77,15 @@ def test_stacks_need_their_spacing(tmp_path: Path) -> None:
     assert np.allclose(read_volume([tmp_path / "c.tif"]).array[0], stack.T / 7)
 
 
+def test_stacks_of_cubes_come_back_and_an_old_spacing_is_put_right(tmp_path: Path) -> None:
+    cubes = grid((7, 11, 5))
+    write_labels(tmp_path / "a.tif", np.ones((7, 11, 5), dtype=np.int32), cubes)
+    assert read_labels(tmp_path / "a.tif").grid == cubes
+    for spacing in ((0.5, 0.5, 1.0), (1.0, 1.0, 1.0)):
+        write_labels(tmp_path / "b.png", LABELS.T[..., None].astype(np.int32), grid(spacing=spacing))
+        assert read_grid(tmp_path / "b.png").spacing_mm == spacing
+
+
 def test_palettes_are_labels_or_colours(tmp_path: Path) -> None:
     picture = Image.fromarray(LABELS, mode="P")
     picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
@@ -96,6 +105,8 @@ def test_opacity_that_says_nothing_is_no_channel(tmp_path: Path) -> None:
 def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
     deep = sitk.GetImageFromArray(RNG.integers(0, 60000, (11, 7, 3)).astype(np.uint16), isVector=True)
     sitk.WriteImage(deep, str(tmp_path / "deep.png"))
+    deeper = sitk.GetImageFromArray(RNG.integers(0, 60000, (11, 7, 4)).astype(np.uint16), isVector=True)
+    sitk.WriteImage(deeper, str(tmp_path / "deeper.png"))
     tifffile.imwrite(
         tmp_path / "time.tif", np.zeros((2, 3, 11, 7), np.uint8), photometric="minisblack", metadata={"axes": "TZYX"}
     )
@@ -103,7 +114,13 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(whole)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:150])
     (tmp_path / "none.tif").write_bytes(b"no picture")
-    for name, said in (("deep.png", "16 bits"), ("time.tif", "TZYX"), ("cut.png", "damaged"), ("none.tif", "damaged")):
+    for name, said in (
+        ("deep.png", "16 bits"),
+        ("deeper.png", "16 bits"),
+        ("time.tif", "TZYX"),
+        ("cut.png", "damaged"),
+        ("none.tif", "damaged"),
+    ):
         with pytest.raises(ImageError, match=f"{name}.*{said}"):
             read_volume([tmp_path / name])
     for array, name in ((np.full((7, 11, 1), -1), "a.png"), (np.full((7, 11, 1), 300), "a.bmp")):
@@ -115,9 +132,11 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path: Path) -> None:
 
 
 def test_pictures_beside_scans_and_segmentations_are_none_of_them(tmp_path: Path) -> None:
-    for name in ("case.png", "worst_case.png", "median_other.png", "other.png"):
+    for name in ("case.png", "best_case.png", "other.png"):
         Image.fromarray(LABELS).save(tmp_path / name)
-    assert set(segmentation_files(tmp_path)) == {"case", "other"}
+    for name in ("worst_case.png", "median_other.png"):
+        Image.fromarray(COLOURS).save(tmp_path / name)
+    assert set(segmentation_files(tmp_path)) == {"case", "best_case", "other"}  # drawings are in colours
     write_labels(tmp_path / "case.nii.gz", LABELS.T[..., None].astype(np.int32), grid())
     assert [path.name for path in segmentation_files(tmp_path).values()] == ["case.nii.gz"]
     assert [case.images[0].name for case in list_cases(tmp_path, None, channels=1)] == ["case.nii.gz"]
