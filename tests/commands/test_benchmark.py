@@ -116,10 +116,10 @@ def check_report(folder: Path, content: dict[str, Any], capsys: pytest.CaptureFi
     assert len(rows) == len(content["cells"])  # one seed
     assert all(f">{cell.strip('*')}</" in page for row in rows for cell in row.strip("| ").split(" | "))
     plots = page[page.index('<section id="plots">') : page.index('<section id="viewer">')]
-    assert plots.count("<svg") == len(content["settings"]) == 2
+    assert plots.count('<figure class="plot">') == len(content["settings"]) == 2  # each with a plot of Dice, one of NSD
     for setting, plot in zip(content["settings"], plots.split("<figure")[1:], strict=True):
         methods = {row.split(" | ")[1] for row in rows if row.startswith(f"| {setting} |")}
-        assert {name for name in content["methods"] if f">{name}</text>" in plot} == methods
+        assert {name for name in content["methods"] if f"</i>{name}</li>" in plot} == methods
         assert all(f">{name}</text>" in plot for name in content["labels"])
     training = page[page.index('<section id="training">') :]
     assert all(f">{name}</text>" in training for name in ("diffatlas", "icmd"))
