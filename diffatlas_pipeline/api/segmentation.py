@@ -118,7 +118,7 @@ class Segmentation:
     def areas_mm2(self) -> dict[str, float]:
         """The area of each label of a two-dimensional image, by name. UserError for a volume."""
         if self._grid.dimensions != 2:
-            raise UserError("areas_mm2: the scan is a volume. Ask for `volumes_ml`.")
+            raise UserError("areas_mm2: the scan is a volume. Ask for volumes_ml instead.")
         return {name: volume * AREA.per_ml for name, volume in self.volumes_ml.items()}
 
     def volume_intervals_ml(self, coverage: float = 0.9) -> dict[str, tuple[float, float]]:

@@ -122,7 +122,7 @@ def check_report(folder: Path, content: dict[str, Any], capsys: pytest.CaptureFi
         assert {name for name in content["methods"] if f"</i>{name}</li>" in plot} == methods
         assert all(f">{name}</text>" in plot for name in content["labels"])
     training = page[page.index('<section id="training">') :]
-    assert all(f">{name}</text>" in training for name in ("diffatlas", "icmd"))
+    assert all(f"</i>{name}</li>" in training for name in ("diffatlas", "icmd"))
     data = json.loads(re.findall(r'id="viewer-data">(.*?)</script>', page)[0])
     assert [label["name"] for label in data["labels"]] == content["labels"]
     cells = {cell["key"]: content["cells"][int(cell["key"].removeprefix("c"))] for cell in data["cells"]}
