@@ -84,7 +84,7 @@ class _Case:
 
     image: np.ndarray
     labels: np.ndarray
-    unknown: np.ndarray | bool  # (X, Y, Z): voxels with the ignore label
+    unknown: np.ndarray | None  # (X, Y, Z): voxels with the ignore label, where the data set has one
     spacing_mm: TripleMm
     full_shape: Triple
     dimensions: int
@@ -149,14 +149,18 @@ def _first_look(task: _FirstTask) -> _FirstLook:
     for index in range(task.count):
         mask = task.codes.mask(case.labels, index)
         count = int(mask.sum())
-        radius = inscribed_radius_mm(mask | case.unknown, case.spacing_mm, mask)
-        if np.isinf(radius):  # nothing that is known lies outside of it
-            radius = inscribed_radius_mm(mask, case.spacing_mm)
-        labels.append((count * voxel_mm3, radius) if count else None)
+        labels.append((count * voxel_mm3, _radius_mm(mask, case)) if count else None)
     x, y, z = case.image.shape[1:]
     shape = CaseShape(task.files.case, case.full_shape, case.spacing_mm, (x, y, z))
     ranges = tuple((float(channel.min()), float(channel.max())) for channel in case.image)
     return _FirstLook(shape, case.dimensions, tuple(intensities), ranges, tuple(labels), _reach_mm(foreground, case.spacing_mm))
+
+
+def _radius_mm(mask: np.ndarray, case: _Case) -> float:
+    """The inscribed radius of a label; only what is known to lie outside of it bounds it."""
+    if case.unknown is not None and np.isfinite(radius := inscribed_radius_mm(mask | case.unknown, case.spacing_mm, mask)):
+        return radius
+    return inscribed_radius_mm(mask, case.spacing_mm)
 
 
 def _load(files: CaseFiles, codes: Codes, ignore: int | None) -> _Case:
@@ -168,7 +172,7 @@ def _load(files: CaseFiles, codes: Codes, ignore: int | None) -> _Case:
     # Copies free the uncropped arrays.
     image, native = np.array(crop(image, start, shape)), np.array(crop(native, start, shape)[0])
     x, y, z = (rounded(edge, 5) for edge in grid.spacing_mm)
-    unknown = False if ignore is None else native == ignore
+    unknown = None if ignore is None else native == ignore
     return _Case(image, codes.number(native), unknown, (x, y, z), grid.shape, grid.dimensions)
 
 
@@ -234,8 +238,8 @@ def _second_look(task: _SecondTask) -> _SecondLook:
     for index in _evenly(present, MOST_SPECTRUM_LABELS):
         mask = task.codes.mask(labels, index)
         distance = signed_distance_mm(mask, case.spacing_mm, task.tau_mm)
-        if case.unknown is not False:  # the middle of what may be true
-            unknown = crop(np.asarray(case.unknown)[None], start, shape)[0]
+        if case.unknown is not None:  # the middle of what may be true
+            unknown = crop(case.unknown[None], start, shape)[0]
             distance = (distance + signed_distance_mm(mask | unknown, case.spacing_mm, task.tau_mm)) / 2
         distance = distance / np.float32(task.tau_mm)
         distance_power += radial_power(resample(np.clip(distance, -1, 1)[None], planned, 1)[0])
