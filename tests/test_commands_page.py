@@ -1,4 +1,4 @@
-"""The pages agree with the commands: what is shown can be typed, and the reference tells what the parsers have."""
+"""The pages agree with the commands: what is shown can be typed, and the reference's tables are the parsers'."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from diffatlas_pipeline.commands._converters import CONVERTERS
+from tests import reference
 from tests.pages import PAGES, ROOT, page_id, prose_of
 
-COMMANDS_PAGE = ROOT / "documentation" / "reference" / "commands.md"
-PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
-CONVERT_PAGE = ROOT / "documentation" / "reference" / "convert.md"
-PREDICT_PAGE = ROOT / "documentation" / "reference" / "predict.md"
-SHARING_PAGE = ROOT / "documentation" / "reference" / "sharing.md"
 COMMANDS = dict(re.findall(r'"(DiffAtlas_\w+)": "(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8")))
 VARIABLES = {"DiffAtlas_raw", "DiffAtlas_preprocessed", "DiffAtlas_results"}
 OTHERS_OPTIONS = {"--time", "--gres", "--array", "--build-arg", "--gpus", "--shm-size"}  # of programs that pages name
@@ -100,7 +95,6 @@ MINIMAL: dict[str, list[list[str]]] = {
     "DiffAtlas_export_model": [["-o", "model.zip"]],
     "DiffAtlas_install_model": [["model.zip"]],
 }
-SHARING = ("DiffAtlas_info", "DiffAtlas_export_model", "DiffAtlas_install_model")
 
 
 def actions_by_option(parser: argparse.ArgumentParser, words: list[str]) -> dict[str, argparse.Action]:
@@ -112,13 +106,6 @@ def actions_by_option(parser: argparse.ArgumentParser, words: list[str]) -> dict
         elif not isinstance(action, argparse._HelpAction | argparse._VersionAction):
             found |= dict.fromkeys(action.option_strings or [action.dest], action)
     return found
-
-
-def section_of(command: str, converter: str | None) -> str:
-    """The reference's section of a command or converter."""
-    page = CONVERT_PAGE if converter else SHARING_PAGE if command in SHARING else COMMANDS_PAGE
-    command, page = ("Options", PREDICT_PAGE) if command == "DiffAtlas_predict" else (command, page)
-    return page.read_text(encoding="utf-8").split(f"\n## {converter or command}\n")[1].split("\n## ")[0]
 
 
 def options_of(parser: argparse.ArgumentParser, words: list[str]) -> set[str]:
@@ -146,106 +133,66 @@ def test_options_named_in_the_text_exist(page: Path, monkeypatch: pytest.MonkeyP
         assert named <= of_command.get(span.split()[0], known), span
 
 
-# -------------------------------------------------------------------------------------------------- defaults, choices
-@dataclass(frozen=True)
-class Described:
-    """What the reference says of one option, or of one argument without a name."""
-
-    default: str
-    text: str
-    named: frozenset[str]
-    """All words in backquotes of its row."""
-
-
-def described(section: str) -> dict[str, Described]:
-    """What a section says, by option. A row may hold several options with ``;`` between them, and between defaults."""
-    found: dict[str, Described] = {}
-    for row in re.findall(r"^\| (`.*) \|$", section, flags=re.MULTILINE):
-        cells = re.split(r"(?<!\\) \| ", row)
-        groups = [re.findall(r"`([^`]+)`", group) for group in cells[0].split(";")]
-        defaults = cells[1].split("; ") if len(cells) > 2 else [""]
-        if len(defaults) not in (1, len(groups)):
-            raise AssertionError(f"{cells[0]}: {len(groups)} options, {len(defaults)} defaults")
-        named = frozenset(word for span in re.findall(r"`([^`]+)`", row) for word in span.split())
-        for index, options in enumerate(groups):
-            for option in options:
-                if option in found:
-                    raise AssertionError(f"{option}: described twice")
-                found[option] = Described(defaults[index if len(defaults) > 1 else 0], cells[-1], named)
-    return found
-
-
-def shown(value: Any) -> str:
-    """A default as the reference writes it."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(shown, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
+# -------------------------------------------------------------------------------------------------- tables of options
 def same(told: str, value: Any) -> bool:
     told = told.replace("`", "").removeprefix("./")
     if isinstance(value, int | float):
         return re.fullmatch(r"\d+(\.\d+)?", told) is not None and float(told) == value
-    return told == (shown(value) or "none")
-
-
-def default_problem(action: argparse.Action, told: str) -> str:
-    """Why the default that the reference tells is not the parser's, or nothing."""
-    if told == "see `-h`" or (action.dest == "workers" and told.startswith("by cores")):
-        return ""  # what depends on the machine, or is said there
-    if action.required:
-        return "" if told == "needed" else "it is needed"
-    if action.default is False or action.default is True:
-        return "" if told.split()[0] in ("off", "this") else "it is off"
-    if action.default is not None:
-        return "" if same(told, action.default) else f"the parser has {shown(action.default)}"
-    named = re.findall(r"`(\w(?:[\w./-]*\w)?)`|(?<![\w.])(\d[\d.]*)(?![\w.])", told)
-    absent = [word for pair in named if (word := "".join(pair)) not in str(action.help)]
-    return f"the parser has none and its help does not name {absent}" if absent and not told.startswith("this or") else ""
+    return told == (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
 
 
 def help_problem(action: argparse.Action) -> str:
     """Why the default that the help tells is not the parser's, or nothing."""
-    told = re.search(r"\(default: ([^%),]+)\)", str(action.help))
-    if told is None or action.default in (None, False, argparse.SUPPRESS) or action.dest in ("precision", "adapt_contrast"):
+    told = re.search(r"\(default: ([^%),]+)\)$", str(action.help))
+    if told is None or action.default in (None, False, argparse.SUPPRESS):
         return ""
-    return "" if same(told[1], action.default) else f"its help says {told[1]}, the parser has {shown(action.default)}"
+    return "" if same(told[1], action.default) else f"its help says {told[1]}, the parser has {action.default}"
 
 
-EVERY = [(command, words) for command, variants in MINIMAL.items() for words in variants]
+EVERY = [(command, words[0] if command == "DiffAtlas_convert" else "") for command in MINIMAL for words in MINIMAL[command]]
 
 
-@pytest.mark.parametrize(("command", "words"), EVERY, ids=[" ".join([command, *words[:1]]) for command, words in EVERY])
-def test_reference_tells_defaults_and_choices_as_the_parsers_have_them(
-    command: str, words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = described(section_of(command, words[0] if command == "DiffAtlas_convert" else None))
-    actions = actions_by_option(parser_of(command, words, monkeypatch), words)
-    assert {*told} == {*actions}
-    found = []
-    for option, action in actions.items():
-        one = told[option]
-        problem = "" if action.option_strings == [] else default_problem(action, one.default)
-        found += [f"{option}: the reference says {one.default}, {problem}"] if problem else []
-        found += [f"{option}: {problem}"] if (problem := help_problem(action)) else []
-        named = set(one.named)
-        for other in re.findall(r"as for `(DiffAtlas_\w+)`", one.text):
-            named |= described(section_of(other, None))[option].named
-        found += [f"{option}: {choice} is not named" for choice in action.choices or () if str(choice) not in named]
-    assert not found
+def test_each_command_and_converter_has_one_table_of_its_options() -> None:
+    listed = [command for page in reference.PAGES for command in reference.tables_of(reference.read(page))]
+    assert sorted(listed) == sorted(f"{command} {converter}".strip() for command, converter in EVERY)
 
 
-def test_the_check_sees_drift() -> None:
+@pytest.mark.parametrize("page", reference.PAGES, ids=page_id)
+def test_the_tables_of_options_are_those_of_the_parsers(page: Path) -> None:
+    text = reference.read(page)
+    assert reference.renewed(text) == text, "Run: python -m tests.reference --write"
+
+
+@pytest.mark.parametrize(("command", "converter"), EVERY, ids=[" ".join(one).strip() for one in EVERY])
+def test_help_tells_the_default_that_the_parser_has(command: str, converter: str) -> None:
+    actions = [*reference.actions_of(COMMANDS[command], converter or None)]
+    assert len(actions) > 1
+    assert [f"{action.dest}: {problem}" for action in actions if (problem := help_problem(action))] == []
+    assert all(action.help for action in actions)
+
+
+@pytest.mark.parametrize(("command", "converter"), EVERY, ids=[" ".join(one).strip() for one in EVERY])
+def test_help_in_a_terminal_is_plain_text(command: str, converter: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"diffatlas_pipeline.commands.{COMMANDS[command]}").main([*filter(None, [converter]), "-h"])
+    shown = capsys.readouterr().out
+    assert "`" not in shown and "](" not in shown and ".md" not in shown
+
+
+def test_rows_tell_defaults_and_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=3, help="(default: 4)")
-    parser.add_argument("--rate", type=float, default=1.0, help="(default: %(default)s)")
-    parser.add_argument("--fold", help="(default: the only one)")
-    actions = actions_by_option(parser, [])
-    rows = described("| `--steps`; `--rate` | 3; 1.5 | of `both` |\n| `--fold` | `all` | which |")
-    assert default_problem(actions["--steps"], rows["--steps"].default) == ""
-    assert default_problem(actions["--rate"], rows["--rate"].default) == "the parser has 1"
-    assert "does not name" in default_problem(actions["--fold"], rows["--fold"].default)
-    assert help_problem(actions["--steps"]) == "its help says 4, the parser has 3"
-    assert help_problem(actions["--rate"]) == "" and rows["--rate"].named == {"--steps", "--rate", "both"}
-    with pytest.raises(AssertionError, match="described twice"):
-        described("| `--a` | 1 | x |\n| `--a` | 2 | y |")
+    parser.add_argument("--steps", type=int, default=3, metavar="N", help="of [both](a.md) (default: 4)")
+    parser.add_argument("-r", "--rate", type=float, default=1.0, help="(default: %(default)s)")
+    parser.add_argument("--fold", help="which | one (default: the only one)")
+    parser.add_argument("--kind", choices=("a", "b"), required=True, help="of it")
+    parser.add_argument("--off", action="store_true", help="not")
+    monkeypatch.setattr(reference, "parser_of", lambda name: parser)
+    assert reference.table("x").splitlines()[2:] == [
+        "| `--steps N` | 4 | of [both](a.md) |",
+        "| `-r`, `--rate` | 1 |  |",
+        "| `--fold` | the only one | which \\| one |",
+        "| `--kind` | needed | of it: `a`, `b` |",
+        "| `--off` | off | not |",
+    ]
+    steps, rate = [*reference.actions_of("x")][:2]
+    assert help_problem(steps) == "its help says 4, the parser has 3" and help_problem(rate) == ""

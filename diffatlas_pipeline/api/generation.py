@@ -118,7 +118,7 @@ class FolderGeneration:
         from diffatlas_pipeline.report.generated_page import write_generated_page
 
         plan = self._predictor.plan
-        population = Population(plan.dataset.labels, plan.dataset.channels, plan.spacing_mm)
+        population = Population(plan.dataset.labels, plan.dataset.channels, plan.spacing_mm, plan.dimensions)
         probes = []
         for index in console.each(range(self.count), "Measuring generated pairs", self.count, "pairs"):
             pair = read_pair(self.pairs, index)

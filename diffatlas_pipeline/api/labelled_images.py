@@ -62,7 +62,7 @@ class TrainingCases:
     def measured(self) -> tuple[Population, list[Probe]]:
         """Statistics of those there is memory for, evenly spread, and what generated cases are compared with."""
         plan, codes = self.plan, len(codes_of(self.plan.dataset.labels).values)
-        population = Population(plan.dataset.labels, plan.dataset.channels, plan.spacing_mm)
+        population = Population(plan.dataset.labels, plan.dataset.channels, plan.spacing_mm, plan.dimensions)
         probes: list[Probe] = []
         size = 0
         for one in console.each(self._spread(), "Measuring training cases", len(self.cases), "cases"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from diffatlas_pipeline import __version__, console
+from diffatlas_pipeline.commands._help import HelpFormatter
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.files import drive_fault
@@ -111,9 +112,7 @@ def actions_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 def command_parser(description: str, example: str) -> argparse.ArgumentParser:
     """An argument parser that knows --version, and whose help ends with an example."""
-    parser = argparse.ArgumentParser(
-        description=description, epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, epilog=f"example:\n  {example}", formatter_class=HelpFormatter)
     parser.add_argument("--version", action="version", version=f"DiffAtlas pipeline {__version__}", help="print the version")
     return parser
 
@@ -122,9 +121,13 @@ def add_workspace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workspace",
         metavar="FOLDER",
-        help="folder with raw/, preprocessed/ and results/ (default: $DIFFATLAS_WORKSPACE, else $DiffAtlas_raw, "
-        "$DiffAtlas_preprocessed and $DiffAtlas_results, else ./diffatlas_workspace)",
+        help="folder with `raw/`, `preprocessed/` and `results/` (default: `$DIFFATLAS_WORKSPACE`, [`$DiffAtlas_raw` and "
+        "others](dataset-format.md#workspace), or `./diffatlas_workspace`)",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="`auto`, `cpu`, `cuda`, `cuda:1` or `mps` (default: %(default)s)")
 
 
 def workspace_of(arguments: argparse.Namespace) -> Workspace:
@@ -140,5 +143,9 @@ def same_workspace(arguments: argparse.Namespace) -> str:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=int, default=default_workers(), metavar="N", help="parallel processes (default: %(default)s)"
+        "--workers",
+        type=int,
+        default=default_workers(),
+        metavar="N",
+        help="parallel processes (default: by cores and free memory, at most 8: %(default)s here)",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.commands._converters import CONVERTERS
+from diffatlas_pipeline.commands._help import plain
 from diffatlas_pipeline.errors import UserError
 
 SHELLS = ("bash", "zsh", "fish")
@@ -46,6 +47,7 @@ def script(shell: str, names: Iterable[str]) -> str:
     parsers = [parser_of(name) for name in names]
     for parser in parsers:
         for action in _common.actions_of(parser):
+            action.help = action.help and plain(action.help)
             if action.type is Path or action.dest in _FOLDERS:
                 action.complete = shtab.DIRECTORY if _is_folder(action) else shtab.FILE  # type: ignore[attr-defined]
             elif action.choices is None and action.dest in OFFERED:

@@ -43,14 +43,18 @@ def add_dataset(parser: ArgumentParser, default_name: str, needed: bool = True) 
 def add_case_options(parser: ArgumentParser) -> None:
     """The options of :class:`~dataset_conversion.labelled_cases.CaseOptions` that all its converters have."""
     parser.add_argument(
-        "--leave-out-bad", action="store_true", help="leave out what is unmatched or broken, and say what; default is to refuse"
+        "--leave-out-bad",
+        action="store_true",
+        help="leave out what is unmatched or broken, and say what, instead of refusing all",
     )
     parser.add_argument(
         "--fix-geometry",
         action="store_true",
-        help="give labels and channels that lie in another place than the first channel, with its shape, that place",
+        help="give labels and channels that have the shape of the first channel, but lie elsewhere, its place",
     )
-    parser.add_argument("--copy", action="store_true", help="copy files; default are hard links, where the file system allows")
+    parser.add_argument(
+        "--copy", action="store_true", help="copy files; otherwise they are hard links where the file system allows"
+    )
 
 
 def case_options(arguments: Namespace) -> CaseOptions:

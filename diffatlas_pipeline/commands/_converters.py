@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 # ----------------------------------------------------------------------------------------------------------------- msd
 def _msd_arguments(parser: ArgumentParser) -> None:
-    add_source(parser, "TASK", "unpacked folder TaskNN_Name")
+    add_source(parser, "TASK", "unpacked folder `TaskNN_Name`")
     add_dataset(parser, "the task's", needed=False)
     parser.add_argument(
         "--cases-from-json",
         dest="training_cases",
         metavar="FILE:KEY",
-        help="train on the cases that this JSON file lists under KEY (default: all but the test's)",
+        help="train on the cases that this JSON file lists under KEY (default: all but the test cases)",
     )
     parser.add_argument(
         "--test-from-json",
         dest="test_cases",
         metavar="FILE:KEY",
-        help="test on the cases listed under KEY, labels in labelsTs/ (default: the task's own test images)",
+        help="test on the cases listed under KEY, with their labels in `labelsTs/` (default: the task's test images)",
     )
     add_case_options(parser)
 
@@ -59,25 +59,35 @@ def _heart_arguments(parser: ArgumentParser) -> None:
         type=float,
         default=TEST_FRACTION,
         metavar="F",
-        help="share of the cases that become test cases, 0 for none (default: %(default)s, as in the paper)",
+        help="share of the cases that become test cases, with labels in `labelsTs/`; 0 for none (default: %(default)s)",
     )
     parser.add_argument(
         "--test-from-json",
         dest="test_cases",
         metavar="FILE:KEY",
-        help="test on the cases that this JSON file lists under KEY instead of drawn ones",
+        help="test on the cases that this JSON file lists under KEY (default: drawn ones)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the test cases and the few-shot splits (default: %(default)s)"
+        "--seed", type=int, default=0, help="seed of the test cases and of the few-shot splits (default: %(default)s)"
     )
-    parser.add_argument("--exclude", nargs="+", default=[], metavar="CASE", help="cases to leave out, for example damaged ones")
+    parser.add_argument(
+        "--exclude",
+        nargs="+",
+        default=[],
+        metavar="CASE",
+        help="cases to leave out, for example damaged ones; several may be given",
+    )
     parser.add_argument(
         "--crop-margin-mm",
         type=float,
         metavar="MM",
         help="crop each scan to the box of its labels with this margin (default: whole scans)",
     )
-    parser.add_argument("--copy", action="store_true", help="copy images; default are hard links, where the file system allows")
+    parser.add_argument(
+        "--copy",
+        action="store_true",
+        help="copy images; otherwise they are hard links where the file system allows. Cropped ones are new files",
+    )
 
 
 def _heart_options(arguments: Namespace) -> HeartOptions:
@@ -99,11 +109,14 @@ def _heart_options(arguments: Namespace) -> HeartOptions:
 def _mmwhs_arguments(parser: ArgumentParser) -> None:
     from dataset_conversion.mmwhs import PREFIXES
 
-    add_source(parser, "FOLDER", "unpacked folder with ct_train and mr_train files")
+    add_source(parser, "FOLDER", "unpacked folder with `ct_train` and `mr_train` files")
     parser.add_argument(
-        "--modality", choices=tuple(PREFIXES), required=True, help="which scans; each modality becomes a data set of its own"
+        "--modality",
+        choices=tuple(PREFIXES),
+        required=True,
+        help="which scans, `CT` or `MRI`; each modality becomes a data set of its own",
     )
-    add_dataset(parser, "MMWHSCT or MMWHSMRI")
+    add_dataset(parser, "`MMWHSCT` or `MMWHSMRI`")
     _heart_arguments(parser)
 
 
@@ -123,7 +136,7 @@ def _convert_mmwhs(arguments: Namespace, raw_folder: Path) -> Path:
 def _totalsegmentator_arguments(parser: ArgumentParser) -> None:
     from dataset_conversion.totalsegmentator import MINIMUM_ML
 
-    add_source(parser, "FOLDER", "unpacked folder with s0000, s0001, ... and meta.csv")
+    add_source(parser, "FOLDER", "unpacked folder with `s0000`, `s0001`, ... and `meta.csv`")
     parser.add_argument(
         "--masks",
         default="segmentations",
@@ -139,9 +152,11 @@ def _totalsegmentator_arguments(parser: ArgumentParser) -> None:
         help="take a case if each of the five structures has this volume (default: %(default)g)",
     )
     parser.add_argument(
-        "--split-from-meta", action="store_true", help="test on the cases that meta.csv calls test cases, not on drawn ones"
+        "--split-from-meta",
+        action="store_true",
+        help="test on the cases that `meta.csv` calls test cases, instead of drawn ones",
     )
-    add_dataset(parser, "TotalSegmentatorHeart")
+    add_dataset(parser, "`TotalSegmentatorHeart`")
     _heart_arguments(parser)
 
 
@@ -164,21 +179,27 @@ def _convert_totalsegmentator(arguments: Namespace, raw_folder: Path) -> Path:
 def _phantom_arguments(parser: ArgumentParser) -> None:
     from dataset_conversion.phantom import MODALITIES
 
-    add_dataset(parser, "HeartPhantomCT or HeartPhantomMRI")
+    add_dataset(parser, "`HeartPhantomCT` or `HeartPhantomMRI`")
     parser.add_argument(
         "--cases", dest="training_cases", type=int, default=24, metavar="N", help="training cases (default: %(default)s)"
     )
-    parser.add_argument("--test-cases", type=int, default=6, metavar="N", help="test cases (default: %(default)s)")
+    parser.add_argument(
+        "--test-cases", type=int, default=6, metavar="N", help="test cases, with labels in `labelsTs/` (default: %(default)s)"
+    )
     parser.add_argument(
         "--size",
         type=int,
         nargs="+",
         default=[48],
         metavar="N",
-        help="voxels, one number or three (default: 48); same field of view",
+        help="voxels, one number or three; the field of view stays the same (default: 48)",
     )
-    parser.add_argument("--modality", choices=MODALITIES, default="CT", help="what the images look like (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same hearts, in either modality (default: %(default)s)")
+    parser.add_argument(
+        "--modality", choices=MODALITIES, default="CT", help="what the images look like, `CT` or `MRI` (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same hearts, in either modality (default: %(default)s)"
+    )
 
 
 def _convert_phantom(arguments: Namespace, raw_folder: Path) -> Path:

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 def add_model_choice(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Options that choose a model; the group is returned, for the fold."""
     choice = parser.add_argument_group("which model (not needed if there is only one)")
-    choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on")
-    choice.add_argument("-m", "--model", type=Path, metavar="FOLDER", help="a model folder anywhere, or a zip file of one")
-    choice.add_argument("--method", help="method it was trained with, such as diffatlas")
-    choice.add_argument("--recipe", help="recipe it was trained with, such as default or paper")
+    choice.add_argument("-d", "--dataset", help="number or name of the data set it was trained on (default: the only one)")
+    choice.add_argument(
+        "-m",
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="a model folder anywhere, or a zip file of one (default: found in the workspace)",
+    )
+    choice.add_argument("--method", help="method it was trained with, such as `diffatlas` (default: the only one)")
+    choice.add_argument("--recipe", help="recipe it was trained with, such as `default` or `paper` (default: the only one)")
     return choice
 
 

@@ -17,15 +17,18 @@ def folder_arguments(parser: ArgumentParser) -> None:
         "-d", "--dataset-id", type=int, required=True, metavar="ID", help="number of the new data set, 1 to 999"
     )
     parser.add_argument("--name", required=True, help="its name")
-    parser.add_argument("--test-images", type=Path, metavar="IMAGES", help="folder of images that are not to be trained on")
-    parser.add_argument("--test-labels", type=Path, metavar="LABELS", help="folder of their labels, for evaluation only")
+    parser.add_argument(
+        "--test-images", type=Path, metavar="IMAGES", help="folder of images that are not trained on, for `imagesTs/`"
+    )
+    parser.add_argument("--test-labels", type=Path, metavar="LABELS", help="folder of their labels, for `labelsTs/`")
     parser.add_argument(
         "--channels",
         nargs="+",
         metavar="NAME",
-        help="what the images are: CT (Hounsfield units), MRI, or one name for each channel (default: as names or DICOM tell)",
+        help="what the images are: `CT` (Hounsfield units), `MRI`, or one name for each channel (default: as names or DICOM "
+        "headers tell)",
     )
-    _add_labels(parser, "label_1 and so on")
+    _add_labels(parser, "`label_1` and so on, which is said")
     _add_parts(parser)
     add_case_options(parser)
 
@@ -49,26 +52,32 @@ def convert_folder(arguments: Namespace, raw_folder: Path) -> Path:
 
 
 def bids_arguments(parser: ArgumentParser) -> None:
-    add_source(parser, "FOLDER", "root of the BIDS data set, with sub-01 and so on")
-    add_dataset(parser, "the Name in dataset_description.json")
+    add_source(parser, "FOLDER", "root of the BIDS data set, with `sub-01` and so on")
+    add_dataset(parser, "`Name` in `dataset_description.json`")
     parser.add_argument(
         "--derivatives",
         metavar="NAME",
-        help="folder in derivatives/, or any path, with the segmentations (default: the only one that has some)",
+        help="folder in `derivatives/`, or any path, with the segmentations (default: the only one that has some)",
     )
     parser.add_argument(
         "--suffixes",
         nargs="+",
         metavar="SUFFIX",
-        help="images to take, each a channel: T1w FLAIR (default: the only one in anat)",
+        help="images to take, each a channel: `T1w FLAIR` (default: the only one there)",
     )
     parser.add_argument(
-        "--image-with", nargs="+", metavar="ENTITY", help="take images only whose names have these, such as acq-mprage"
+        "--image-with",
+        nargs="+",
+        metavar="ENTITY",
+        help="take images only whose names have these entities, such as `acq-mprage` (default: all)",
     )
     parser.add_argument(
-        "--labels-with", nargs="+", metavar="ENTITY", help="take segmentations only whose names have these, such as space-orig"
+        "--labels-with",
+        nargs="+",
+        metavar="ENTITY",
+        help="take segmentations only whose names have these entities, such as `space-orig desc-manual` (default: all)",
     )
-    _add_labels(parser, "as dseg.tsv names them, else label_1 and so on")
+    _add_labels(parser, "as `dseg.tsv` names them, else `label_1` and so on")
     _add_parts(parser)
     add_case_options(parser)
 
@@ -93,14 +102,19 @@ def convert_bids(arguments: Namespace, raw_folder: Path) -> Path:
 
 def _add_labels(parser: ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--label-names", nargs="+", metavar="NAME=VALUE", help=f"names of the labels: liver=1 tumour=2 (default: {default})"
+        "--label-names", nargs="+", metavar="NAME=VALUE", help=f"names of the labels: `liver=1 tumour=2` (default: {default})"
     )
-    parser.add_argument("--label-table", type=Path, metavar="FILE", help="CSV or TSV file with columns value and name instead")
+    parser.add_argument(
+        "--label-table",
+        type=Path,
+        metavar="FILE",
+        help="CSV or TSV file instead, with columns `value` (or `index`) and `name`; without a heading two columns",
+    )
 
 
 def _add_parts(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--unlabelled-to-test", action="store_true", help="make images without labels test cases; default is to refuse them"
+        "--unlabelled-to-test", action="store_true", help="make images without labels test cases, instead of refusing them"
     )
     parser.add_argument(
         "--test-from-json",

@@ -20,21 +20,27 @@ def main(argv: list[str] | None = None) -> None:
         "What is done is kept: the same command goes on after an interruption, and tries again what failed.",
         "DiffAtlas_benchmark -d 001 --methods diffatlas icf --settings full 2-shot --seeds 0 1 2 --max-time 10m",
     )
-    parser.add_argument("-d", "--dataset", required=True, help="data set to train on: number, folder name or path")
+    parser.add_argument(
+        "-d",
+        "--dataset",
+        required=True,
+        help="data set to train on: number, folder name or path. It is planned if it is not planned yet",
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
         default=list(METHODS),
         metavar="METHOD",
-        help="methods, with a recipe as in diffatlas:paper or rba:staple, with training cases beside it as diffatlas+atlases "
-        f"(default: {' '.join(METHODS)})",
+        help="methods, each with an optional recipe, `diffatlas:paper`, `rba:staple`; with `+atlases` behind it, "
+        "`diffatlas+atlases`, the same models predict `--with-atlases` (default: `diffatlas icf icmd rba`)",
     )
     parser.add_argument(
         "--settings",
         nargs="+",
         default=["full"],
         metavar="SETTING",
-        help="full, K-shot (2-shot, ...), zero-shot:DATASET, zero-shot:DATASET@2-shot, zero-shot-unadapted:... (default: full)",
+        help="`full`, `K-shot` (`2-shot`, ...), `zero-shot:DATASET`, `zero-shot:DATASET@K-shot`; `zero-shot-unadapted:...` "
+        "leaves the contrast of another modality as it is (default: `full`)",
     )
     parser.add_argument(
         "--seeds",
@@ -42,27 +48,44 @@ def main(argv: list[str] | None = None) -> None:
         type=int,
         default=[0],
         metavar="S",
-        help="of training and of the draw of few-shot cases, which differ for 0, 1 and 2 (default: 0)",
+        help="seeds of few-shot cases, training and sampling; the cases differ for 0, 1 and 2 (default: 0)",
     )
     parser.add_argument(
-        "--max-time", metavar="TIME", help="time for each training, e.g. 90s, 10m, 2h (default: as long as the plan says)"
+        "--max-time", metavar="TIME", help="time for each training (`90s`, `10m`, `2h`) (default: as long as the plan says)"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="(default: benchmarks/DATASET_TIME in the workspace)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for everything that is written (default: `benchmarks/DATASET_TIME` in the workspace)",
     )
     parser.add_argument(
-        "--splits-file", type=Path, metavar="FILE", help="splits of one's own; they win over the planned ones of the same name"
+        "--splits-file",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with splits; they win over the planned ones of the same name",
     )
     parser.add_argument("--test-cases", type=int, metavar="N", help="test on the first N test cases only (default: all)")
     parser.add_argument(
-        "--tolerance-mm", type=float, default=1.0, metavar="MM", help="tolerance of the surface distance (default: %(default)s)"
+        "--tolerance-mm",
+        type=float,
+        default=1.0,
+        metavar="MM",
+        help="tolerance of the normalised surface distance (default: %(default)s)",
     )
     parser.add_argument("--no-mean-atlas", dest="mean_atlas", action="store_false", help="leave out the row of the mean atlas")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    _common.add_device(parser)
     parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="trainings at the same time; they share the device (default: 1)"
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trainings at the same time; they share the device (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace models that were trained with other options")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace models in the folder that were trained with other options"
+    )
     _common.add_workspace(parser)
     _common.run(_benchmark, parser, argv)
 

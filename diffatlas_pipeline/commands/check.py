@@ -18,8 +18,9 @@ def main(argv: list[str] | None = None) -> None:
         "--fix-geometry",
         type=Path,
         metavar="FOLDER",
-        help="copy the data set into this new folder; labels and channels of the same shape as the first channel, but of "
-        "another place, spacing or direction, get its geometry there",
+        help="copy the data set into this new folder. Labels and channels that have the shape of their case's first channel, "
+        "but another place, spacing or direction, get its geometry there. No file tells which is right: look at the "
+        "copies",
     )
     add_workers(parser)
     add_workspace(parser)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.commands._converters import CONVERTERS
+from diffatlas_pipeline.commands._help import HelpFormatter
 from diffatlas_pipeline.datasets.workspace import Workspace
 
 
@@ -29,7 +30,7 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
             help=converter.summary,
             description=f"Convert {converter.summary} into the raw layout.",
             epilog=f"example:\n  {converter.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         if name in argv:
             converter.add_arguments(sub)

@@ -18,35 +18,36 @@ def main(argv: list[str] | None = None) -> None:
         "volumes; with pictures of the worst, the median and the best case.",
         "DiffAtlas_evaluate -p predictions/ -r DatasetXXX_Name/labelsTs/",
     )
-    parser.add_argument("-p", "--predictions", type=Path, required=True, help="folder of predictions (or one file)")
+    parser.add_argument("-p", "--predictions", type=Path, required=True, help="folder of predictions, or one file")
     parser.add_argument(
-        "-r", "--references", type=Path, required=True, help="folder of references of the same names (or one file)"
+        "-r", "--references", type=Path, required=True, help="folder of references with the same names, or one file"
     )
-    parser.add_argument("-o", "--output", type=Path, help="folder for the results (default: PREDICTIONS/evaluation)")
+    parser.add_argument("-o", "--output", type=Path, help="folder for the results (default: `PREDICTIONS/evaluation`)")
     parser.add_argument(
         "--tolerance-mm",
         type=float,
         default=TOLERANCE_MM,
         metavar="MM",
-        help="tolerance of the surface distance (default: %(default)s)",
+        help="tolerance of the normalised surface distance (default: %(default)s)",
     )
     parser.add_argument(
         "--images",
         type=Path,
         metavar="FOLDER",
-        help="scans to show in the pictures (default: imagesTr or imagesTs beside labels)",
+        help="scans to show in the pictures (default: `imagesTr` or `imagesTs` beside the labels)",
     )
     parser.add_argument(
         "--labels",
         type=Path,
         metavar="JSON",
-        help="dataset.json that names the labels (default: the one in or beside REFERENCES, else all values found there)",
+        help="file that names the labels (default: `dataset.json` in or beside REFERENCES, else all values found)",
     )
     parser.add_argument(
         "--missing",
         choices=("error", "empty", "skip"),
         default="error",
-        help="what a reference without prediction means: an error, an empty segmentation, or nothing (default: %(default)s)",
+        help="what a reference without prediction means: `error`, `empty` (scored as an empty segmentation) or `skip` "
+        "(default: %(default)s)",
     )
     _common.add_workers(parser)
     _common.run(_evaluate, parser, argv)

@@ -19,12 +19,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="zip file to write")
     choice = add_model_choice(parser)
     choice.add_argument(
-        "-f", "--folds", nargs="+", metavar="FOLD", help="folds to pack (default: those that DiffAtlas_predict takes)"
+        "-f", "--folds", nargs="+", metavar="FOLD", help="folds to pack (default: those that `DiffAtlas_predict` takes)"
     )
     parser.add_argument(
         "--with-scans",
         action="store_true",
-        help="also pack the few training scans that the model keeps, and the names of its cases: patients' data",
+        help="also pack the few training scans that the model keeps, and the names of its cases: patients' data. `rba` and "
+        "`mean` need it",
     )
     parser.add_argument("--licence", default="", metavar="TEXT", help="what others may do with it, for the model card")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")

@@ -20,19 +20,20 @@ def main(argv: list[str] | None = None) -> None:
         "how to predict with it.",
         "DiffAtlas_find_best_configuration -d 001",
     )
-    parser.add_argument("-d", "--dataset", required=True, help="data set number, name or path")
+    parser.add_argument("-d", "--dataset", required=True, help="data set: number, folder name or path")
     parser.add_argument(
         "--steps",
         nargs="+",
         type=int,
         default=STEPS,
         metavar="N",
-        help="sampling steps to try with methods that sample; 0 = all training steps (default: 1 2 4)",
+        help="sampling steps to try with methods that sample, beside those of their recipe; 0 means all T steps of the plan "
+        "(default: 1 2 4)",
     )
     parser.add_argument(
         "--with-atlases", action="store_true", help="also try the network averaged with registered training cases; takes long"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
+    _common.add_device(parser)
     _common.add_workers(parser)
     _common.add_workspace(parser)
     _common.run(_find, parser, argv)

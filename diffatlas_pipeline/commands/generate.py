@@ -18,10 +18,20 @@ def main(argv: list[str] | None = None) -> None:
         "DiffAtlas_generate -d 001 --recipe paper -n 20 -o generated/",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder to write to; the raw data set is made in it, or is it, if it "
-        "is named DatasetXXX_Name",
-    )  # fmt: skip
-    parser.add_argument("-n", "--count", type=int, default=20, metavar="N", help="number of pairs (default: %(default)s)")
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="folder to write to. One named `DatasetXXX_Name` becomes the raw data set; in any other one it is made",
+    )
+    parser.add_argument(
+        "-n",
+        "--count",
+        type=int,
+        default=20,
+        metavar="N",
+        help="number of pairs, with those that are there (default: %(default)s)",
+    )
     parser.add_argument(
         "--shape",
         type=int,
@@ -32,14 +42,30 @@ def main(argv: list[str] | None = None) -> None:
     choice = add_model_choice(parser)
     choice.add_argument("-f", "--fold", dest="folds", metavar="FOLD", help="fold to use (default: the only one)")
     sampling = parser.add_argument_group("how to sample")
-    sampling.add_argument("--steps", type=int, metavar="N", help="sampling steps; 0 = all (default: 50, all of ddpm and ddim)")
-    sampling.add_argument("--solver", help="dpmpp_2m, ddpm or ddim (default: dpmpp_2m)")
-    sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    parser.add_argument(
-        "--precision", default="auto", help="float32, bfloat16, or auto: what the device is made for (default: %(default)s)"
+    sampling.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="sampling steps; 0 means all T steps of the plan (default: 50, all with another solver)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="generate pairs again that are there already")
+    sampling.add_argument("--solver", help="`dpmpp_2m`, `ddpm` or `ddim` (default: `dpmpp_2m`)")
+    sampling.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the noise. A pair depends on it and on its own number alone (default: %(default)s)",
+    )
+    _common.add_device(parser)
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="`float32`, `bfloat16`, or `auto`: bfloat16 where the device has instructions for it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="generate pairs again that are there already, and delete what lies beyond `--count`",
+    )
     _common.add_workspace(parser)
     _common.run(_generate, parser, argv)
 

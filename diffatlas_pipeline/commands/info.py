@@ -14,7 +14,13 @@ def main(argv: list[str] | None = None) -> None:
         "workspace holds.",
         "DiffAtlas_info model.zip",
     )
-    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="a model folder, or a zip file of one")
+    parser.add_argument(
+        "model",
+        type=Path,
+        nargs="?",
+        metavar="MODEL",
+        help="a model folder, or a zip file of one (default: all that the workspace holds)",
+    )
     _common.add_workspace(parser)
     _common.run(_inform, parser, argv)
 

@@ -25,14 +25,26 @@ def main(argv: list[str] | None = None) -> None:
         help="raw data set: its number, its folder name or its path; several may be given",
     )
     parser.add_argument(
-        "--memory-gb", type=float, default=8.0, metavar="GB", help="memory for training, of the device (default: %(default)g)"
+        "--memory-gb",
+        type=float,
+        default=8.0,
+        metavar="GB",
+        help="memory for training, of the device. It is not detected: give what your GPU has (default: %(default)g)",
     )
     parser.add_argument(
-        "--device", choices=("cpu", "cuda", "mps"), help="kind of device to train on (default: the best one here)"
+        "--device",
+        choices=("cpu", "cuda", "mps"),
+        help="kind of device that you will train on: `cpu`, `cuda` or `mps`. It need not be in this machine (default: the "
+        "best one here)",
     )
-    parser.add_argument("--preset", metavar="NAME", help="cpu, gpu8, gpu24 or gpu80 (default: from device and memory)")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace another plan that is already there, and redo all cases"
+        "--preset",
+        metavar="NAME",
+        help="[preset](plan.md#presets) of network size and training length: `cpu`, `gpu8`, `gpu24` or `gpu80` (default: "
+        "from device and memory)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace another plan that is already there, measure again, and redo all cases"
     )
     add_workers(parser)
     add_workspace(parser)

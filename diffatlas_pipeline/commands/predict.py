@@ -29,70 +29,102 @@ def main(argv: list[str] | None = None) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="folder of scans named case.nii.gz or case_0000.nii.gz (several channels: _0000, _0001, ...), or of DICOM series "
-        "in folders of any depth; a file; a list of files (.txt or .csv); or several of these. A model of several channels "
-        "generates those that a scan lacks",
+        help="folder of scans named `case.nii.gz` or `case_0000.nii.gz` ([several channels](dataset-format.md#files): "
+        "`_0000`, `_0001`, ...), or of DICOM series [in folders of any depth](../how-to/dicom-and-nrrd.md#dicom-in); a "
+        "file; a list of files; or several of these. A list is a `.txt` file with a name a line, or a `.csv` file with "
+        "a column `image`; names are relative to it. Channels that a scan lacks [are "
+        "generated](../how-to/missing-channel.md) by models that have learnt to",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, help="folder for the segmentations; of one scan also a file"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="folder for the segmentations; of one scan also [a file](predict.md#label-files), such as `single.nii.gz`",
     )
     _add_model_and_sampling(parser)
     parser.add_argument(
         "--given-labels",
         type=Path,
         metavar="FOLDER",
-        help="what a reader has drawn of some scans, 255 where nobody has looked: it is kept and the rest fitted to it; files "
-        "named as the cases, for a model trained with --given-labels",
+        help="folder of what a reader has drawn of some scans, named as the cases (of one scan also a file): label values, 0 "
+        "for background, 255 where nobody has looked. It is kept, and the rest is [fitted to "
+        "it](../how-to/annotate.md). For models trained with `--given-labels`",
     )
-    parser.add_argument("--modality", metavar="CT|MRI", help="what the scans are, if not what the model was trained on")
+    parser.add_argument(
+        "--modality",
+        metavar="CT|MRI",
+        help="what the scans are, `CT` or `MRI`, if not what the model was trained on. Without it the headers of DICOM "
+        "series [are believed](../how-to/foreign-scans.md#the-header-is-believed) (default: as trained)",
+    )
     parser.add_argument(
         "--adapt-contrast",
         choices=("auto", "atlases", "curve", "off"),
         default="auto",
-        help="give the scans the contrast of training scans, by registering these as atlases, or by a curve of intensities; "
-        "auto: by atlases if the model has learnt no scan of --modality (default)",
+        help="give each scan [the contrast of training scans](../how-to/other-modality.md) that the model keeps: `atlases` "
+        "by registering them to it, `curve` by a curve of intensities; `off` leaves it as it is. `auto` means `atlases` "
+        "if `--modality` says that the scans are of a kind that the model has not learnt, else `off` (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--with-atlases",
         action=argparse.BooleanOptionalAction,
-        help="average the network's answer with that of training scans registered to the scan: better with few labels, slower "
-        "(default: if they are registered anyway, to adapt the contrast)",
+        help="late fusion: average the network's distance maps with those of the kept training cases, registered to the "
+        "scan. [Better with few labels](../how-to/few-labels.md), slower (default: on with `--adapt-contrast atlases`, "
+        "else off)",
     )
     parser.add_argument(
         "--registrations",
         type=Path,
         metavar="FOLDER",
-        help="keep what registration finds in this folder, and use what is there: for several models of one training set",
+        help="keep what the registration of training scans finds in this folder, and use what is there: several models with "
+        "the same training scans need it once. The results are the same, and the seconds in `prediction.json` are those "
+        "of the first time",
     )
     parser.add_argument(
         "--save-distance-maps", action="store_true", help="also write the signed distances in mm, one file per label"
     )
-    parser.add_argument("--save-uncertainty", action="store_true", help="also write how probable an error is at each voxel")
     parser.add_argument(
-        "--save-probabilities", action="store_true", help="also write the probabilities of all labels, one .npz per case"
+        "--save-uncertainty",
+        action="store_true",
+        help="also write how probable an error is [at each voxel](../how-to/uncertainty.md#the-label-of-a-voxel)",
     )
     parser.add_argument(
-        "--no-postprocessing", action="store_true", help="leave out what was chosen on the model's validation cases"
+        "--save-probabilities",
+        action="store_true",
+        help="also write [the probabilities of all labels](predict.md#probabilities), one `.npz` per case",
     )
     parser.add_argument(
-        "--save-generated-channels", action="store_true", help="also write the channels that were missing, as generated"
+        "--no-postprocessing",
+        action="store_true",
+        help="leave out the [post-processing](predict.md#post-processing) that was chosen on validation cases",
+    )
+    parser.add_argument(
+        "--save-generated-channels",
+        action="store_true",
+        help="also write the [channels that were missing](../how-to/missing-channel.md), as they were generated",
     )
     parser.add_argument(
         "--save-reconstruction",
         action="store_true",
-        help="also write each scan as the model makes it from noise, and the difference from the scan",
+        help="also write each scan [as the model makes it](../how-to/foreign-scans.md#see-where) from noise, and what is "
+        "left of it",
     )
     parser.add_argument(
         "--dicom",
         nargs="+",
         choices=("seg", "rtstruct"),
-        help="also write the segmentations of DICOM series as DICOM objects that refer to these: voxels (seg), contours "
-        "(rtstruct), or both",
+        help="also write segmentations of DICOM series [as DICOM objects](dicom-output.md) that refer to these: voxels "
+        "(`seg`), contours (`rtstruct`), or both",
     )
-    parser.add_argument("--statistics", action="store_true", help="also write the volumes of all cases as a table")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument(
-        "--precision", default="auto", help="float32, bfloat16, or auto: what the device is made for (default: %(default)s)"
+        "--statistics", action="store_true", help="also write the volumes of all cases as [a table](predict.md#label-files)"
+    )
+    _common.add_device(parser)
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="`float32`, `bfloat16`, or `auto`: bfloat16 where the device has instructions for it (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="segment cases again whose output is there already")
     _add_parts(parser)
@@ -103,20 +135,53 @@ def main(argv: list[str] | None = None) -> None:
 def _add_parts(parser: argparse.ArgumentParser) -> None:
     """The spellings with one dash are nnU-Net's."""
     parts = parser.add_argument_group("one of several processes that segment into one folder")
-    parts.add_argument("--num-parts", "-num_parts", type=int, default=1, metavar="N", help="share the scans among N processes")
-    parts.add_argument("--part-id", "-part_id", type=int, default=0, metavar="I", help="which of the N this is: 0 to N - 1")
+    parts.add_argument(
+        "--num-parts",
+        "-num_parts",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share the scans among N processes, [one of which](predict.md#several-processes-at-a-time) this is (default: "
+        "%(default)s)",
+    )
+    parts.add_argument(
+        "--part-id",
+        "-part_id",
+        type=int,
+        default=0,
+        metavar="I",
+        help="which of the N it is: 0 to N - 1 (default: %(default)s)",
+    )
 
 
 def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
     choice = add_model_choice(parser)
     choice.add_argument(
-        "-f", "--folds", nargs="+", metavar="FOLD", help="fold to use; several are averaged (default: all that are trained)"
+        "-f",
+        "--folds",
+        nargs="+",
+        metavar="FOLD",
+        help="folds to use; several are averaged. Needed if there are others beside cross-validation folds (default: all "
+        "that are trained)",
     )
     sampling = parser.add_argument_group("how to sample (default: as the recipe says)")
-    sampling.add_argument("--steps", type=int, metavar="N", help="sampling steps; 0 = all training steps")
-    sampling.add_argument("--solver", help="ddpm, ddim or dpmpp_2m")
-    sampling.add_argument("--draws", type=int, metavar="N", help="segmentations to average")
-    sampling.add_argument("--guidance-level", type=float, metavar="U", help="noise on the given image at most: 0 clean, 1 all")
+    sampling.add_argument(
+        "--steps", type=int, metavar="N", help="sampling steps; 0 means all T steps of the plan (default: the recipe's)"
+    )
+    sampling.add_argument("--solver", help="`ddpm`, `ddim` or `dpmpp_2m` (default: the recipe's)")
+    sampling.add_argument(
+        "--draws",
+        type=int,
+        metavar="N",
+        help="segmentations to average. Where the recipe takes a single step, several draws take two, unless `--steps` is "
+        "given (default: the recipe's)",
+    )
+    sampling.add_argument(
+        "--guidance-level",
+        type=float,
+        metavar="U",
+        help="how noisy the given image may be at most: 0 clean, 1 as noisy as the mask (default: the recipe's)",
+    )
     sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
 

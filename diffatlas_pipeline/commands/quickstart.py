@@ -37,18 +37,27 @@ def main(argv: list[str] | None = None) -> None:
         "--workspace",
         default="diffatlas_quickstart",
         metavar="FOLDER",
-        help="folder for all that is written (default: ./%(default)s)",
+        help="folder for all that is written (default: `./%(default)s`)",
     )
-    parser.add_argument("--max-time", default="6m", metavar="TIME", help="time for training, e.g. 6m (default: %(default)s)")
+    parser.add_argument(
+        "--max-time", default="6m", metavar="TIME", help="time for training, such as `6m` (default: %(default)s)"
+    )
     count: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument(
         "--cases", dest="training_cases", default=32, help="hearts to learn from (default: %(default)s)", **count
     )
     parser.add_argument("--test-cases", default=6, help="hearts to segment (default: %(default)s)", **count)
     parser.add_argument("--size", default=48, help="voxels along each axis (default: %(default)s)", **count)
-    parser.add_argument("--modality", choices=("CT", "MRI"), default="CT", help="kind of images (default: %(default)s)")
+    parser.add_argument(
+        "--modality",
+        choices=("CT", "MRI"),
+        default="CT",
+        help="what the images look like, `CT` or `MRI` (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of hearts, training and sampling (default: %(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="where to compute (default: the best one here)")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda", "mps"), help="where to compute: `cpu`, `cuda` or `mps` (default: the best one here)"
+    )
     run(_quickstart, parser, argv)
 
 

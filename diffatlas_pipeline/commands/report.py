@@ -21,34 +21,44 @@ def main(argv: list[str] | None = None) -> None:
         "DiffAtlas_report -p predictions/ -r DatasetXXX_Name/labelsTs/",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("-p", "--predictions", type=Path, help="folder of predictions")
-    what.add_argument("-b", "--benchmark", type=Path, help="folder that DiffAtlas_benchmark wrote")
+    what.add_argument("-p", "--predictions", type=Path, help="folder of predictions; this or `-b` is needed")
+    what.add_argument("-b", "--benchmark", type=Path, help="folder that `DiffAtlas_benchmark` wrote; this or `-p` is needed")
     parser.add_argument(
         "-r",
         "--references",
         type=Path,
-        help="folder of references of the same names; scored anew (default: those that PREDICTIONS/evaluation was scored with)",
+        help="folder of references with the same names; scored anew (default: those that `PREDICTIONS/evaluation` was scored "
+        "with)",
     )
     parser.add_argument(
-        "-i", "--images", type=Path, help="folder of the scans (default: imagesTr or imagesTs beside the references)"
+        "-i", "--images", type=Path, help="folder of the scans (default: `imagesTr` or `imagesTs` beside the references)"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="the page, .html is added (default: report.html in the folder)"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the page; `.html` is added to a name without it (default: `report.html` in the folder)",
     )
     parser.add_argument(
         "--labels",
         type=Path,
         metavar="JSON",
-        help="dataset.json that names the labels (default: the one in or beside REFERENCES, else prediction.json)",
+        help="file that names the labels (default: `dataset.json` in or beside REFERENCES, else `prediction.json`, else all "
+        "values found)",
     )
     parser.add_argument(
-        "--tolerance-mm", type=float, default=1.0, metavar="MM", help="tolerance of the surface distance (default: %(default)s)"
+        "--tolerance-mm",
+        type=float,
+        default=1.0,
+        metavar="MM",
+        help="as of `DiffAtlas_evaluate`, with `-r` (default: %(default)s)",
     )
     parser.add_argument(
         "--missing",
         choices=("error", "empty", "skip"),
         default="error",
-        help="what a reference without prediction means: an error, an empty segmentation, or nothing (default: %(default)s)",
+        help="as of `DiffAtlas_evaluate`, with `-r`: `error`, `empty` or `skip` (default: %(default)s)",
     )
     parser.add_argument(
         "--max-mb", type=float, default=100.0, metavar="MB", help="size of the page, at most about (default: %(default)g)"

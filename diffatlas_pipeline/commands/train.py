@@ -14,75 +14,124 @@ def main(argv: list[str] | None = None) -> None:
         "Train a model on one fold of a planned data set. A training that was interrupted goes on where it stopped.",
         "DiffAtlas_train 001 fold0 --max-time 30m",
     )
-    parser.add_argument("dataset", help="data set number, name or path")
+    parser.add_argument("dataset", help="data set: number, folder name or path")
     parser.add_argument(
         "fold",
         nargs="?",
-        help="fold0 ... fold4 (or 0 ... 4), all-folds for each of them, all for one model of all "
-        "cases, or a split named in splits.json",
+        help="`fold0` ... `fold4` (or `0` ... `4`); `all-folds`, each of them in turn, with the mean Dice of all held-out "
+        "cases at the end; `all`, one model of all cases; or another name in the splits file (default: `--split`)",
     )
     parser.add_argument(
         "--recipe",
         default="default",
-        help="default; of diffatlas and icmd also paper (the published method) and paper-noise; of rba also affine, majority, "
-        "staple; or one of your own in plans.json (default: %(default)s)",
+        help="`default`, which every method has; of `diffatlas` and `icmd` also `paper`, the published method, and "
+        "`paper-noise`, with noise as output, for [plans of a GPU](../explanation/method.md#what-the-network-predicts); "
+        "of `rba` also `affine`, `majority` and `staple`, [other ways to register and to "
+        "fuse](../explanation/compared-methods.md), each a model of its own; or, but for `rba`, one that you added to "
+        "`plans.json` (default: %(default)s)",
     )
     parser.add_argument(
         "--method",
         default="diffatlas",
-        help="diffatlas, icf (feed-forward), icmd (mask diffusion), rba (registered atlases) or mean (default: %(default)s)",
+        help="[what to train](../explanation/compared-methods.md): `diffatlas`, `icf` (feed-forward), `icmd` (mask diffusion), "
+        "`rba` (registered atlases, no training) or `mean` (mean distance map, no training) (default: %(default)s)",
     )
     parser.add_argument(
         "--any-contrast",
         action="store_true",
-        help="learn from contrasts synthesised from the labels, too, for scans of other modalities or sequences",
+        help="also learn from contrasts synthesised from the labels, for [scans of other "
+        "modalities](../how-to/other-modality.md) or sequences. The recipe is then called `any-contrast`, or "
+        "`paper-any-contrast`",
     )
     parser.add_argument(
         "--given-labels",
         action="store_true",
-        help="learn to complete what a reader has drawn, too: some slices, or some of the structures",
+        help="also learn to [complete what a reader has drawn](../how-to/annotate.md): some slices, or some of the "
+        "structures. The recipe is then called `given-labels`, `paper-given-labels` or `any-contrast-given-labels`",
     )
     parser.add_argument(
-        "--max-time", metavar="TIME", help="train for this long, e.g. 90s, 30m, 2h, instead of the planned iterations"
+        "--max-time",
+        metavar="TIME",
+        help="train for this long (`90s`, `30m`, `2h`, or plain seconds) instead of the planned iterations. Sampled "
+        "validations within the training count; segmenting the validation fold at the end does not",
     )
-    parser.add_argument("--iterations", type=int, metavar="N", help="train for N iterations instead of the planned number")
-    parser.add_argument("--num-cases", type=int, metavar="K", help="use only K of the fold's training cases, drawn with --seed")
-    parser.add_argument("--split", metavar="NAME", help="a split named in splits.json; another way to give the argument fold")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        metavar="N",
+        help="train for N iterations. Together with `--max-time`: whichever ends first (default: from the plan)",
+    )
+    parser.add_argument(
+        "--num-cases",
+        type=int,
+        metavar="K",
+        help="use only K of the fold's training cases, drawn with `--seed`. The fold is then called `fold0_4cases` (default: "
+        "all)",
+    )
+    parser.add_argument(
+        "--split", metavar="NAME", help="a split named in the splits file; another way to give the argument `fold`"
+    )
     parser.add_argument(
         "--unlabelled-from",
         metavar="NAME",
-        help="the scans without labels to use: this split's training cases, as images only (default: those of imagesUn)",
+        help="the scans without labels to use: the training cases of this split that neither train nor validate, without "
+        "their labels (default: those of `imagesUn`)",
     )
-    parser.add_argument("--num-unlabelled", type=int, metavar="N", help="use only N of them, drawn with --seed")
     parser.add_argument(
-        "--teacher", metavar="FOLD", help="let this trained fold label the scans without labels, and train on these, too"
+        "--num-unlabelled", type=int, metavar="N", help="use only N of them, drawn with `--seed` (default: all)"
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="FOLD",
+        help="let this trained fold of the same model label [the scans without labels](../how-to/unlabelled-scans.md), and "
+        "train on these, too",
     )
     parser.add_argument(
         "--registrations",
         type=Path,
         metavar="FOLDER",
-        help="keep what the teacher's registration finds in this folder, and use what is there: for several seeds",
+        help="keep what the teacher's registration of training scans finds in this folder, and use what is there: students "
+        "of several seeds need it once. The labels are the same",
     )
     parser.add_argument(
         "--init-from",
         type=Path,
         metavar="MODEL",
-        help="begin with the weights of this trained model (a folder, a zip file, or the folder of one fold) instead of random "
-        "ones; labels are matched by name",
+        help="a trained model to begin with, of the same method: its folder, a zip file of it, or the folder of one of its "
+        "folds. Labels and channels are matched by name, [others begin "
+        "afresh](../how-to/few-labels.md#begin-with-another-model) (default: random weights)",
     )
     parser.add_argument(
-        "--splits-file", type=Path, metavar="FILE", help="use the splits of this JSON file instead of the planned ones"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that prepare batches (default: %(default)s)"
+        "--splits-file", type=Path, metavar="FILE", help="use the splits of this JSON file (default: the planned ones)"
     )
     parser.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="auto: what is faster here (default)"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of weights, batches, noise, and of the choice of `--num-cases`. With another one than 0 the fold is "
+        "called `fold0_seed1`, so that trainings with different seeds lie side by side (default: %(default)s)",
     )
-    parser.add_argument("--compile", action="store_true", help="use torch.compile; falls back to eager where it fails")
-    parser.add_argument("--no-validation", action="store_true", help="do not segment the validation cases")
+    _common.add_device(parser)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes that prepare batches; 0 prepares them in the training process (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="`float32`, `bfloat16`, or `auto`: the faster one, as measured. A resumed training keeps what it began with "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--compile", action="store_true", help="use `torch.compile`; what cannot be compiled runs as usual")
+    parser.add_argument(
+        "--no-validation",
+        action="store_true",
+        help="do not segment the validation cases, neither during training nor at the end",
+    )
     parser.add_argument("--overwrite", action="store_true", help="start again, deleting what this fold has")
     _common.add_workspace(parser)
     _common.run(_train, parser, argv)

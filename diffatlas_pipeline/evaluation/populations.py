@@ -14,6 +14,7 @@ from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.evaluation.metrics import surface_mm2, volume_mm3
 from diffatlas_pipeline.planning.spectrum import RadialPower, no_power, power_spectrum, radial_power
 from diffatlas_pipeline.volumes.grids import TripleMm
+from diffatlas_pipeline.volumes.size_unit import size_unit
 
 BINS = 40  # of a histogram of intensities
 EDGES = np.linspace(-1, 1, BINS + 1)
@@ -35,16 +36,18 @@ class LabelledImage:
 class Population:
     """What is measured of many labelled images on one planned grid, one after the other.
 
-    ``volumes_ml`` and ``surfaces_cm2`` hold a number per label and case; ``intensities`` (C, K + 1, BINS) counts voxels
-    of the background and of each label; ``power`` is one sum per channel.
+    ``sizes`` and ``surfaces`` hold a number per label and case: volume in ml and surface in cm²; of images of two
+    ``dimensions`` area in mm² and length of the contour in mm. ``intensities`` (C, K + 1, BINS) counts voxels of the
+    background and of each label; ``power`` is one sum per channel.
     """
 
     labels: Sequence[LabelClass]
     channels: Sequence[str]
     spacing_mm: TripleMm
+    dimensions: int = 3
     cases: list[str] = field(default_factory=list)
-    volumes_ml: list[list[float]] = field(default_factory=list)
-    surfaces_cm2: list[list[float]] = field(default_factory=list)
+    sizes: list[list[float]] = field(default_factory=list)
+    surfaces: list[list[float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._codes = codes_of(self.labels)
@@ -55,8 +58,9 @@ class Population:
         """Measure one more."""
         masks = [one.labels == 0, *(self._codes.mask(one.labels, number) for number in range(len(self.labels)))]
         self.cases.append(one.case)
-        self.volumes_ml.append([volume_mm3(mask, self.spacing_mm) / 1000 for mask in masks[1:]])
-        self.surfaces_cm2.append([surface_mm2(mask, self.spacing_mm) / 100 if mask.any() else 0.0 for mask in masks[1:]])
+        per_ml, per_cm2 = size_unit(self.dimensions).per_ml, 100 if self.dimensions == 3 else 1
+        self.sizes.append([volume_mm3(mask, self.spacing_mm) / 1000 * per_ml for mask in masks[1:]])
+        self.surfaces.append([surface_mm2(mask, self.spacing_mm) / per_cm2 if mask.any() else 0.0 for mask in masks[1:]])
         for c, channel in enumerate(one.image):
             self.power[c] += radial_power(channel)
             for number, mask in enumerate(masks):
@@ -66,11 +70,12 @@ class Population:
 def compared(generated: Population, real: Population) -> dict[str, Any]:
     """Plain data that set the two side by side, for a JSON file and a page."""
     names = [label.name for label in real.labels]
+    size, surface = ("volume_ml", "surface_cm2") if real.dimensions == 3 else ("area_mm2", "contour_mm")
     return {
         "generated_cases": len(generated.cases),
         "real_cases": len(real.cases),
-        "volume_ml": _per_label(names, generated.volumes_ml, real.volumes_ml),
-        "surface_cm2": _per_label(names, generated.surfaces_cm2, real.surfaces_cm2),
+        size: _per_label(names, generated.sizes, real.sizes),
+        surface: _per_label(names, generated.surfaces, real.surfaces),
         "intensities": {
             channel: {
                 name: _histograms(generated.intensities[c, number], real.intensities[c, number])

@@ -31,7 +31,7 @@ _RULES = (
     "share of the range from black to white.",
     "Nearest training case: cases are shifted onto each other by the centroid of their structures. Copies that were turned, "
     "zoomed or mirrored, as augmentation does it, may stay unnoticed.",
-    "Of volumes and surfaces, cases without the label do not count.",
+    "Of sizes, cases without the label do not count.",
 )
 
 
@@ -53,8 +53,9 @@ def write_generated_page(found: Mapping[str, Any], dataset: DatasetDescription, 
         title=f"Pairs generated from {dataset.name}",
         facts=facts,
         sheet=base64.b64encode(sheet.read_bytes()).decode(),
+        planes="with labels" if "area_mm2" in found else "three planes through the centre of the structures",
         sizes=_size_panel(found),
-        size_plots=[_box_plot(found[key], title, key) for key, title in _SIZES],
+        size_plots=[_box_plot(found[key], title, key) for key, title in _sizes(found)],
         intensities=_intensity_panel(found["intensities"]),
         intensity_plots=[
             (channel if len(found["intensities"]) > 1 else "", _histogram_plot(of_channel, f"intensities{index}"))
@@ -72,7 +73,11 @@ def write_generated_page(found: Mapping[str, Any], dataset: DatasetDescription, 
         raise UserError(f"{path}: cannot be written ({error.strerror or error}). Give another `output`.") from error
 
 
-_SIZES = (("volume_ml", "volume [ml]"), ("surface_cm2", "surface [cm²]"))
+def _sizes(found: Mapping[str, Any]) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Key and title of volume and surface; of two-dimensional images of area and contour."""
+    if "area_mm2" in found:
+        return ("area_mm2", "area [mm²]"), ("contour_mm", "contour [mm]")
+    return ("volume_ml", "volume [ml]"), ("surface_cm2", "surface [cm²]")
 
 
 def nearest_text(found: Mapping[str, Any]) -> str:
@@ -95,14 +100,15 @@ def _median(entries: Sequence[Mapping[str, Any]], key: str) -> float:
 
 
 def _size_panel(found: Mapping[str, Any]) -> Panel:
-    rows = []
-    for name in found["volume_ml"]:
-        volume, surface = found["volume_ml"][name], found["surface_cm2"][name]
-        shown = [_mean(of[group]) for of in (volume, surface) for group in GROUPS]
-        missing = [f"{volume[group]['missing']} of {len(volume[group]['values'])}" for group in GROUPS]
+    rows, sizes = [], _sizes(found)
+    for name in found[sizes[0][0]]:
+        size, surface = (found[key][name] for key, _ in sizes)
+        shown = [_mean(of[group]) for of in (size, surface) for group in GROUPS]
+        missing = [f"{size[group]['missing']} of {len(size[group]['values'])}" for group in GROUPS]
         rows.append([name, *shown, *missing])
-    header = ["label", *(f"{of}: {group}" for of in ("ml", "cm²", "without it") for group in ("generated", "real"))]
-    return Panel(header, rows, "Volume and surface, mean ± standard deviation over cases; and how many cases lack the label.")
+    kinds = [*(title for _, title in sizes), "without it"]
+    header = ["label", *(f"{kind}: {group}" for kind in kinds for group in ("generated", "real"))]
+    return Panel(header, rows, "Mean ± standard deviation over cases; and how many cases lack the label.")
 
 
 def _mean(spread: Mapping[str, Any]) -> str:

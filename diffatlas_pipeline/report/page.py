@@ -191,7 +191,8 @@ def _embed(source: Source, ranking: Sequence[CaseSource], room: float, workers: 
         if left_out:
             left_out += part
             continue
-        embed, names = partial(viewer.embed_case, labels=source.labels), [case.title for case in part]
+        embed = partial(viewer.embed_case, labels=source.labels, ignore=_ignored(source))
+        names = [case.title for case in part]
         for embedded in run_short_cases(embed, part, names, workers, "Preparing the viewer"):
             notes += embedded.problems
             if embedded.image and embedded.size > room:
@@ -207,6 +208,11 @@ def _embed(source: Source, ranking: Sequence[CaseSource], room: float, workers: 
             f"{', '.join(names)}{more}. The worst, the best and cases evenly spread between them were kept."
         )
     return [kept[case.title] for case in ranking if case.title in kept], notes
+
+
+def _ignored(source: Source) -> int | None:
+    """The value of voxels in references whose label is not known."""
+    return next((run.evaluation.ignore for run in source.runs if run.evaluation), None)
 
 
 def spread_order(count: int) -> list[int]:

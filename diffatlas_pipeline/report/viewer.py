@@ -33,6 +33,7 @@ MOST_VOXELS = 160**3  # larger crops are shown with larger voxels
 MOST_PROBABLE = 0.5  # of an error, at the end of the scale: between two labels it cannot be more
 UNCERTAINTY_STEPS = 31  # up to there; there is one volume per model, and finer steps would double its size
 _FRAME = 120  # bytes of markup and scores around a volume
+NOT_KNOWN = 255  # in the reference: voxels with the ignore label
 WINDOW = (0.5, 99.5)  # percentiles of the crop shown as black and white
 
 
@@ -80,8 +81,11 @@ def _bundle(path: Path) -> str | None:
     return _packed(f"{code}\nglobalThis.Niivue = {name[1]};\n".encode())
 
 
-def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase:
-    """Read, crop and compress the volumes of a case. What cannot be read or does not fit is left out and listed."""
+def embed_case(source: CaseSource, labels: Sequence[LabelClass], ignore: int | None = None) -> EmbeddedCase:
+    """Read, crop and compress the volumes of a case. What cannot be read or does not fit is left out and listed.
+
+    Voxels of the reference with the value ``ignore`` become NOT_KNOWN.
+    """
     problems: list[str] = []
     masks: dict[str, np.ndarray] = {}
     grid: Grid | None = None
@@ -96,11 +100,14 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
             problems.append(f"{path}: has another shape than the other files of {source.title}, so it is not shown")
             continue
         grid = grid or volume.grid
-        masks[key] = to_canonical(_indices(volume.array, labels)[None], volume.grid)[0][0]
+        indices = _indices(volume.array, labels)
+        if ignore is not None and not key:
+            indices[volume.array == ignore] = NOT_KNOWN
+        masks[key] = to_canonical(indices[None], volume.grid)[0][0]
     if grid is None:
         return EmbeddedCase(source, "", "", {}, False, tuple(problems))
     canonical = to_canonical(np.zeros((1, *grid.shape), dtype=np.uint8), grid)[1]
-    shown = np.logical_or.reduce([mask > 0 for mask in masks.values()])
+    shown = np.logical_or.reduce([(mask > 0) & (mask < NOT_KNOWN) for mask in masks.values()])
     box = mask_box(shown, _margin(shown, canonical))
     shape = tuple(part.stop - part.start for part in box)
     factor = max(1.0, (np.prod(shape) / MOST_VOXELS) ** (1 / 3))
@@ -126,7 +133,7 @@ def embed_case(source: CaseSource, labels: Sequence[LabelClass]) -> EmbeddedCase
             )
             layers[key] = packed(mask, 0), uncertainty
     reference = packed(masks[""], 0) if "" in masks else ""
-    start = _inside([np.rint(part_of(mask, 0)).astype(np.uint8) for mask in masks.values()])
+    start = _inside([np.rint(part_of(np.where(mask < NOT_KNOWN, mask, 0), 0)).astype(np.uint8) for mask in masks.values()])
     return EmbeddedCase(source, image, reference, layers, factor > 1, tuple(problems), start)
 
 
@@ -152,7 +159,7 @@ def _indices(array: np.ndarray, labels: Sequence[LabelClass]) -> np.ndarray:
     voxel is in.
     """
     result = np.zeros(array.shape, dtype=np.uint8)
-    for index, label in sorted(enumerate(labels[:254]), key=lambda one: -len(one[1].values)):
+    for index, label in sorted(enumerate(labels[: NOT_KNOWN - 1]), key=lambda one: -len(one[1].values)):
         result[label.mask(array)] = index + 1
     return result
 

@@ -54,6 +54,16 @@ def test_the_contour_of_a_rectangle_in_a_single_slice() -> None:
     assert found == pytest.approx(2 * (3 + 2) + 4 * math.sqrt(0.5))
 
 
+def test_flat_images_have_areas_and_contours() -> None:
+    flat = LabelledImage("a", np.zeros((1, 9, 9, 1), dtype=np.float32), box((9, 9, 1), (2, 2, 0), (4, 3, 1)).astype(np.int32))
+    made = Population((LabelClass("one", 4),), ("CT",), (2.0, 2.0, 1.0), 2)
+    made.add(flat)
+    found = compared(made, made)
+    assert found["area_mm2"]["one"]["real"]["mean"] == pytest.approx(12 * 4)
+    assert found["contour_mm"]["one"]["real"]["mean"] == pytest.approx(2 * (2 * (3 + 2) + 4 * math.sqrt(0.5)), abs=1e-4)
+    assert "volume_ml" not in found
+
+
 def test_volumes_intensities_and_missing_labels() -> None:
     one = case("a")
     without = LabelledImage("b", one.image, np.where(one.labels == 2, 0, one.labels))

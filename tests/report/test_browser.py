@@ -17,7 +17,8 @@ from matplotlib.image import imread
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders
 from diffatlas_pipeline.report.page import write_page
 from diffatlas_pipeline.report.sources import benchmark_source, prediction_source
-from tests.report.folders import write_dataset, write_many, write_predictions
+from diffatlas_pipeline.volumes.io import read_labels, write_labels
+from tests.report.folders import LABELS, write_dataset, write_many, write_predictions
 
 REQUIRED = "DIFFATLAS_TEST_BROWSER"  # where this is set, a missing browser is a failure; elsewhere these tests are skipped
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -179,6 +180,29 @@ def test_layers_and_views(browser: Any, predictions_page: Path) -> None:
     assert coloured(surfaces) > 0.01 and grey(surfaces) < 0.01
     tab.page.uncheck("#show-segmentation")
     assert grey(tab.picture()) > 0.05
+    tab.check()
+
+
+@pytest.mark.slow
+def test_what_nobody_annotated_is_no_difference(browser: Any, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "raw", ["first", "second"])
+    predictions = write_predictions(tmp_path / "predictions", ["first", "second"], 3)
+    found, reference = (read_labels(folder / "second.nii.gz") for folder in (predictions, dataset / "labelsTs"))
+    known = np.where(found.array == reference.array, reference.array, 3)
+    write_labels(dataset / "labelsTs" / "second.nii.gz", known, reference.grid)
+    (dataset / "dataset.json").write_text(json.dumps({"labels": {**LABELS, "ignore": 3}}))
+    evaluation = evaluate_folders(predictions, dataset / "labelsTs")
+    write_page(prediction_source(predictions, evaluation, evaluation.labels, None), tmp_path / "report.html")
+    tab = Tab(browser, tmp_path / "report.html")
+    tab.wait_for_viewer()
+    tab.show("second")
+    tab.page.uncheck("#show-segmentation")
+    bare = tab.picture()
+    tab.page.check("#show-differences")
+    assert difference(tab.picture(), bare) < 0.0005
+    tab.page.uncheck("#show-differences")
+    tab.page.check("#show-reference")
+    assert 0.005 < coloured(tab.picture()) < 0.5
     tab.check()
 
 

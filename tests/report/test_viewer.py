@@ -105,6 +105,21 @@ def test_the_viewer_begins_inside_a_structure(tmp_path: Path, most_voxels: int, 
     assert embed_case(source, LABELS).start == (0.5, 0.5, 0.5)
 
 
+def test_what_nobody_annotated_is_told_from_background_and_enlarges_nothing(tmp_path: Path) -> None:
+    source = make_source(tmp_path, np.eye(4))
+    whole = embed_case(source, LABELS)
+    labels = nibabel.load(tmp_path / "reference.nii.gz").get_fdata().astype(np.int16)
+    labels[:20], labels[25] = 9, 9
+    write_labels(tmp_path / "reference.nii.gz", labels, Grid.of(labels.shape, np.eye(4)))
+    embedded = embed_case(source, LABELS, ignore=9)
+    before, after = unpack(whole.reference), unpack(embedded.reference)
+    np.testing.assert_array_equal(before.affine, after.affine)
+    known = after.get_fdata() != viewer.NOT_KNOWN
+    assert 0 < np.count_nonzero(~known) < known.size
+    np.testing.assert_array_equal(before.get_fdata()[known], after.get_fdata()[known])
+    assert unpack(embedded.layers["a"][0]).get_fdata().max() == 2
+
+
 def test_uncertainty_takes_less_of_the_page_than_the_scan(tmp_path: Path) -> None:
     """It comes once per model. It is as smooth as the distances that it is made of, but for noise in the last
     digits.

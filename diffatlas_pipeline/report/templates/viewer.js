@@ -9,6 +9,7 @@
   const boxes = Object.fromEntries(["segmentation", "reference", "differences", "uncertainty"].map((kind) => [kind, byId(`show-${kind}`)]));
   const HEADER = 352; // bytes before the voxels of a NIfTI file
   const DIFFERENCES = data.errors;
+  const NOT_KNOWN = 255; // in the reference: nobody has looked there
   const MOST_PROBABLE = 0.5; // of an error: the end of the scale
   const PROBABLE = { // its colours; #viewer-scale of page.css shows the same
     R: [47, 120, 237, 240], G: [10, 28, 105, 249], B: [91, 109, 37, 33], A: [0, 255, 255, 255], I: [0, 64, 191, 255],
@@ -56,6 +57,7 @@
 
   // What a kind of volume shows for the values 1, 2, ...
   const entriesOf = (kind) => (kind === "differences" ? DIFFERENCES : data.labels);
+  const nameOf = (value) => (value === NOT_KNOWN ? "not annotated" : value ? data.labels[value - 1]?.name : "background");
 
   function colours(kind) { // as NiiVue takes them
     const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
@@ -63,13 +65,17 @@
       table.R.push(red); table.G.push(green); table.B.push(blue); table.A.push(255);
       table.I.push(index + 1); table.labels.push(name);
     });
+    if (kind === "reference") for (let value = table.I.length; value <= NOT_KNOWN; value++) { // transparent
+      for (const part of ["R", "G", "B", "A"]) table[part].push(0);
+      table.I.push(value); table.labels.push("");
+    }
     return table;
   }
 
   async function compare(segmentation, reference) { // NIfTI files on one grid, 8 bits, without compression
     const found = new Uint8Array(await segmentation.arrayBuffer()), wanted = new Uint8Array(await reference.arrayBuffer());
     for (let i = HEADER; i < found.length; i++) {
-      found[i] = found[i] === wanted[i] ? 0 : !found[i] ? 1 : !wanted[i] ? 2 : 3;
+      found[i] = found[i] === wanted[i] || wanted[i] === NOT_KNOWN ? 0 : !found[i] ? 1 : !wanted[i] ? 2 : 3;
     }
     return new Blob([found]);
   }
@@ -129,7 +135,7 @@
     place.values.forEach(({ value }, index) => {
       const kind = shown[index];
       if (kind === "image" && currentCase().hasImage) parts.push(`image ${value.toFixed(0)}`);
-      if (kind === "reference" || kind === "segmentation") parts.push(`${kind}: ${value ? data.labels[Math.round(value) - 1]?.name : "background"}`);
+      if (kind === "reference" || kind === "segmentation") parts.push(`${kind}: ${nameOf(Math.round(value))}`);
       if (kind === "uncertainty") parts.push(`probability of an error ${(100 * value).toFixed(0)} %`);
     });
     byId("viewer-location").textContent = parts.join("  ·  ");
