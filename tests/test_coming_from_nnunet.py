@@ -50,6 +50,9 @@ def test_the_first_hour(folders: Path, reader: Callable[[str], None]) -> None:  
     assert json.loads((folders / "segmentations" / "prediction.json").read_text())["folds"] == ["fold0"]
     assert len(list((folders / "segmentations").glob("*.nii.gz"))) == 2
     assert (folders / "segmentations" / "evaluation" / "summary.json").is_file()
+    assert len(list((folders / "shared").rglob("*.npz"))) == 2
+    assert len(json.loads((folders / "shared" / "prediction.json").read_text())["cases"]) == 2
+    assert (workspace / "results" / NAME / "configurations").is_dir()
     assert (folders / "elsewhere" / "results" / NAME / "diffatlas__default" / "MODEL_CARD.md").is_file()
     after = {path: path.read_bytes() for path in (folders / "nnUNet_raw").rglob("*") if path.is_file()}
     assert before == after, "the raw folder is as it was"
