@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats takes half a second to import
 
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.volumes.grids import Grid
@@ -54,7 +54,7 @@ class VolumeErrors:
         known = np.array([row[label] for row in self.log_ratios if row[label] is not None], dtype=float)
         if len(known) < FEWEST or volume <= 0:
             return None
-        half = float(student.ppf((1 + coverage) / 2, len(known) - 1)) * float(known.std(ddof=1)) * math.sqrt(1 + 1 / len(known))
+        half = float(stdtrit(len(known) - 1, (1 + coverage) / 2)) * float(known.std(ddof=1)) * math.sqrt(1 + 1 / len(known))
         middle = float(known.mean())
         return volume * math.exp(middle - half), volume * math.exp(middle + half)
 
