@@ -166,7 +166,7 @@ def test_what_is_said_is_in_the_words_of_the_command_that_runs(
 
 # ---- library messages name parameters, never options
 
-COMMAND_LINES = ("__main__.py", "benchmark/run.py", "benchmark/children.py", "benchmark/job.py")  # build them
+COMMAND_LINES = ("__main__.py", "benchmark/run.py", "children.py", "benchmark/job.py")  # build them
 ELSEWHERE = ("console.py", *COMMAND_LINES)
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*|(?:^|[\s(])-[odmfi](?=$|[\s.,;:)])")
 QUOTED = re.compile(r"(?<!`)`([a-z_][\w.]*)(?:=[^`]*|\([^`]*\))?`(?!`)")

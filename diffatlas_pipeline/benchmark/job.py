@@ -10,13 +10,13 @@ from pathlib import Path
 
 from diffatlas_pipeline.benchmark import paper_table
 from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells, safe
-from diffatlas_pipeline.benchmark.children import Children
 from diffatlas_pipeline.benchmark.choices import MEAN_ATLAS, MethodChoice
 from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, Cell
 from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.schedule import Schedule
 from diffatlas_pipeline.benchmark.settings import PreparedSetting, check_settings, known_splits, prepare_settings
 from diffatlas_pipeline.benchmark.status import Status
+from diffatlas_pipeline.children import Children
 from diffatlas_pipeline.console import say
 from diffatlas_pipeline.datasets.description import RawDataset
 from diffatlas_pipeline.datasets.links import link_cases

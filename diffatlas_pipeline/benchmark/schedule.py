@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diffatlas_pipeline.benchmark.children import Children, ChildrenStopped
 from diffatlas_pipeline.benchmark.paper_table import write_tables
 from diffatlas_pipeline.benchmark.record import DONE, Cell
 from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.settings import PreparedSetting
 from diffatlas_pipeline.benchmark.status import Status
+from diffatlas_pipeline.children import Children, ChildrenStopped
 from diffatlas_pipeline.console import duration, say
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffatlas_pipeline.commands import _common
+from diffatlas_pipeline.commands._ranks import are_started, run_ranks, silent_followers
 from diffatlas_pipeline.errors import UserError
 
 
@@ -113,6 +116,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     _common.add_device(parser)
     parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train by N processes, each with a GPU, or with `--device cpu` with its share of the cores, that "
+        "[share each batch](../how-to/gpu-and-cluster.md#several-gpus-for-one-training) (default: %(default)s)",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=1,
@@ -134,10 +145,21 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="start again, deleting what this fold has")
     _common.add_workspace(parser)
-    _common.run(_train, parser, argv)
+    words = sys.argv[1:] if argv is None else argv
+    _common.run(lambda arguments: _train(arguments, words), parser, argv)
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace, words: Sequence[str]) -> None:
+    if arguments.num_gpus < 1:
+        raise UserError(f"`num_gpus` {arguments.num_gpus}: must be at least 1.")
+    if arguments.num_gpus > 1 and not are_started():
+        run_ranks("train", words, arguments.num_gpus, arguments.device == "cpu")
+        return
+    with silent_followers():
+        _train_here(arguments)
+
+
+def _train_here(arguments: argparse.Namespace) -> None:
     if arguments.split and arguments.fold and arguments.split != arguments.fold:
         raise UserError(f"The argument '{arguments.fold}' and --split {arguments.split} name two splits. Give one of them.")
 

@@ -107,7 +107,7 @@ class BatchStream(IterableDataset):
     """The batches ``numbers``, or this worker process's share of them, in order.
 
     torch's DataLoader asks its workers in turn, as batchgenerators' deals to them, so the batches come out in order
-    again.
+    again. Of several processes that train together, ``part`` of ``parts`` makes every ``parts``-th batch.
     """
 
     def __init__(
@@ -119,7 +119,10 @@ class BatchStream(IterableDataset):
         numbers: range,
         unlabelled: Unlabelled,
         any_contrast: float,
+        part: int = 0,
+        parts: int = 1,
     ) -> None:
+        self.part, self.parts = part, parts
         self.folder, self.cases, self.plan, self.seed, self.numbers = folder, tuple(cases), plan, seed, numbers
         self.unlabelled, self.any_contrast = unlabelled, any_contrast
 
@@ -129,6 +132,7 @@ class BatchStream(IterableDataset):
         """
         plan, worker = self.plan, get_worker_info()
         part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        part, parts = self.part + self.parts * part, self.parts * parts
         codes = codes_of(plan.dataset.labels)
         augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm, self.any_contrast, codes)
         try:

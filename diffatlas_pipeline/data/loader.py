@@ -149,6 +149,8 @@ def training_batches(
     workers: int,
     unlabelled: Unlabelled | None = None,
     any_contrast: float = 0.0,
+    part: int = 0,
+    parts: int = 1,
 ) -> TrainingBatches:
     """Batches number ``first_iteration`` up to, not including, ``last_iteration``, from the preprocessed data set
     ``folder``.
@@ -156,14 +158,17 @@ def training_batches(
     A share ``any_contrast`` of the samples has a synthetic contrast. Each is {"image": (B, C, *patch), "distances": (B,
     K, *patch)}, float32 in [-1, 1]; the distances of a sample from the ``unlabelled`` cases are NaN, unless they have
     pseudo-labels. Batch i depends on ``seed`` and i only, so a resumed training, or one with another number of
-    ``workers``, sees the same data. ``workers`` = 0 makes them in this process. Use it as a context manager. Raises
-    DatasetError for cases that cannot be read, UserError when a worker dies.
+    ``workers``, sees the same data. ``workers`` = 0 makes them in this process. Of several processes that train
+    together, ``part`` of ``parts`` makes every ``parts``-th batch. Use it as a context manager. Raises DatasetError for
+    cases that cannot be read, UserError when a worker dies.
     """
     unlabelled = unlabelled or Unlabelled()
     PatchSource(folder, cases, plan)  # say at once what is missing, not from within a worker
     if unlabelled:
         unlabelled.source(folder, plan)
-    stream = BatchStream(folder, cases, plan, seed, range(first_iteration, last_iteration), unlabelled, any_contrast)
+    stream = BatchStream(
+        folder, cases, plan, seed, range(first_iteration, last_iteration), unlabelled, any_contrast, part, parts
+    )
     return TrainingBatches(stream, _workers_with_room(workers, plan))
 
 

@@ -38,11 +38,13 @@ from diffatlas_pipeline.training.initial_weights import InitialWeights, initial_
 from diffatlas_pipeline.training.loop import Run, Trained
 from diffatlas_pipeline.training.options import TrainingOptions
 from diffatlas_pipeline.training.pseudo_labels import UnlabelledScans, choose_scans, remove_pseudo_labels
+from diffatlas_pipeline.training.ranks import Ranks, joined
 from diffatlas_pipeline.training.schedule import Duration
 from diffatlas_pipeline.training.validation import keep_known_cases, sampled_dice, segment_validation
 
 FEW_CASES = 12  # trained on so few, a network has been measured to be better with atlases beside it
 UNLIMITED = 10**9  # iterations of a training that a time limit ends
+_NOTHING, _TRAIN = 0, 1  # what the first of several processes says that there is to do
 
 
 @dataclass(frozen=True)
@@ -107,22 +109,47 @@ def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutc
     """
     job = checked_job(options, workspace)
     name = f".{job.model.path.name}.{job.cases.fold}.lock"
-    with alone_in(job.model.path.parent, f"a training of {job.cases.fold}", "Wait for it, or stop it first.", name):
-        return _trained(job, workspace)
+    with joined(job.device) as ranks:
+        job = replace(job, device=ranks.device)
+        _check_ranks(job, ranks)
+        if not ranks.leads:
+            return _follow(job, ranks)
+        with alone_in(job.model.path.parent, f"a training of {job.cases.fold}", "Wait for it, or stop it first.", name):
+            return _trained(job, workspace, ranks)
 
 
-def _trained(job: Job, workspace: Workspace) -> TrainingOutcome:
+def _check_ranks(job: Job, ranks: Ranks) -> None:
+    """UserError if there is not a sample of each batch for each of the processes."""
+    if ranks.count > 1 and not isinstance(job.method, LearnedMethod):
+        raise UserError(f"`num_gpus` {ranks.count}: {job.method.name} learns nothing that could be shared. Leave it out.")
+    if ranks.count > (size := job.plan.training.batch_size):
+        raise UserError(
+            f"`num_gpus` {ranks.count}: the plan's batches have {size} sample(s), and each process needs one. Give at most "
+            f"{size}, or raise training.batch_size in plans.json."
+        )
+
+
+def _follow(job: Job, ranks: Ranks) -> TrainingOutcome:
+    """Train with the first rank, which does all else: nothing is written here."""
+    if ranks.told() == _TRAIN:
+        _fit(job, job.settings(), job.scans.ready(job.folder), ranks)
+    return TrainingOutcome(job.model.path, job.cases.fold)
+
+
+def _trained(job: Job, workspace: Workspace, ranks: Ranks) -> TrainingOutcome:
     options, fold = job.options, job.cases.fold
     model = ModelFolder.create(job.model.path, job.plan, replacing=fold if options.overwrite else None)
     was_trained = fold in model.folds() and not options.overwrite
     if not was_trained:
         if options.overwrite and job.folder.exists():
             shutil.rmtree(job.folder)
-        stopped = _train(job)
+        stopped = _train(job, ranks)
         console.say(f"Model written to {job.folder}")
         if stopped:
             left = ", but its validation cases were not segmented: the same command does that" if job.validates else ""
             raise Stopped(f"Stopped. {fold} is trained and written{left}.")
+    else:
+        ranks.told(_NOTHING)
     _describe(job, workspace)
     few = len(job.cases.training) <= FEW_CASES and isinstance(job.method, LearnedMethod)
     return TrainingOutcome(model.path, fold, was_trained, better_with_atlases=few and not was_trained)
@@ -186,7 +213,7 @@ def read_plan(source: Path) -> Plan:
     return plan
 
 
-def _train(job: Job) -> bool:
+def _train(job: Job, ranks: Ranks) -> bool:
     """Label what is to be labelled, train, and write the fold; returns whether the process was told to stop."""
     options, training = job.options, list(job.cases.training)
     settings = job.settings()
@@ -203,7 +230,10 @@ def _train(job: Job) -> bool:
         console.say(f"Begins with {options.init_from}: {job.initial.said}")
     if not job.cases.validation:
         console.say("No validation case: the log will hold no validation Dice.")
-    trained = _fit(job, settings, unlabelled)
+    if ranks.count > 1:
+        console.say(f"{ranks.count} processes share each batch of {job.plan.training.batch_size} samples.")
+    ranks.told(_TRAIN)
+    trained = _fit(job, settings, unlabelled, ranks)
     described = {
         "method": options.method,
         "recipe": options.recipe,
@@ -223,7 +253,7 @@ def _train(job: Job) -> bool:
     return trained.told_to_stop
 
 
-def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:
+def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled, ranks: Ranks) -> Trained:
     options, plan, source, training = job.options, job.plan, job.source, list(job.cases.training)
     validate = None
     if options.validation and job.cases.validation:
@@ -239,6 +269,7 @@ def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:
             settings,
             options.precision,
             options.compile,
+            quiet=not ranks.leads,
             initial=None if job.initial is None else job.initial.state,
         ),
         lambda first: training_batches(
@@ -251,9 +282,12 @@ def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled) -> Trained:
             options.workers,
             unlabelled,
             job.method.any_contrast,
+            ranks.rank,
+            ranks.count,
         ),
         lambda: console.each(
             whole_cases(source, training, len(plan.dataset.labels), needed=True), "memorising", len(training), "cases"
         ),
-        validate,
+        validate if ranks.leads else None,
+        ranks,
     )

@@ -28,7 +28,7 @@ class TrainingLog:
     dropped.
     """
 
-    def __init__(self, folder: Path, iteration: int) -> None:
+    def __init__(self, folder: Path, iteration: int, writes: bool = True) -> None:
         self.folder = folder
         self.path = folder / "log.csv"
         self.rows: list[Row] = []
@@ -36,7 +36,7 @@ class TrainingLog:
             self.rows = [row for row in _rows_of(self.path) if row["iteration"] <= iteration]
         self._collected: dict[str, list[float]] = defaultdict(list)
         self._drawn_s = -math.inf
-        self._events = _tensorboard(folder)
+        self._events = _tensorboard(folder) if writes else None
 
     def collect(self, parts: dict[str, float]) -> None:
         for name, value in parts.items():

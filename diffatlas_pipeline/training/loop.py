@@ -17,8 +17,10 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.networks.execution import faster_precision, running_in
+from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.training.checkpoints import TrainingStatus, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
+from diffatlas_pipeline.training.ranks import ALONE, Ranks
 from diffatlas_pipeline.training.schedule import Duration, learning_rate
 from diffatlas_pipeline.training.state import TrainingState
 from diffatlas_pipeline.training.stopping import until_told_to_stop
@@ -27,6 +29,7 @@ EPOCHS = 40  # rows of the log in a training of any length; more where an epoch 
 SECONDS_BETWEEN_CHECKPOINTS = 600.0  # the most that a killed training loses
 MOST_SKIPPED = 10  # batches in a row whose gradient was not finite
 COLLAPSE_DICE = 0.01
+_PRECISIONS = ("float32", "bfloat16")
 
 Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, Tensor]]]]
 """First iteration -> the batches from there on: {"image": (B, C, X, Y, Z), "distances": (B, K, X, Y, Z)}."""
@@ -70,8 +73,8 @@ class Trained:
     told_to_stop: bool = False
 
 
-def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validation | None) -> Trained:
-    """Train, or go on where a killed training stopped.
+def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validation | None, ranks: Ranks = ALONE) -> Trained:
+    """Train, or go on where a killed training stopped; one of ``ranks``, each of which calls it with the same.
 
     Raises UserError if the folder holds a training with other settings, or if training diverges; Stopped after SIGTERM,
     with a checkpoint.
@@ -81,24 +84,24 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
     network = method.build_network() if run.initial is None else method.restore(run.initial)
     state = TrainingState(network, plan, run.seed, run.device)
     done = _resume(run, state)
-    log = TrainingLog(run.folder, done.iteration)
+    log = TrainingLog(run.folder, done.iteration, writes=ranks.leads)
     compiled = _compiled(state.network) if run.compile else state.network
-    stepper = _Stepper(method, state, compiled, run.device, done.precision or run.precision)
+    stepper = _Stepper(method, state, compiled, run.device, done.precision or run.precision, ranks)
     clock = _Clock(done.elapsed_s)
     iteration, saved_s = done.iteration, done.elapsed_s
     progress = run.duration.progress(iteration, saved_s)
     epoch = _epoch(progress)
     bar = console.bar("training", 1.0, done=progress, quiet=run.quiet)
-    with bar, until_told_to_stop() as told, batches(iteration) as stream:
+    with bar, until_told_to_stop() as told, batches(iteration) as own:
+        stream = ranks.deal(own, _shapes(method.plan))
         while progress < 1:
             rate = learning_rate(plan.learning_rate, progress, plan.warmup_fraction)
             log.collect(stepper.step(next(stream), rate))
             iteration += 1
-            progress = run.duration.progress(iteration, clock.seconds())
+            progress, stop = ranks.agree(run.duration.progress(iteration, clock.seconds()), told())
             bar.to(progress, f"iteration {iteration}, loss {log.mean('loss'):.3f}")
             ended = _epoch(progress) > epoch
-            stop = told()
-            if ended or stop or clock.seconds() - saved_s > SECONDS_BETWEEN_CHECKPOINTS:
+            if ranks.leads and (ended or stop or clock.seconds() - saved_s > SECONDS_BETWEEN_CHECKPOINTS):
                 epoch = _epoch(progress)
                 dice = validate(state.ema.module) if validate is not None and ended and _is_validated(epoch) else {}
                 _say_if_collapsed(dice, progress)
@@ -128,16 +131,24 @@ class _Stepper:
     """One optimisation step: loss, gradient, clipping, update, EMA."""
 
     def __init__(
-        self, method: LearnedMethod, state: TrainingState, network: nn.Module, device: torch.device, precision: str
+        self,
+        method: LearnedMethod,
+        state: TrainingState,
+        network: nn.Module,
+        device: torch.device,
+        precision: str,
+        ranks: Ranks,
     ) -> None:
-        self.method, self.state, self.network, self.device = method, state, network, device
+        self.method, self.state, self.device, self.ranks = method, state, device, ranks
+        self.network = ranks.share(network, len(method.output_names))
         self.precision = precision
         self.skipped = self._in_a_row = 0
 
     def step(self, batch: dict[str, Tensor], rate: float) -> dict[str, float]:
         image, distances = (batch[name].to(self.device, non_blocking=True) for name in ("image", "distances"))
         if self.precision == "auto":
-            self.precision = self._faster_precision(image, distances)
+            chosen = _PRECISIONS.index(self._faster_precision(image, distances)) if self.ranks.leads else 0
+            self.precision = _PRECISIONS[self.ranks.told(chosen)]
         state, clip = self.state, self.method.plan.training.gradient_clip
         for group in state.optimiser.param_groups:
             group["lr"] = rate
@@ -145,6 +156,7 @@ class _Stepper:
             report = self.method.loss(self.network, image, distances, state.generator)
         state.optimiser.zero_grad(set_to_none=True)
         report.total.backward()
+        self.ranks.sum_gradients(state.network.parameters())
         norm = float(nn.utils.clip_grad_norm_(state.network.parameters(), clip))
         if not math.isfinite(norm):
             self.skipped += 1
@@ -212,6 +224,12 @@ def _resume(run: Run, state: TrainingState) -> TrainingStatus:
     state.restore(tensors)
     console.say(f"Going on from iteration {progress.iteration} ({progress.elapsed_s / 60:.1f} minutes of training done).")
     return progress
+
+
+def _shapes(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Of what is in a batch."""
+    channels = {"image": len(plan.channels), "distances": plan.dataset.distance_maps}
+    return {name: (plan.training.batch_size, count, *plan.patch_size) for name, count in channels.items()}
 
 
 def _epoch(progress: float) -> int:

@@ -59,14 +59,19 @@ class UnlabelledScans:
         meanwhile.
         """
         if self.teacher is None:
-            return Unlabelled(self.cases, self.fraction), 0.0
+            return self.ready(folder), 0.0
         count = len(self.teacher.atlases)
         console.say(f"{self.teacher.fold} labels {len(self.cases)} scans, with {count} training cases as atlases.")
         start = time.monotonic()
-        place = folder / FOLDER / self.teacher.fold
+        ready = self.ready(folder)
+        assert ready.labelled is not None
         predictor = Predictor([self.teacher], device, method.recipe, options.seed)
-        label_scans(predictor, self.teacher.atlases, source, self.cases, place, options.registrations)
-        return Unlabelled(self.cases, self.fraction, place), time.monotonic() - start
+        label_scans(predictor, self.teacher.atlases, source, self.cases, ready.labelled, options.registrations)
+        return ready, time.monotonic() - start
+
+    def ready(self, folder: Path) -> Unlabelled:
+        """What batches are made from, once scans are labelled in the fold's ``folder``."""
+        return Unlabelled(self.cases, self.fraction, folder / FOLDER / self.teacher.fold if self.teacher else None)
 
 
 def remove_pseudo_labels(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Commands as processes that do not outlive who started them.
 
-``python -m diffatlas_pipeline.benchmark.children COMMAND ARGUMENTS`` is ``python -m diffatlas_pipeline COMMAND
+``python -m diffatlas_pipeline.children COMMAND ARGUMENTS`` is ``python -m diffatlas_pipeline COMMAND
 ARGUMENTS`` that ends when its standard input does, which whoever started it holds open. So a benchmark that is killed
 leaves no training behind that would write to the same files as the next one.
 """
@@ -39,7 +39,7 @@ class Children:
         """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. ChildrenStopped if
         told to stop.
         """
-        line = [sys.executable, "-m", "diffatlas_pipeline.benchmark.children", command, *words]
+        line = [sys.executable, "-m", "diffatlas_pipeline.children", command, *words]
         with nullcontext() if log is None else log.open("ab") as file:
             if file is not None:
                 file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())

@@ -1,0 +1,133 @@
+"""Several processes that train together compute what one computes, and end together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from diffatlas_pipeline.api.preparation import plan_and_preprocess
+from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint
+from diffatlas_pipeline.training.loop import train
+from diffatlas_pipeline.training.ranks import ALONE
+from tests.planning.raw_data import write_dataset
+from tests.training.rank_program import gradients
+from tests.training.test_loop import batches, method, run
+
+ITERATIONS = 20
+
+
+def together(folder: Path, iterations: int = ITERATIONS, count: int = 2) -> None:
+    """Train in ``folder`` by so many processes."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = [sys.executable, "-m", "tests.training.rank_program", str(folder), str(iterations)]
+    started = [
+        subprocess.Popen(words, env={**os.environ, **world, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(count)
+    ]
+    for process in started:
+        _, error = process.communicate(timeout=240)
+        assert process.returncode == 0, error
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    """Gradients of the first step; losses and weights of twenty, with own answers among the samples."""
+    alone = train(method(), run(tmp_path / "one", ITERATIONS), batches, None).weights
+    together(tmp_path / "two")
+    first, second = (load_file(tmp_path / "two" / f"rank{rank}.safetensors") for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first), "bitwise the same weights in both"
+    logs = [pd.read_csv(tmp_path / side / "log.csv").drop(columns="seconds") for side in ("one", "two")]
+    assert list(logs[0].columns) == list(logs[1].columns)
+    np.testing.assert_allclose(logs[0], logs[1], rtol=2e-3, atol=2e-4)
+    for name, weights in alone.items():
+        torch.testing.assert_close(first[name], weights, rtol=1e-2, atol=2e-3, msg=name)
+    expected, *found = gradients(), *(load_file(tmp_path / f"gradients{rank}.safetensors") for rank in range(2))
+    for name, gradient in expected.items():
+        assert torch.equal(found[0][name], found[1][name])
+        torch.testing.assert_close(found[0][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_one_process_is_not_slowed_down() -> None:
+    network = nn.Conv3d(1, 1, 1)
+    assert ALONE.share(network, 1) is network and ALONE.agree(0.25, True) == (0.25, True) and ALONE.told(3) == 3
+    one: list[dict[str, Tensor]] = [{"image": torch.ones(1)}]
+    assert [*ALONE.deal(iter(one), {})] == one
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("workspace")
+    write_dataset(place / "raw", cases=3)
+    plan_and_preprocess(7, workspace=place, device="cpu", workers=1)
+    return place
+
+
+def started(workspace: Path, *words: str) -> subprocess.Popen[str]:
+    call = [sys.executable, "-m", "diffatlas_pipeline", "train", "7", "fold0", "--device", "cpu", "--precision", "float32"]
+    call += ["--no-validation", "--workers", "0", "--workspace", str(workspace), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def children_of(number: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert process.poll() is None, process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
+def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(workspace: Path) -> None:
+    folder = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0"
+    process = started(workspace, "--iterations", "60", "--num-gpus", "2")
+    wait_for(folder / LATEST, process)
+    both = children_of(process.pid)
+    assert len(both) == 2
+    os.kill(both[1], signal.SIGKILL)
+    start = time.monotonic()
+    out, error = process.communicate(timeout=120)
+    assert time.monotonic() - start < 60 and process.returncode == 2
+    assert "2 processes share each batch" in out
+    assert "Process 2 of 2 was killed (signal 9)" in error and "Traceback" not in error
+    assert not any(Path(f"/proc/{number}").exists() for number in both)
+    found = load_checkpoint(folder)
+    assert found is not None and 0 < found[1].iteration < 60
+    out, error = started(workspace, "--iterations", "60").communicate(timeout=240)
+    assert f"Going on from iteration {found[1].iteration} " in out, error
+    assert (folder / "checkpoint_final.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_a_checkpoint_and_too_many_are_refused(workspace: Path) -> None:
+    folder = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0_seed1"
+    process = started(workspace, "--iterations", "60", "--num-gpus", "2", "--seed", "1")
+    wait_for(folder / LATEST, process)
+    process.terminate()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 143 and "Traceback" not in error, error
+    found = load_checkpoint(folder)
+    assert found is not None and 0 < found[1].iteration < 60
+    out, error = started(workspace, "--iterations", "60", "--num-gpus", "2", "--seed", "1").communicate(timeout=240)
+    assert f"Going on from iteration {found[1].iteration} " in out and out.count("Model written to") == 1, error
+    _, error = started(workspace, "--iterations", "2", "--num-gpus", "99", "--seed", "2").communicate(timeout=240)
+    assert "--num-gpus 99: the plan's batches have" in error and error.count("Error") == 1 and "Traceback" not in error
