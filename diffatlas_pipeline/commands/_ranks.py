@@ -99,7 +99,9 @@ def _first_to_fail(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
         codes = [child.poll() for child in children]
         failed = [number for number, code in enumerate(codes) if code]
         if failed:
-            time.sleep(_POLL_S)  # whichever failed because another did
+            deadline = time.monotonic() + ENDING_S
+            while children[0].poll() is None and time.monotonic() < deadline:  # it may be about to say what is wrong
+                time.sleep(_POLL_S)
             codes = [child.poll() for child in children]
             return min((number for number, code in enumerate(codes) if code), key=lambda number: (codes[number] or 0) >= 0)
         if all(code == 0 for code in codes):
