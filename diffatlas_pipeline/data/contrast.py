@@ -17,7 +17,6 @@ from diffatlas_pipeline.volumes.grids import TripleMm
 
 INDEPENDENT = 0.35  # probability that tissues get means of their own; else a curve of their real means
 LOOK_ALIKE = 0.25  # probability that a tissue of the background looks like a label
-LESION_ALIKE = 0.5  # probability that a lesion looks like another tissue of the labels
 JITTER = 0.08  # of a mean on the curve
 CURVE_POINTS = (3, 6)
 DETAIL = 1.2  # largest share of the real detail that stays in a tissue, in either sign
@@ -68,16 +67,13 @@ def _painted(channel: np.ndarray, tissues: Tissues, rng: np.random.Generator, si
 
 def _new_means(means: np.ndarray, tissues: Tissues, rng: np.random.Generator) -> np.ndarray:
     """Any, or those on a curve of the real ones, so that tissues that look alike stay alike. Some of the background
-    comes to look like a label, and so do some lesions; the others, and a wall, which scans show mixed with its
-    surroundings, always have any.
+    comes to look like a label; a wall, which scans show mixed with its surroundings, always has any.
     """
     independent = rng.random() < INDEPENDENT
     new = rng.uniform(-1, 1, means.shape) if independent else _curve(means, rng) + rng.normal(0, JITTER, means.shape)
     if tissues.inside:
         alike = (rng.random(len(new)) < LOOK_ALIKE) & (np.arange(len(new)) >= tissues.inside)
         new[alike] = new[rng.integers(tissues.inside, size=int(alike.sum()))]
-    for lesion in tissues.lesions:
-        new[lesion] = new[rng.integers(tissues.inside)] if rng.random() < LESION_ALIKE else rng.uniform(-1, 1)
     if tissues.wall is not None:
         new[tissues.wall] = rng.uniform(-1, 1)
     return new

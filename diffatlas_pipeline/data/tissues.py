@@ -12,22 +12,18 @@ PLACE_WEIGHT = (0.02, 2.0)  # of the distance of two voxels in patches, against 
 SPLIT_LABEL = 0.3  # probability that a label is two tissues, by its intensity
 WALL, WALLED = 0.7, 0.7  # probability that labels have a thin wall of a tissue of its own, and that one of them has it
 THICK_WALL = 0.3  # probability that it is two voxels thick, not one
-LESION, LESIONS = 0.7, 4  # probability that labels have lesions, and how many at most
-LESION_RADIUS = (0.2, 0.8)  # of the radius of a ball as large as the label
-LESION_STRETCH = 0.4  # standard deviation of the logarithm of its extent along an axis
 SMOOTH = (0.4, 1.2)  # sigma in voxels of the finest spacing
 
 
 @dataclass(frozen=True)
 class Tissues:
-    """``numbers`` (X, Y, Z) from 0 to ``count`` - 1: first the labels, some of them in two parts, and ``lesions`` in
-    them, ``inside`` in all; then the background's. ``wall`` is the number of the walls around labels, None without.
+    """``numbers`` (X, Y, Z) from 0 to ``count`` - 1: first the labels, some of them in two parts, ``inside`` in all;
+    then the background's. ``wall`` is the number of the walls around labels, None without.
     """
 
     numbers: np.ndarray
     inside: int
     wall: int | None
-    lesions: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -39,8 +35,7 @@ def find_tissues(image: np.ndarray, distances: np.ndarray, rng: np.random.Genera
     label; of labels that overlap, the scores of their codes.
 
     A thin wall between a label and fat is half a voxel: no image shows it as a cluster, and a scan of another contrast
-    as a line, so walls are made up. A scar may not be seen in one sequence, and look like blood in another: so are
-    lesions. ``sigma_scale`` (3,) is the finest spacing in voxels of each axis.
+    as a line, so walls are made up. ``sigma_scale`` (3,) is the finest spacing in voxels of each axis.
     """
     smooth = np.stack([blurred(channel, rng.uniform(*SMOOTH), sigma_scale) for channel in image])
     nearest = np.where(np.isnan(distances), 1.0, distances)
@@ -52,9 +47,7 @@ def find_tissues(image: np.ndarray, distances: np.ndarray, rng: np.random.Genera
             cut = np.quantile(channel[inside], rng.uniform(0.1, 0.9))
             numbers[inside & (channel > cut)] = following
             following += 1
-    lesions = _add_lesions(numbers, label, following, rng, sigma_scale) if rng.random() < LESION else 0
-    wall = following + lesions
-    background = label == 0
+    background, wall = label == 0, following
     if rng.random() < WALL:
         walled = [k for k in range(1, len(distances) + 1) if rng.random() < WALLED]
         around = _around(np.isin(label, walled), 1 + int(rng.random() < THICK_WALL), sigma_scale) & background
@@ -64,32 +57,12 @@ def find_tissues(image: np.ndarray, distances: np.ndarray, rng: np.random.Genera
         numbers[background] = wall + 1 + _clusters(smooth, background, rng)
     there, consecutive = np.unique(numbers, return_inverse=True)
     number = int(np.searchsorted(there, wall))
-    of_lesions = np.flatnonzero((there >= following) & (there < wall))
-    return Tissues(
-        consecutive.reshape(numbers.shape), number, number if wall in there else None, tuple(int(n) for n in of_lesions)
-    )
+    return Tissues(consecutive.reshape(numbers.shape), number, number if wall in there else None)
 
 
 def blurred(channel: np.ndarray, sigma: float, sigma_scale: np.ndarray) -> np.ndarray:
     """``channel`` (X, Y, Z) float32, Gaussian, ``sigma`` in voxels of the finest spacing."""
     return ndimage.gaussian_filter(channel.astype(np.float32), sigma * sigma_scale, mode="nearest", truncate=3.0)
-
-
-def _add_lesions(
-    numbers: np.ndarray, label: np.ndarray, following: int, rng: np.random.Generator, sigma_scale: np.ndarray
-) -> int:
-    """Give parts of labels a number of their own in ``numbers``, from ``following`` on: what of a label lies in an
-    ellipsoid about one of its voxels. Returns how many.
-    """
-    present = np.unique(label[label > 0])
-    count = int(rng.integers(1, LESIONS + 1)) if len(present) else 0
-    for number in range(following, following + count):
-        inside = np.argwhere(label == rng.choice(present))
-        ball = np.cbrt(len(inside) / sigma_scale.prod() * 3 / (4 * np.pi))  # its radius, in voxels of the finest spacing
-        radii = rng.uniform(*LESION_RADIUS) * ball * np.exp(rng.normal(0, LESION_STRETCH, 3))
-        from_centre = (inside - inside[rng.integers(len(inside))]) / (sigma_scale * radii)
-        numbers[tuple(inside[(from_centre**2).sum(axis=1) < 1].T)] = number
-    return count
 
 
 def _around(mask: np.ndarray, voxels: int, sigma_scale: np.ndarray) -> np.ndarray:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diffatlas_pipeline.data import contrast, tissues
 from diffatlas_pipeline.data.augmentation import Augmentation, AugmentationParameters
 from diffatlas_pipeline.data.contrast import _in_thick_slices, synthesise_contrast
-from diffatlas_pipeline.data.tissues import find_tissues
 from diffatlas_pipeline.planning.plan import AugmentationPlan
 from diffatlas_pipeline.volumes.grids import Triple
 
@@ -46,30 +44,10 @@ def test_labels_that_look_alike_come_to_differ_and_bright_may_become_dark() -> N
     image, distances = two_balls()
     left, right, ground = (distances[0] < -0.1, distances[1] < -0.1, distances.min(axis=0) > 0.3)
     made = drawn(image, distances)
-    apart = [abs(np.median(one[0][left]) - np.median(one[0][right])) for one in made]
+    apart = [abs(one[0][left].mean() - one[0][right].mean()) for one in made]
     brighter = [one[0][left].mean() > one[0][ground].mean() for one in made]
-    assert np.median(apart) > 0.12
+    assert np.median(apart) > 0.2
     assert 0.2 < np.mean(brighter) < 0.95
-
-
-def test_lesions_lie_in_labels_and_often_look_like_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a part of a label as bright as the label beside it is not taken for that."""
-    image, distances = two_balls((28, 26, 24))
-    monkeypatch.setattr(tissues, "SPLIT_LABEL", 0.0)
-    monkeypatch.setattr(tissues, "LESION", 1.0)
-    shares, alike = [], []
-    for seed in range(40):
-        found = find_tissues(image, distances, np.random.default_rng(seed), np.ones(3))
-        label = np.where(distances.min(axis=0) < 0, distances.argmin(axis=0) + 1, 0)
-        for lesion in found.lesions:
-            inside = found.numbers == lesion
-            assert lesion < found.inside and len(np.unique(label[inside])) == 1 and label[inside].min() > 0
-            shares.append(inside.sum() / (label == label[inside][0]).sum())
-        means = np.arange(found.count) / found.count
-        new = contrast._new_means(means, found, np.random.default_rng(seed))
-        alike += [np.isin(new[lesion], np.delete(new[: found.inside], lesion)) for lesion in found.lesions]
-    assert 0.03 < np.median(shares) < 0.6 and len(shares) > 60
-    assert 0.2 < np.mean(alike) < 0.7
 
 
 def test_shapes_stay_where_they_are() -> None:
