@@ -6,10 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.commands._ranks import are_started, run_ranks, silent_followers
 from diffatlas_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from diffatlas_pipeline.training.job import TrainingOutcome
+    from diffatlas_pipeline.training.options import TrainingOptions
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -150,24 +155,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train(arguments: argparse.Namespace, words: Sequence[str]) -> None:
+    from diffatlas_pipeline.training.cross_validation import check_processes, run_trainings
+
     if arguments.num_gpus < 1:
         raise UserError(f"`num_gpus` {arguments.num_gpus}: must be at least 1.")
+    options, workspace = _options(arguments), _common.workspace_of(arguments)
     if arguments.num_gpus > 1 and not are_started():
+        check_processes(options, workspace, arguments.num_gpus)
         run_ranks("train", words, arguments.num_gpus, arguments.device == "cpu")
         return
     with silent_followers():
-        _train_here(arguments)
+        _say_what_is_next(run_trainings(options, workspace))
 
 
-def _train_here(arguments: argparse.Namespace) -> None:
+def _options(arguments: argparse.Namespace) -> TrainingOptions:
     if arguments.split and arguments.fold and arguments.split != arguments.fold:
         raise UserError(f"The argument '{arguments.fold}' and --split {arguments.split} name two splits. Give one of them.")
 
-    from diffatlas_pipeline.training.cross_validation import run_trainings
     from diffatlas_pipeline.training.options import TrainingOptions
     from diffatlas_pipeline.training.schedule import seconds_of
 
-    options = TrainingOptions(
+    return TrainingOptions(
         dataset=arguments.dataset,
         fold=arguments.split or arguments.fold,
         method=arguments.method,
@@ -191,7 +199,10 @@ def _train_here(arguments: argparse.Namespace) -> None:
         validation=not arguments.no_validation,
         overwrite=arguments.overwrite,
     )
-    first, *others = run_trainings(options, _common.workspace_of(arguments))
+
+
+def _say_what_is_next(trained: Sequence[TrainingOutcome]) -> None:
+    first, *others = trained
     if others:
         print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {first.model} (it averages all folds)")
         return

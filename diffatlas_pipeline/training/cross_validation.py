@@ -13,7 +13,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.models.card import facts_of
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.training.cases import known_splits
-from diffatlas_pipeline.training.job import TrainingOutcome, checked_job, run_training
+from diffatlas_pipeline.training.job import TrainingOutcome, check_shared, checked_job, run_training
 from diffatlas_pipeline.training.options import TrainingOptions
 
 ALL_FOLDS = "all-folds"
@@ -25,14 +25,9 @@ def run_trainings(options: TrainingOptions, workspace: Workspace) -> tuple[Train
     Folds that are trained already are left as they are, so the same call goes on after an interruption. What cannot be
     trained is said before the first begins (UserError).
     """
+    each = folds_of(options, workspace)
     if options.fold != ALL_FOLDS:
-        return (run_training(options, workspace),)
-    source = workspace.preprocessed_dataset(options.dataset)
-    known = known_splits(source, options.splits_file)
-    folds = [name for name in known if re.fullmatch(r"fold\d+", name)]
-    if not folds:
-        raise UserError(f"{source.name} has no split called fold0, fold1, ...; there are {', '.join(known)}. Give one of them.")
-    each = [replace(options, fold=fold) for fold in folds]
+        return (run_training(each[0], workspace),)
     for one in each:
         checked_job(one, workspace)
     made = []
@@ -41,6 +36,24 @@ def run_trainings(options: TrainingOptions, workspace: Workspace) -> tuple[Train
         made.append(run_training(one, workspace))
     console.say(_summary(made))
     return tuple(made)
+
+
+def check_processes(options: TrainingOptions, workspace: Workspace, count: int) -> None:
+    """UserError if what ``options`` ask for cannot be trained, or not by ``count`` processes."""
+    for one in folds_of(options, workspace):
+        check_shared(checked_job(one, workspace), count)
+
+
+def folds_of(options: TrainingOptions, workspace: Workspace) -> list[TrainingOptions]:
+    """``options`` for each fold that they name. UserError if there is none."""
+    if options.fold != ALL_FOLDS:
+        return [options]
+    source = workspace.preprocessed_dataset(options.dataset)
+    known = known_splits(source, options.splits_file)
+    folds = [name for name in known if re.fullmatch(r"fold\d+", name)]
+    if not folds:
+        raise UserError(f"{source.name} has no split called fold0, fold1, ...; there are {', '.join(known)}. Give one of them.")
+    return [replace(options, fold=fold) for fold in folds]
 
 
 def _summary(made: Sequence[TrainingOutcome]) -> str:

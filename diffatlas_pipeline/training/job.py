@@ -111,20 +111,20 @@ def run_training(options: TrainingOptions, workspace: Workspace) -> TrainingOutc
     name = f".{job.model.path.name}.{job.cases.fold}.lock"
     with joined(job.device) as ranks:
         job = replace(job, device=ranks.device)
-        _check_ranks(job, ranks)
+        check_shared(job, ranks.count)
         if not ranks.leads:
             return _follow(job, ranks)
         with alone_in(job.model.path.parent, f"a training of {job.cases.fold}", "Wait for it, or stop it first.", name):
             return _trained(job, workspace, ranks)
 
 
-def _check_ranks(job: Job, ranks: Ranks) -> None:
-    """UserError if there is not a sample of each batch for each of the processes."""
-    if ranks.count > 1 and not isinstance(job.method, LearnedMethod):
-        raise UserError(f"`num_gpus` {ranks.count}: {job.method.name} learns nothing that could be shared. Leave it out.")
-    if ranks.count > (size := job.plan.training.batch_size):
+def check_shared(job: Job, count: int) -> None:
+    """UserError if there is not a sample of each batch for each of ``count`` processes."""
+    if count > 1 and not isinstance(job.method, LearnedMethod):
+        raise UserError(f"`num_gpus` {count}: {job.method.name} learns nothing that could be shared. Leave it out.")
+    if count > (size := job.plan.training.batch_size):
         raise UserError(
-            f"`num_gpus` {ranks.count}: the plan's batches have {size} sample(s), and each process needs one. Give at most "
+            f"`num_gpus` {count}: the plan's batches have {size} sample(s), and each process needs one. Give at most "
             f"{size}, or raise training.batch_size in plans.json."
         )
 
