@@ -56,6 +56,7 @@ TABLES = {
         Cells(("2-shot", "4-shot"), (*METHODS, *ANY_CONTRAST), SEEDS),
         Cells(("8-shot", "16-shot", "full"), ALONE),
         Cells(("full", *SIMULATED), (*LEARNED, *ANY_CONTRAST)),
+        Cells(("full",), (PAPER,)),
     ),
     "heart-ct": (Cells(("2-shot", "4-shot")), *_hearts(HEARTS["heart-mri"][1])),
     "heart-mri": _hearts(HEARTS["heart-ct"][1]),

@@ -36,7 +36,9 @@ def together(folder: Path, iterations: int = ITERATIONS, count: int = 2) -> None
     world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     words = [sys.executable, "-m", "tests.training.rank_program", str(folder), str(iterations)]
     started = [
-        subprocess.Popen(words, env={**os.environ, **world, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            words, env={**os.environ, **world, "RANK": str(rank)}, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        )
         for rank in range(count)
     ]
     for process in started:
@@ -81,7 +83,9 @@ def started(workspace: Path, *words: str) -> subprocess.Popen[str]:
     call = [sys.executable, "-m", "diffatlas_pipeline", "train", "7", "fold0", "--device", "cpu", "--precision", "float32"]
     call += ["--no-validation", "--workers", "0", "--workspace", str(workspace), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
 
 
 def children_of(number: int) -> list[int]:
