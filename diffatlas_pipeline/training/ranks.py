@@ -156,6 +156,6 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of the connections: all that is computed is outside
         raise UserError(
-            "Another process of this training ended, or cannot be reached, so this one ends, too. Run the same command again: it "
-            "goes on from the last checkpoint."
+            "Another process of this training ended, or cannot be reached, so this one ends, too. Run the same command again: "
+            "it goes on from the last checkpoint."
         ) from error
