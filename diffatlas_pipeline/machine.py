@@ -27,6 +27,13 @@ def default_workers() -> int:
     return max(1, min(MOST_WORKERS, usable_cores(), room))
 
 
+def rank_here() -> tuple[int, int]:
+    """Number of this process, and how many train together, as torchrun and `num_gpus` tell it; (0, 1) alone."""
+    if any(name not in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from diffatlas_pipeline.errors import Stopped, UserError
-from diffatlas_pipeline.machine import usable_cores
+from diffatlas_pipeline.machine import rank_here, usable_cores
 from diffatlas_pipeline.parallel import ENDING_S, LOOK_S, StoppedProcesses
 
 _POLL_S = 0.2
@@ -24,13 +24,13 @@ _USER, _TERMINATED = 2, 143  # exit codes
 
 def are_started() -> bool:
     """Whether this process is one of several already, by torchrun or by :func:`run_ranks`."""
-    return "RANK" in os.environ
+    return rank_here()[1] > 1
 
 
 @contextmanager
 def silent_followers() -> Iterator[None]:
     """In here only the first of several processes prints."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank_here()[0] == 0:
         yield
         return
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):

@@ -20,9 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.machine import rank_here
 
 PATIENCE = timedelta(days=7)  # the others wait while the first validates; one that dies is noticed by its connection
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as torchrun sets them
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
     UserError if there is no GPU for it, or the others cannot be reached.
     """
-    if any(name not in os.environ for name in VARIABLES) or os.environ["WORLD_SIZE"] == "1":
+    rank, count = rank_here()
+    if count == 1:
         yield replace(ALONE, device=device)
         return
-    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
         present = torch.cuda.device_count()

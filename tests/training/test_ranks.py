@@ -17,12 +17,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffatlas_pipeline.api.preparation import plan_and_preprocess
 from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint
 from diffatlas_pipeline.training.loop import train
 from diffatlas_pipeline.training.ranks import ALONE
-from tests.planning.raw_data import write_dataset
 from tests.training.rank_program import gradients
+from tests.training.test_job import started, workspace  # noqa: F401 (a fixture)
 from tests.training.test_loop import batches, method, run
 
 ITERATIONS = 20
@@ -71,23 +70,6 @@ def test_one_process_is_not_slowed_down() -> None:
     assert [*ALONE.deal(iter(one), {})] == one
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("workspace")
-    write_dataset(place / "raw", cases=3)
-    plan_and_preprocess(7, workspace=place, device="cpu", workers=1)
-    return place
-
-
-def started(workspace: Path, *words: str) -> subprocess.Popen[str]:
-    call = [sys.executable, "-m", "diffatlas_pipeline", "train", "7", "fold0", "--device", "cpu", "--precision", "float32"]
-    call += ["--no-validation", "--workers", "0", "--workspace", str(workspace), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
-    )
-
-
 def children_of(number: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
 
@@ -101,7 +83,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
-def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(workspace: Path) -> None:
+def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(workspace: Path) -> None:  # noqa: F811
     folder = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0"
     process = started(workspace, "--iterations", "60", "--num-gpus", "2")
     wait_for(folder / LATEST, process)
@@ -122,7 +104,7 @@ def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(work
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_and_too_many_are_refused(workspace: Path) -> None:
+def test_sigterm_leaves_a_checkpoint_and_too_many_are_refused(workspace: Path) -> None:  # noqa: F811
     folder = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0_seed1"
     process = started(workspace, "--iterations", "60", "--num-gpus", "2", "--seed", "1")
     wait_for(folder / LATEST, process)
