@@ -23,7 +23,7 @@ def test_the_rows_of_the_documentation_name_options_that_can_be_set() -> None:
     options |= {option for text in rows["sampling"] for option in text.split(",") if option}
     assert len(options) > 15
     for option in options - {"random_contrast=0.5"}:  # which is gone
-        if option.startswith(("augmentation.", "network.", "training.")):  # of the plan
+        if option.startswith(("augmentation.", "distance.", "network.", "training.")):  # of the plan
             ablation.replanned(PLAN, [option])
         else:
             ablation.changed(make_recipe(), [option])
