@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffatlas_pipeline.diffusion.plan import SCHEDULES, DiffusionPlan
-from diffatlas_pipeline.fields import fraction, one_of
+from diffatlas_pipeline.fields import above, fraction, one_of
 
 COSINE_OFFSET = 0.008  # Nichol & Dhariwal 2021, Eq. 17: keeps the first steps from being too small
 LARGEST_BETA = 0.999
@@ -72,7 +72,8 @@ class NoiseLevels(MaskLevels):
     "mixed" only. ``own_levels`` tells how the network hears of them: by the level of a true mask as noisy ("same"), or
     "beyond" 1, by :func:`level_of_own`, so that it need not take its own answer for evidence. Of a share
     ``missing_channel`` of all samples of several channels some are hidden: as noisy as the mask, as in the segmentation
-    of a scan that lacks them.
+    of a scan that lacks them. ``mask_scale`` times the plan's scale is the mask's in the joint state: the smaller, the
+    earlier it drowns in noise, and the clearer is an equally noisy image when a sampler decides on it.
     """
 
     image: str = field(default="equal", metadata=one_of(*IMAGE_LEVELS))
@@ -81,6 +82,7 @@ class NoiseLevels(MaskLevels):
     self_conditioning: float = field(default=0.0, metadata=fraction())
     missing_channel: float = field(default=0.0, metadata=fraction())
     own_levels: str = field(default="same", metadata=one_of(*OWN_LEVELS))
+    mask_scale: float = field(default=1.0, metadata=above(0))
 
     @property
     def tells_own(self) -> bool:

@@ -73,7 +73,7 @@ class _Terms:
 
 
 class DiffAtlas(GeneratingMethod):
-    """The joint state is z0 = [image, s * S]; one network predicts both halves from their noisy versions."""
+    """The joint state is z0 = [image, s * S], s being ``scale``; one network predicts both halves from their noisy versions."""
 
     name = "diffatlas"
     recipe_type = JointRecipe
@@ -83,6 +83,7 @@ class DiffAtlas(GeneratingMethod):
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         super().__init__(plan, recipe)
         self.denoiser = Denoiser(self.recipe.objective)
+        self.scale = plan.distance.scale * self.recipe.levels.mask_scale
 
     @property
     def unlabelled_fraction(self) -> float:
@@ -125,7 +126,7 @@ class DiffAtlas(GeneratingMethod):
         image_level = torch.where(labelled, drawn.image, drawn.mask)
         told = labelled & (~bounds.open | drawn.own)  # an own answer tells nothing that is not known
         mask_level = torch.where(told, drawn.mask, torch.ones_like(drawn.mask))
-        clean = torch.cat([image, distances.nan_to_num(nan=1.0) * self.plan.distance.scale], dim=1)
+        clean = torch.cat([image, distances.nan_to_num(nan=1.0) * self.scale], dim=1)
         eps = torch.randn(clean.shape, generator=generator).to(clean)
         levels = self._per_channel(image_level, mask_level, hidden, clean.shape[1])
         noisy = add_noise(clean, eps, levels)
@@ -138,7 +139,7 @@ class DiffAtlas(GeneratingMethod):
 
     def _terms(self, output: Tensor, noised: _Noised, bounds: Bounds) -> _Terms:
         """How far the network's ``output`` is off, by the halves of the joint state and by its labels."""
-        channels, labelled, scale = len(self.plan.channels), noised.labelled, self.plan.distance.scale
+        channels, labelled, scale = len(self.plan.channels), noised.labelled, self.scale
         predicted, clean = self.denoiser.clean(output, noised.noisy, noised.levels)[:, channels:] / scale, noised.clean
         if bounds.open.any():
             clean = torch.cat([clean[:, :channels], bounds.nearest(predicted).nan_to_num(nan=1.0) * scale], dim=1)
@@ -149,7 +150,8 @@ class DiffAtlas(GeneratingMethod):
             segmentation = segmentation_loss(logits, true.high, self.codes, true.known)
         noisy = (noised.hidden | (noised.image_level > 0)[:, None]).to(error)
         of_image = (error[:, :channels] * noisy).sum(dim=1) / noisy.sum(dim=1).clamp_min(1)
-        return _Terms(of_image, error[:, channels:].mean(dim=1), noisy.mean(dim=1), labelled.to(error), segmentation)
+        of_mask = error[:, channels:].mean(dim=1) / scale**2  # of the distances, however small they are beside the image
+        return _Terms(of_image, of_mask, noisy.mean(dim=1), labelled.to(error), segmentation)
 
     def _total(self, terms: _Terms, image_share: float) -> Tensor:
         """The weighted sum. Eq. 6 averages over all channels of the joint state, ``image_share`` of which are the
@@ -173,7 +175,7 @@ class DiffAtlas(GeneratingMethod):
             start = torch.randn(shape, generator=generator).to(image)
             told = guided(denoise, image, recipe.guidance, generator)
             clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report)
-            return torch.cat([clean[:channels][lacks], clean[channels:] / self.plan.distance.scale])
+            return torch.cat([clean[:channels][lacks], clean[channels:] / self.scale])
 
         generated = int(lacks.sum())
         found = averaged(draw, recipe.sampler.draws, seed, progress, self.sharpness, generated, self.codes)
@@ -232,7 +234,7 @@ class DiffAtlas(GeneratingMethod):
         self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
     ) -> tuple[Tensor, Tensor]:
         """The joint state (C + K, X, Y, Z) of a pair, and the same made noisy and denoised in one step."""
-        clean, level = torch.cat([image, distances.to(image) * self.plan.distance.scale]), EXPLAINED_AT
+        clean, level = torch.cat([image, distances.to(image) * self.scale]), EXPLAINED_AT
         eps = torch.randn(clean.shape, generator=case_generator(seed, 0)).to(image)
         return clean, self._stitched(network, stitch)(add_noise(clean, eps, clean.new_tensor(level)), level, level)
 
@@ -251,7 +253,7 @@ class DiffAtlas(GeneratingMethod):
         progress: Progress | None = None,
     ) -> GeneratedPair:
         """Both halves start as noise and are denoised together at equal levels; nothing is given (Eq. 6 sampled)."""
-        channels, labels, scale = len(self.plan.channels), len(self.plan.dataset.labels), self.plan.distance.scale
+        channels, labels, scale = len(self.plan.channels), len(self.plan.dataset.labels), self.scale
         denoise = within(self._stitched(network, stitch), shape, self.plan.patch_size, channels, scale)
         start = torch.randn((channels + labels, *around(shape, self.plan.patch_size)[0]), generator=generator).to(device)
         clean = sampler.walk(denoise, start, self.plan.diffusion, generator, progress)
