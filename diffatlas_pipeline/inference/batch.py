@@ -279,5 +279,5 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - start
 
 
-def _moving(bar: console.Progress, index: int) -> Callable[[int, int], None]:
+def _moving(bar: console.Progress, index: int) -> Callable[[float, int], None]:
     return lambda done, total: bar.to(index + done / total)
