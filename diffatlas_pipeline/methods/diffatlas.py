@@ -150,7 +150,7 @@ class DiffAtlas(GeneratingMethod):
             segmentation = segmentation_loss(logits, true.high, self.codes, true.known)
         noisy = (noised.hidden | (noised.image_level > 0)[:, None]).to(error)
         of_image = (error[:, :channels] * noisy).sum(dim=1) / noisy.sum(dim=1).clamp_min(1)
-        of_mask = error[:, channels:].mean(dim=1) / scale**2  # of the distances, however small they are beside the image
+        of_mask = error[:, channels:].mean(dim=1) / scale**2  # of the distances, whatever their scale
         return _Terms(of_image, of_mask, noisy.mean(dim=1), labelled.to(error), segmentation)
 
     def _total(self, terms: _Terms, image_share: float) -> Tensor:

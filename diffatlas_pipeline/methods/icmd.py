@@ -85,7 +85,8 @@ class MaskDiffusion(LearnedMethod):
         noisy = add_noise(clean, eps, each)
         output = self._run(network, image, noisy, level).float()
         predicted = self.denoiser.clean(output, noisy, each) / scale
-        loss = self.denoiser.error(output, bounds.nearest(predicted) * scale, eps, each).mean()
+        error = self.denoiser.error(output, bounds.nearest(predicted) * scale, eps, each)
+        loss = error.mean() / scale**2  # of the distances, whatever their scale
         parts = {"loss_mask": float(loss.detach())}
         weight = self.recipe.objective.segmentation_weight
         if weight:

@@ -53,11 +53,17 @@ DEFAULT = JointRecipe(
 )
 
 # The paper's method: equal levels of image and mask, all T ancestral steps, the image given as noisy as the mask. Its
-# network puts out noise; one that sees blocks of voxels cannot, but can put out clean data (Li & He 2025).
+# network puts out noise; one that sees blocks of voxels cannot, but can put out clean data (Li & He 2025). A distance
+# map is smooth, so it shines through noise in which nothing of an image is left: it is scaled down, to be decided where
+# the image can be seen. Where the network puts out noise all is as published.
 PAPER = JointRecipe(
-    NoiseLevels("schedule", image="equal"),
+    NoiseLevels("schedule", image="equal", mask_scale=0.1),
     JointObjective("x0", "none", segmentation_weight=0.0, image_weight=1.0, error="v"),
     Sampler("ddpm", steps=0, eta=1.0),
     Guidance(1.0, "fresh"),
 )
-PAPER_NOISE = replace(PAPER, objective=JointObjective("epsilon", "none", segmentation_weight=0.0, image_weight=1.0))
+PAPER_NOISE = replace(
+    PAPER,
+    levels=NoiseLevels("schedule", image="equal"),
+    objective=JointObjective("epsilon", "none", segmentation_weight=0.0, image_weight=1.0),
+)

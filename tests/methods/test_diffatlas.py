@@ -55,12 +55,12 @@ def case(shape: tuple[int, int, int] = (8, 8, 8)) -> tuple[torch.Tensor, torch.T
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_a_perfect_denoiser_gives_the_true_distances(solver: str, level: float) -> None:
+@pytest.mark.parametrize(("level", "scale"), [(0.0, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.1)])
+def test_a_perfect_denoiser_gives_the_true_distances(solver: str, level: float, scale: float) -> None:
     image, distances = case()
-    recipe = make_recipe(solver=solver, level=level, steps=5)
+    recipe = make_recipe(solver=solver, level=level, steps=5, mask_scale=scale)
     method = DiffAtlas(PLAN, recipe)
-    network = Perfect(torch.cat([image, distances])[None])
+    network = Perfect(torch.cat([image, distances * scale])[None])
     result = method.segment(network, image, plain, seed=0)
     assert torch.allclose(result.distances, distances, atol=1e-5)
     assert all(image_level <= level + 1e-6 for image_level, _ in network.levels)

@@ -98,7 +98,7 @@ def test_joint_loss(prediction: str, scaling: str, unlabelled: int) -> None:
     clean = torch.cat([image, distances * SCALE], dim=1).double()
     error, predicted = errors_and_predictions(objective, output.double(), clean, network.seen, levels)
     of_image = error[noisy, :IMAGES].mean(dim=1).sum() / BATCH
-    of_mask = error[labelled, IMAGES:].mean()
+    of_mask = error[labelled, IMAGES:].mean() / SCALE**2
     of_labels = labels_error(predicted[labelled, IMAGES:].float(), distances[labelled])
     expected = 3 / 5 * float(of_mask) + 2 / 5 * 0.3 * float(of_image) + 0.7 * of_labels
     assert float(report.total) == pytest.approx(expected, rel=1e-4)
@@ -116,7 +116,7 @@ def test_the_log_tells_apart_low_middle_and_high_noise() -> None:
     for band, (low, high) in enumerate([(0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1.1)]):
         within = (network.mask_level >= low) & (network.mask_level < high)
         assert within.any()
-        assert parts[f"loss_mask_band{band}"] == pytest.approx(float(error[within, IMAGES:].mean()), rel=1e-4)
+        assert parts[f"loss_mask_band{band}"] == pytest.approx(float(error[within, IMAGES:].mean()) / SCALE**2, rel=1e-4)
         assert parts[f"loss_image_band{band}"] == pytest.approx(float(error[within, :IMAGES].mean()), rel=1e-4)
 
 
@@ -144,16 +144,19 @@ def test_noise_and_levels_come_from_the_generator_alone(name: str, channels: int
 
 @pytest.mark.parametrize(("recipe", "error"), [(PAPER_NOISE, "epsilon"), (PAPER, "v")])
 def test_the_paper_s_loss_is_the_error_of_noise_or_velocity_over_all_channels(recipe: JointRecipe, error: str) -> None:
-    """Eq. 6, also where the network puts out clean data; there an error counts at most five times."""
+    """Eq. 6, also where the network puts out clean data; there an error counts at most five times. The error of the
+    distances is that of the distances, however small they are beside the image.
+    """
     (image, distances), output = batch(), outputs(IMAGES + MASKS)
     network = Fixed(output)
     report = DiffAtlas(PLAN, recipe).loss(network, image, distances, torch.Generator().manual_seed(0))
     assert torch.equal(network.image_level, network.mask_level)
-    levels = network.mask_level[:, None].repeat(1, IMAGES + MASKS)
-    clean = torch.cat([image, distances * SCALE], dim=1).double()
+    levels, scale = network.mask_level[:, None].repeat(1, IMAGES + MASKS), SCALE * recipe.levels.mask_scale
+    clean = torch.cat([image, distances * scale], dim=1).double()
     off, _ = errors_and_predictions(recipe.objective, output.double(), clean, network.seen, levels)
     if error == "v":  # v = (a z - z0) / b
         off = off * (1 / torch.sin(levels * math.pi / 2).square()).clamp(max=5)
+    off[:, IMAGES:] /= scale**2
     assert float(report.total) == pytest.approx(float(off.mean()), rel=1e-4)
     assert "loss_segmentation" not in report.parts
 
@@ -172,8 +175,9 @@ def test_mask_diffusion_s_loss(prediction: str, scaling: str) -> None:
     clean = (distances * SCALE).double()
     error, predicted = errors_and_predictions(objective, output.double(), clean, network.seen[:, IMAGES:], levels)
     of_labels = labels_error(predicted.float(), distances)
-    assert float(report.total) == pytest.approx(float(error.mean()) + 0.7 * of_labels, rel=1e-4)
-    assert report.parts["loss_mask"] == pytest.approx(float(error.mean()), rel=1e-4)
+    of_mask = float(error.mean()) / SCALE**2
+    assert float(report.total) == pytest.approx(of_mask + 0.7 * of_labels, rel=1e-4)
+    assert report.parts["loss_mask"] == pytest.approx(of_mask, rel=1e-4)
 
 
 def test_feed_forward_s_loss_is_that_of_labels() -> None:

@@ -118,10 +118,10 @@ def test_own_answers_stand_in_for_what_is_hidden() -> None:
 def test_a_network_that_knows_the_truth_generates_it(recipe: object, missing: int) -> None:
     """What it is shown and what it puts out depend on each channel's own level."""
     image, distances = pair()
-    truth = torch.cat([image, distances * PLAN.distance.scale])[None]
+    method = DiffAtlas(PLAN, recipe)  # type: ignore[arg-type]
+    truth = torch.cat([image, distances * method.scale])[None]
     lacking = image.clone()
     lacking[missing] = torch.nan
-    method = DiffAtlas(PLAN, recipe)  # type: ignore[arg-type]
     network = Perfect(truth) if method.denoiser.prediction == "x0" else _Velocity(truth, method, missing)
     found = method.segment(network, lacking, plain, seed=0)
     assert torch.allclose(found.distances, distances, atol=1e-4)

@@ -106,11 +106,15 @@ def test_every_number_of_the_default_and_the_paper_s_recipes() -> None:
         assert options.pop("answer") == ("mean" if refines else "last")
         assert options.pop("own_levels", "same") == ("beyond" if refines else "same")
         assert options.pop("error") == ("v" if recipe == "paper" else "output")
+        assert options.pop("mask_scale", 1.0) == (0.1 if (method, recipe) == ("diffatlas", "paper") else 1.0)
         assert options == {name: value for name, value in zip(names, values, strict=True) if value is not None}
     for method in ("diffatlas", "icmd"):
         paper, noise = (recipe_of(plan(), method, name) for name in ("paper", "paper-noise"))
         assert isinstance(paper, DiffusionRecipe)
-        assert replace(paper, objective=replace(paper.objective, prediction="epsilon", error="output")) == noise
+        as_published = replace(paper, objective=replace(paper.objective, prediction="epsilon", error="output"))
+        if isinstance(paper, JointRecipe):
+            as_published = replace(as_published, levels=replace(paper.levels, mask_scale=1.0))
+        assert as_published == noise
     assert recipe_of(plan(), "rba") == RegistrationRecipe("deformable", "votes", atlases=12, aligned=24)
 
 
