@@ -7,12 +7,13 @@ import mmap
 import os
 import shutil
 import tempfile
+import threading
 import weakref
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,17 +27,19 @@ Index = tuple[slice | EllipsisType, ...]
 EVERYTHING: Index = (Ellipsis,)
 SLAB_BYTES = 128 << 20  # of an array that lies in a file, at a time
 _NOISE_AT_A_TIME = 1 << 22  # numbers: a multiple of 16, since torch draws so many together
+_maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+_lock = threading.Lock()
+T = TypeVar("T")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scratch:
     """Makes float32 arrays in memory, or if ``on_disk`` in files of the temporary folder, which vanish with them.
 
-    What lies in a file is worked on slab by slab; :meth:`release` gives back the memory of what was touched.
+    What lies in a file is worked on slab by slab; :func:`release` gives back the memory of what was touched.
     """
 
     on_disk: bool = False
-    _maps: weakref.WeakSet[mmap.mmap] = field(default_factory=weakref.WeakSet, repr=False)
 
     def empty(self, shape: Sequence[int]) -> Tensor:
         """An array of ``shape``, of any content. UserError if the disk has no room for it."""
@@ -44,7 +47,8 @@ class Scratch:
             return torch.empty(tuple(shape))
         count = math.prod(shape)
         mapped = _in_file(4 * count)
-        self._maps.add(mapped)
+        with _lock:
+            _maps.add(mapped)
         return torch.from_numpy(np.frombuffer(mapped, dtype=np.float32, count=count).reshape(tuple(shape)))
 
     def zeros(self, shape: Sequence[int]) -> Tensor:
@@ -62,7 +66,7 @@ class Scratch:
             end = len(flat) if len(flat) - end < _NOISE_AT_A_TIME else end  # a short rest would be drawn in another way
             flat[start:end].normal_(generator=generator)
             start = end
-            self.release()
+            release()
         return made
 
     def slabs(self, shape: Sequence[int]) -> Iterator[Index]:
@@ -74,16 +78,26 @@ class Scratch:
         step = max(1, SLAB_BYTES * planes // max(1, 4 * math.prod(shape)))
         for start in range(0, planes, step):
             yield slice(None), slice(start, min(start + step, planes))
-            self.release()
-
-    def release(self) -> None:
-        """Of what lies in files nothing stays in memory; nothing is lost."""
-        for mapped in list(self._maps):
-            if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
-                mapped.madvise(mmap.MADV_DONTNEED)
+            release()
 
 
 IN_MEMORY = Scratch()
+
+
+def release() -> None:
+    """Of what lies in files nothing stays in memory; nothing is lost."""
+    with _lock:
+        maps = list(_maps)
+    for mapped in maps:
+        if hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def each(arrays: Iterable[T]) -> Iterator[T]:
+    """One after the other, :func:`release` after each."""
+    for one in arrays:
+        yield one
+        release()
 
 
 def free_on_disk() -> int:

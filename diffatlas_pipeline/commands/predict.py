@@ -126,6 +126,12 @@ def main(argv: list[str] | None = None) -> None:
         default="auto",
         help="`float32`, `bfloat16`, or `auto`: bfloat16 where the device has instructions for it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-memory",
+        type=float,
+        metavar="GB",
+        help="take at most so much memory; what does not fit is kept [in files](predict.md#large-scans) (default: all)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment cases again whose output is there already")
     _add_parts(parser)
     _common.add_workspace(parser)
@@ -233,6 +239,7 @@ def _load(arguments: argparse.Namespace) -> Model:
         precision=arguments.precision,
         registrations=arguments.registrations,
         postprocessing=not arguments.no_postprocessing,
+        max_memory=arguments.max_memory,
     )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from diffatlas_pipeline.diffusion.levels import sampling_levels
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.fields import at_least, fraction, one_of
-from diffatlas_pipeline.scratch import EVERYTHING, IN_MEMORY, Index, Scratch
+from diffatlas_pipeline.scratch import EVERYTHING, IN_MEMORY, Index, Scratch, release
 
 Parts = Iterator[tuple[Index, Tensor]]
 """Where each part of a state lies, and its clean data; together they cover the state."""
@@ -163,7 +163,7 @@ def sample(
                 summed[where] += clean
             rule = rules.setdefault(str(where), solver(eta))
             state[where] = rule(state[where], clean, level, following, noise.at(where))
-            scratch.release()
+            release()
             done += clean.numel()
             if progress is not None:
                 progress(index + done / state.numel(), total)

@@ -13,7 +13,7 @@ from diffatlas_pipeline.diffusion.solvers import Parts
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.inference.tiling import importance, windows
 from diffatlas_pipeline.methods.base import Stitch, Volumes, WindowFunction
-from diffatlas_pipeline.scratch import EVERYTHING, IN_MEMORY
+from diffatlas_pipeline.scratch import EVERYTHING, IN_MEMORY, release
 from diffatlas_pipeline.volumes.grids import Triple
 
 
@@ -57,7 +57,7 @@ class Stitcher(Stitch):
             if found is None:
                 found = self.scratch.empty((len(part), *_all(volume)[0].shape[1:])).to(part)
             found[where] = part
-            self.scratch.release()
+            release()
         assert found is not None
         return found
 

@@ -14,7 +14,7 @@ from diffatlas_pipeline.inference.padded import reconstructed_padded, segment_pa
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import GeneratingMethod, LearnedMethod, PlannedSegmentation
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
-from diffatlas_pipeline.scratch import Scratch
+from diffatlas_pipeline.scratch import Scratch, release
 from tests.factories import with_options
 from tests.model_files import plan
 
@@ -106,7 +106,7 @@ def test_what_was_released_is_not_resident_and_not_lost() -> None:
     before = resident_bytes()
     made += 1
     full = resident_bytes()
-    scratch.release()
+    release()
     assert full - before > 60e6 and resident_bytes() - before < 10e6
     assert float(made.sum()) == made.numel()
 
