@@ -248,6 +248,8 @@ def _announce(model: Model, prediction: FolderPrediction) -> None:
     sampling = f", {model.sampling}" if model.sampling else ""
     some = f"{len(prediction.cases)} case(s)" + (f" of {prediction.total}, {prediction.part}" if prediction.part else "")
     print(f"{some}, model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
+    if memory := prediction.memory:
+        print(memory)
     if steps := model.postprocessing:
         print(f"Post-processing, chosen on validation cases (without it: --no-postprocessing): {steps}.")
     for warning in prediction.warnings:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from diffatlas_pipeline.errors import ImageError
-from diffatlas_pipeline.machine import available_bytes
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.machine import available_bytes, resident_bytes
 from diffatlas_pipeline.methods.base import DiffusionRecipe, Recipe
 from diffatlas_pipeline.methods.joint_recipe import JointRecipe
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.scratch import Scratch, free_on_disk
 from diffatlas_pipeline.volumes.grids import Grid, Triple
+from diffatlas_pipeline.volumes.io import read_grid
 from diffatlas_pipeline.volumes.resample import resampled_shape
 
 _FLOAT = 4
-_COPIES_OF_A_ROW = 4  # sums of this row and of the last, its clean data, and what a step makes of it
+_HEADERS = 5  # of the largest files are read to tell which scan is the largest
+_COPIES_OF_A_ROW = 7  # sums of this row and of the last, its clean data, what a step makes of it, and that of the files
 _RESTORED = 24  # bytes per voxel of the scan: one label's distances and what resampling makes of it, the nearest so far
 _PREPARED = 24  # bytes per voxel and channel of the scan: as it was read, upright, cropped, normalised, resampled
 
@@ -75,15 +80,33 @@ def scratch_for(need: Need, source: str) -> Scratch:
     return Scratch(on_disk=True)
 
 
-def told(name: str, grid: Grid, need: Need) -> str:
-    """A sentence for the user, before anything is done."""
-    free, shape = available_bytes(), " x ".join(str(n) for n in grid.shape)
-    begin = f"Largest scan: {name}, {shape} voxels. "
-    if free is None or need.in_memory <= free:
-        of = "" if free is None else f" of {free / 1e9:.1f} GB that are free"
-        return f"{begin}It takes up to {need.in_memory / 1e9:.1f} GB of memory{of}."
+def largest_scan(cases: Sequence[CaseFiles]) -> tuple[CaseFiles, Grid] | None:
+    """That of most voxels among those whose files are the largest; None if there is none that can be read."""
+    found: list[tuple[CaseFiles, Grid]] = []
+    for files in sorted(cases, key=_bytes_of, reverse=True)[:_HEADERS]:
+        with contextlib.suppress(UserError):  # which is said when it is to be segmented
+            found.append((files, read_grid(files.images[0])))
+    return max(found, key=lambda one: math.prod(one[1].shape)) if found else None
+
+
+def in_words(name: str, grid: Grid, need: Need) -> str:
+    """What a scan takes, with what this process has taken already, for the user, before anything is done."""
+    free, now = available_bytes(), resident_bytes()
+    memory, files = ((now + bytes_) / 1e9 for bytes_ in (need.in_memory, need.in_files))
+    begin = f"Largest scan: {name}, {' x '.join(str(n) for n in grid.shape)} voxels. To segment it "
+    if free is None:
+        return f"{begin}takes up to {memory:.1f} GB of memory."
+    of = f"of {(now + free) / 1e9:.1f} GB"
+    if need.in_memory <= free:
+        return f"{begin}takes up to {memory:.1f} GB {of}."
     return (
-        f"{begin}It would take up to {need.in_memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: with up to "
-        f"{need.disk / 1e9:.1f} GB of it in files of the temporary folder ({free_on_disk() / 1e9:.1f} GB are free) it takes "
-        f"{need.in_files / 1e9:.1f} GB."
+        f"{begin}would take up to {memory:.1f} GB {of}. With {need.disk / 1e9:.1f} GB in files of the temporary folder "
+        f"({free_on_disk() / 1e9:.1f} GB are free there) it takes up to {files:.1f} GB."
     )
+
+
+def _bytes_of(files: CaseFiles) -> int:
+    try:
+        return sum(part.stat().st_size for image in files.images for part in ([image] if image.is_file() else image.iterdir()))
+    except OSError:
+        return 0

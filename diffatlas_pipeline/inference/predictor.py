@@ -15,7 +15,7 @@ from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.calibration import Calibration, mean_calibrated, mean_sharpness
 from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
-from diffatlas_pipeline.inference.memory import need_of, scratch_for
+from diffatlas_pipeline.inference.memory import Need, need_of, scratch_for
 from diffatlas_pipeline.inference.padded import reconstructed_padded, segment_padded, unexplained_padded
 from diffatlas_pipeline.inference.postprocessing import postprocessed
 from diffatlas_pipeline.inference.probabilities import native_probabilities
@@ -25,6 +25,7 @@ from diffatlas_pipeline.inference.scan_warnings import of_padding, unusual
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
+from diffatlas_pipeline.machine import available_bytes
 from diffatlas_pipeline.methods.base import DiffusionRecipe, GeneratingMethod, PlannedSegmentation, Progress, Recipe
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
@@ -179,9 +180,7 @@ class Predictor:
         """
         image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
         drawing = None if prepared.drawing is None else torch.from_numpy(prepared.drawing.planned)
-        x, y, z = image.shape[1:]
-        need = need_of(self.plan, self.recipe, (x, y, z), prepared.record.crop_shape)
-        self.stitch.scratch = scratch = scratch_for(need, prepared.source)
+        self.stitch.scratch = scratch = scratch_for(self._need(prepared), prepared.source)
         parts = []
         for index, network in enumerate(self.networks):
             report = _part_of(progress, index, len(self.networks))
@@ -195,6 +194,15 @@ class Predictor:
                 )
             )
         return _ensemble(parts, scratch)
+
+    def is_large(self, prepared: Prepared) -> bool:
+        """Whether there is no room for another scan beside it."""
+        free = available_bytes()
+        return free is not None and 2 * self._need(prepared).in_memory > free
+
+    def _need(self, prepared: Prepared) -> Need:
+        x, y, z = prepared.image.shape[1:]
+        return need_of(self.plan, self.recipe, (x, y, z), prepared.record.crop_shape)
 
     def describe(self, prepared: Prepared, found: PlannedSegmentation) -> Description:
         """What is compared to tell foreign scans: numbers of the image and of the segmentation that was ``found`` in
