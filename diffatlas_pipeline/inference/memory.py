@@ -21,6 +21,7 @@ from diffatlas_pipeline.volumes.resample import resampled_shape
 _FLOAT = 4
 _HEADERS = 5  # of the largest files are read to tell which scan is the largest
 _COPIES_OF_A_ROW = 7  # sums of this row and of the last, its clean data, what a step makes of it, and that of the files
+_BESIDE = 100_000_000  # bytes of what is loaded only then, and of what a network makes of a window, about
 _RESTORED = 24  # bytes per voxel of the scan: one label's distances and what resampling makes of it, the nearest so far
 _PREPARED = 24  # bytes per voxel and channel of the scan: as it was read, upright, cropped, normalised, resampled
 
@@ -92,7 +93,7 @@ def largest_scan(cases: Sequence[CaseFiles]) -> tuple[CaseFiles, Grid] | None:
 def in_words(name: str, grid: Grid, need: Need) -> str:
     """What a scan takes, with what this process has taken already, for the user, before anything is done."""
     free, now = available_bytes(), resident_bytes()
-    memory, files = ((now + bytes_) / 1e9 for bytes_ in (need.in_memory, need.in_files))
+    memory, files = ((now + _BESIDE + most) / 1e9 for most in (need.in_memory, need.in_files))
     begin = f"Largest scan: {name}, {' x '.join(str(n) for n in grid.shape)} voxels. To segment it "
     if free is None:
         return f"{begin}takes up to {memory:.1f} GB of memory."
