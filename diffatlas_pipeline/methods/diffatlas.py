@@ -223,7 +223,8 @@ class DiffAtlas(GeneratingMethod):
         for where, made in self._made_again(network, image, distances, stitch, seed):
             off = made.float()
             off[:channels] -= image[where]
-            off[channels:] -= distances[where].to(off) * self.scale
+            off[channels:] /= self.scale
+            off[channels:] -= distances[where].to(off)
             for number, half in enumerate((off[:channels], off[channels:])):
                 squares[number] += float(half.square().mean()) * half.numel()
         sizes = image.numel(), distances.numel()
