@@ -11,7 +11,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CONNECT_S, FIRST_WORKER_S = 20, 60
+_VARIABLES = ("DIFFATLAS_", "nnUNet_")
 _scheduler: ContextVar[str | None] = ContextVar("scheduler", default=None)
 
 
@@ -99,8 +100,11 @@ def finished(
 
 
 def run_commands(lines: Sequence[Sequence[str]], gpu: bool = False) -> Iterator[tuple[int, Said | Lost]]:
-    """:func:`finished` of commands, each the words after "DiffAtlas_"."""
-    yield from finished(_command, [tuple(line) for line in lines], gpu)
+    """:func:`finished` of commands, each the words after "DiffAtlas_"; they see the variables of this process by which
+    the program is told where things are.
+    """
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+    yield from finished(_command, [(tuple(line), variables) for line in lines], gpu)
 
 
 def slots() -> int:
@@ -170,10 +174,13 @@ def _call(function: Callable[[Any], Any], item: Any, folder: str) -> Any:
     return function(item)
 
 
-def _command(words: Sequence[str]) -> Said:
-    """Run a command in a process of its own, which ends with this one."""
+def _command(task: tuple[Sequence[str], Mapping[str, str]]) -> Said:
+    """Run a command (words, variables) in a process of its own, which ends with this one."""
+    words, variables = task
     line = [sys.executable, "-m", "diffatlas_pipeline.children", *words]
-    child = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    child = subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **variables}
+    )
     assert child.stdout is not None
     text = child.stdout.read().decode(errors="replace")
     return Said(child.wait(), text)
