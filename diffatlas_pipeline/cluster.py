@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from diffatlas_pipeline import __version__
+from diffatlas_pipeline.children import line_of
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -176,11 +176,9 @@ def _call(function: Callable[[Any], Any], item: Any, folder: str) -> Any:
 
 def _command(task: tuple[Sequence[str], Mapping[str, str]]) -> Said:
     """Run a command (words, variables) in a process of its own, which ends with this one."""
-    words, variables = task
-    line = [sys.executable, "-m", "diffatlas_pipeline.children", *words]
-    child = subprocess.Popen(
-        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **variables}
-    )
+    (command, *words), variables = task
+    here, pipe = {**os.environ, **variables}, subprocess.PIPE
+    child = subprocess.Popen(line_of(command, words), stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, env=here)
     assert child.stdout is not None
     text = child.stdout.read().decode(errors="replace")
     return Said(child.wait(), text)

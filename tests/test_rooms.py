@@ -10,7 +10,7 @@ import diffatlas_pipeline
 
 ROOT = Path(diffatlas_pipeline.__file__).parent
 ORDER = [
-    "errors", "fields", "files", "machine", "scratch", "console", "cluster", "parallel", "children", "volumes", "datasets",
+    "errors", "fields", "files", "machine", "scratch", "console", "children", "cluster", "parallel", "volumes", "datasets",
     "diffusion", "networks", "planning", "preprocessing", "registration", "data", "methods", "models", "inference",
     "atlases", "evaluation", "training", "benchmark", "report", "api", "commands",
 ]  # fmt: skip

@@ -55,7 +55,7 @@ def _run(lines: Sequence[Sequence[str]], names: Sequence[str], title: str, unit:
             worst = max(worst, abs(found.code))
             bar.advance()
     if lost:
-        raise UserError(f"{' '.join(lost)} Run the same command again: what is finished is kept.")
+        raise UserError(f"{' '.join(lost)} The others are done. Run the same command again: what is finished is kept.")
     if worst:
         sys.exit(worst)
     return texts

@@ -149,7 +149,6 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="parallel processes (default: by cores and free memory, at most 8: %(default)s here)",
     )
-    add_scheduler(parser)
 
 
 def add_scheduler(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO
 
+from diffatlas_pipeline.children import line_of
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.machine import rank_here, usable_cores
 from diffatlas_pipeline.parallel import ENDING_S, LOOK_S, StoppedProcesses
@@ -83,7 +84,7 @@ def _start(
     if on_cpu:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     return subprocess.Popen(  # in a session of its own: Ctrl-C is for this process, which then ends the others
-        [sys.executable, "-m", "diffatlas_pipeline.children", command, *words],
+        line_of(command, words),
         stdin=subprocess.PIPE,  # they end when it closes, however this process ends
         stderr=errors,
         env=environment,
