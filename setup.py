@@ -27,7 +27,9 @@ COMMANDS = {
 
 COMPLETION = ["shtab>=1.12"]
 DICOM = ["highdicom>=0.24", "pydicom>=3.0"]
+CLUSTER = ["distributed>=2024.8"]
 TEST = [
+    *CLUSTER,
     *COMPLETION,
     *DICOM,
     "pytest>=8",
@@ -76,6 +78,7 @@ setup(
     extras_require={
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12", "mypy>=1.15"],
+        "cluster": CLUSTER,
         "dicom": DICOM,
         "tensorboard": ["tensorboard>=2.15"],
         "completion": COMPLETION,  # only to print it; what is printed works without

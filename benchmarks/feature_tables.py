@@ -54,6 +54,16 @@ def missing_channel_table(table: pd.DataFrame) -> str:
     return markdown(["scans", "Dice", "error of the generated channel", "of the mean image"], rows)
 
 
+def memory_table(table: pd.DataFrame) -> str:
+    """One row per prediction: the memory that the command said before, and the peak that was measured."""
+    rows = []
+    for _, row in table.iterrows():
+        where = f"limit {row['max_memory_gb']:g} GB: state in files" if row["in_files"] else "all in memory"
+        cells = [" x ".join([str(row["side"])] * 3), where, number(row["said_gb"], 1), number(row["peak_gb"], 1)]
+        rows.append([*cells, number(row["seconds"], 0)])
+    return markdown(["voxels", "kept", "GB said", "GB at the peak", "seconds"], rows)
+
+
 def uncertainty_table(table: pd.DataFrame) -> str:
     """One row per run: how often intervals hold the true volume and how wide they are, and how well errors are told."""
     header = ["model", "in 50 %", "in 90 %", "width of 90 %", "calibration error", "AUC", "AUC, near", "spread: AUC", "near"]

@@ -17,6 +17,7 @@ from benchmarks.feature_tables import (
     foreign_table,
     generated_table,
     given_slices_table,
+    memory_table,
     missing_channel_table,
     uncertainty_table,
 )
@@ -235,6 +236,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "given_slices": (("given_slices.csv",), given_slices_table),
     "missing_channel": (("missing_channel.csv",), missing_channel_table),
     "uncertainty": (("uncertainty.csv",), uncertainty_table),
+    "memory": (("memory.csv",), memory_table),
     "summary": (tuple(f"comparison_{name}.csv" for name in SUMMARY_FILES), summary_table),
     "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
     "gpu-speed": (("gpu_speed.csv",), gpu_speed_table),
@@ -249,10 +251,11 @@ FIRST_PAGE = (
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(
-        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary", "foreign")
+        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary", "foreign", "memory")
     ),
     ROOT / "documentation" / "benchmarks-gpu.md": GPU_PAGE,
     ROOT / "documentation" / "how-to" / "foreign-scans.md": ("foreign",),
+    ROOT / "documentation" / "reference" / "predict.md": ("memory",),
     ROOT / "README.md": ("summary",),
 }
 

@@ -22,6 +22,11 @@ from pathlib import Path
 ENDED, PATIENCE_S = 143, 10.0
 
 
+def line_of(command: str, words: Sequence[str]) -> list[str]:
+    """What starts ``DiffAtlas_<command> words`` as a process that ends when its standard input does."""
+    return [sys.executable, "-m", "diffatlas_pipeline.children", command, *words]
+
+
 class ChildrenStopped(Exception):
     """The children were told to stop."""
 
@@ -39,7 +44,7 @@ class Children:
         """Exit code of ``DiffAtlas_<command> words``; what it prints is added to ``log``, or shown. ChildrenStopped if
         told to stop.
         """
-        line = [sys.executable, "-m", "diffatlas_pipeline.children", command, *words]
+        line = line_of(command, words)
         with nullcontext() if log is None else log.open("ab") as file:
             if file is not None:
                 file.write(f"$ {shlex.join([f'DiffAtlas_{command}', *words])}\n".encode())

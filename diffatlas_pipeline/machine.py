@@ -15,6 +15,7 @@ MOST_WORKERS = 8  # beyond it the disk is what all wait for
 WORKER_BYTES = 2 * 10**9  # a CT of 512 x 512 x 150 voxels with a few labels
 # File names of limit, use and the line of memory.stat with cached files, which the system gives back: versions 2 and 1.
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
+_limit: list[int | None] = [None]
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
@@ -45,13 +46,25 @@ def is_stopped(process: int, proc: Path = PROC) -> bool:
     return state[:1] == ["T"]
 
 
+def limit_memory(most_bytes: int | None) -> None:
+    """From now on this process is to take at most so much memory, where :func:`available_bytes` is asked; None: all."""
+    _limit[:] = [most_bytes]
+
+
+def resident_bytes(proc: Path = PROC) -> int:
+    """Memory that this process takes now; 0 where the system does not tell."""
+    numbers = _text(proc / "self" / "statm").split()
+    return int(numbers[1]) * os.sysconf("SC_PAGE_SIZE") if len(numbers) > 1 else 0
+
+
 def available_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
-    """Memory that can still be taken without swapping, within the limits of containers and job schedulers (control
-    groups).
+    """Memory that can still be taken without swapping, within the limits of containers, of job schedulers (control
+    groups) and of :func:`limit_memory`.
 
     Where the system does not tell what is free (macOS) all memory counts; None where it tells nothing.
     """
     found = [_meminfo(proc / "meminfo"), *_left_in_groups(proc / "self" / "cgroup", cgroup)]
+    found += [None if most is None else most - resident_bytes(proc) for most in _limit]
     known = [value for value in found if value is not None]
     return max(0, min(known)) if known else _physical()
 

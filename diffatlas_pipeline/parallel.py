@@ -20,7 +20,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from diffatlas_pipeline import console
+from diffatlas_pipeline import cluster, console
+from diffatlas_pipeline.cluster import Lost
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.machine import is_stopped
 
@@ -53,6 +54,8 @@ def run_cases(
 ) -> list[Result]:
     """``function`` of each item, in the order of ``items``, whatever the number of ``workers`` (1 = in this process).
 
+    In :func:`~diffatlas_pipeline.cluster.on` a cluster does it, whatever the ``workers``.
+
     ``function`` must be importable (spawned workers). A worker that is killed, or stopped and not woken, or not
     finished after ``timeout_s`` seconds costs its case alone: that is said at once, the other cases are done, and then
     DatasetError names those that were lost and says what to do: with ``memory`` of an item (a sentence) and ``kept``, a
@@ -61,17 +64,19 @@ def run_cases(
     results: dict[int, Result] = {}
     lost: dict[int, str] = {}
     with console.bar(title, len(items), "cases") as bar:
-        if workers <= 1 or len(items) <= 1:
+        on_cluster = cluster.scheduler() is not None
+        if not on_cluster and (workers <= 1 or len(items) <= 1):
             for index, item in enumerate(items):
                 results[index] = function(item)
                 bar.advance()
         else:
             workers = min(workers, len(items))
-            for index, found in _Pools(function, items, workers, timeout_s).finished():
-                if isinstance(found, _Lost):
+            local = _Pools(function, items, workers, timeout_s).finished
+            for index, found in cluster.finished(function, items) if on_cluster else local():
+                if isinstance(found, Lost):
                     needs = memory(items[index]) if memory and found.reason is _KILLED else ""
                     lost[index] = _sentences(f"{names[index]}:", found.reason, needs)
-                    if not results and len(lost) >= workers:
+                    if not results and len(lost) >= workers and not on_cluster:
                         break  # none of the processes lives long enough: the others would die as well
                     console.warn(f"{lost[index]} The other cases go on.")
                 else:
@@ -88,6 +93,8 @@ def run_short_cases(
     function: Callable[[Item], Result], items: Sequence[Item], names: Sequence[str], workers: int, title: str
 ) -> list[Result]:
     """:func:`run_cases`, but in this process where starting others would take longer than the work itself."""
+    if cluster.scheduler() is not None:
+        return run_cases(function, items, names, workers, title)
     start = time.perf_counter()
     first, rest = [function(item) for item in items[:1]], items[1:]
     if (time.perf_counter() - start) * len(rest) < WORTH_WORKERS_S:
@@ -173,13 +180,6 @@ class StoppedProcesses:
 
 
 @dataclass(frozen=True)
-class _Lost:
-    """What came of an item whose process ended without a result."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class _Task:
     index: int
     pool: int
@@ -199,7 +199,7 @@ class _Pools(Generic[Item, Result]):
         self._ended: dict[int, str] = {}  # why the process of an item was ended from here
         self._stopped, self._look_at = StoppedProcesses(), time.monotonic() + LOOK_S
 
-    def finished(self) -> Iterator[tuple[int, Result | _Lost]]:
+    def finished(self) -> Iterator[tuple[int, Result | Lost]]:
         """(index, result) of each item as it ends; raises what the function raised."""
         try:
             with _one_thread():  # a process inherits the environment in which it is started: at a submit
@@ -210,9 +210,9 @@ class _Pools(Generic[Item, Result]):
                     for future in done:
                         task = self._running.pop(future)
                         try:
-                            result: Result | _Lost = future.result()
+                            result: Result | Lost = future.result()
                         except BrokenProcessPool:
-                            result = _Lost(self._ended.pop(task.index, _KILLED))
+                            result = Lost(self._ended.pop(task.index, _KILLED))
                             self._replace(task.pool)
                         self._submit(task.pool)
                         yield task.index, result

@@ -10,9 +10,9 @@ import diffatlas_pipeline
 
 ROOT = Path(diffatlas_pipeline.__file__).parent
 ORDER = [
-    "errors", "fields", "files", "machine", "console", "parallel", "children", "volumes", "datasets", "diffusion", "networks",
-    "planning", "preprocessing", "registration", "data", "methods", "models", "inference", "atlases", "evaluation",
-    "training", "benchmark", "report", "api", "commands",
+    "errors", "fields", "files", "machine", "scratch", "console", "children", "cluster", "parallel", "volumes", "datasets",
+    "diffusion", "networks", "planning", "preprocessing", "registration", "data", "methods", "models", "inference",
+    "atlases", "evaluation", "training", "benchmark", "report", "api", "commands",
 ]  # fmt: skip
 
 

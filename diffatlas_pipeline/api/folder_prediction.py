@@ -30,6 +30,7 @@ from diffatlas_pipeline.inference.for_viewers import (
     volumes_table,
     write_beside,
 )
+from diffatlas_pipeline.inference.memory import in_words, largest_scan, need_of_scan
 from diffatlas_pipeline.inference.parts import Part, alone, entries_of, finishing
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.models.folder import ModelFolder
@@ -92,6 +93,16 @@ class FolderPrediction:
             self.cases = tuple(part.of(cases))
             own = {files.case for files in self.cases}
             self.drawings = {case: path for case, path in self.drawings.items() if case in own}
+
+    @property
+    def memory(self) -> str | None:
+        """A sentence about the memory that the largest scan takes; None if no scan can be read."""
+        largest = largest_scan(self.cases)
+        if largest is None:
+            return None
+        files, grid = largest
+        predictor = self.segmenter.predictor
+        return in_words(files.case, grid, need_of_scan(predictor.plan, predictor.recipe, grid))
 
     def run(self) -> FolderResult:
         """Segment the cases; one that cannot be read, segmented or written fails alone.

@@ -102,7 +102,7 @@ class FolderGeneration:
         with console.bar("Generating", max(1, len(todo)), "") as bar:
             for position, index in enumerate(todo):
 
-                def moved(done: int, total: int, before: int = position) -> None:
+                def moved(done: float, total: int, before: int = position) -> None:
                     bar.to(before + done / total, f"pair {before + 1} of {len(todo)}")
 
                 self.pairs.write(index, generate_pair(self._predictor, index, self.shape, self.sampler, moved))

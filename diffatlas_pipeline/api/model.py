@@ -24,6 +24,7 @@ from diffatlas_pipeline.inference.inputs import check_apart, find_scans, passed_
 from diffatlas_pipeline.inference.parts import Part
 from diffatlas_pipeline.inference.predictor import Predictor
 from diffatlas_pipeline.inference.result import Maps
+from diffatlas_pipeline.machine import limit_memory
 from diffatlas_pipeline.methods.base import DiffusionRecipe
 from diffatlas_pipeline.methods.registry import recipe_of, with_sampling
 from diffatlas_pipeline.models.archive import UnpackedModel
@@ -54,6 +55,7 @@ def load_model(
     precision: str = "auto",
     registrations: str | Path | None = None,
     postprocessing: bool = True,
+    max_memory: float | None = None,
 ) -> Model:
     """Load a trained model from its folder, or from a zip file of that folder.
 
@@ -61,8 +63,12 @@ def load_model(
     the only one, or all of a cross-validation). ``steps``, ``solver``, ``draws`` and ``guidance_level`` sample
     otherwise than the model's recipe says. ``seed`` is that of the noise. ``precision`` is "float32", "bfloat16", or
     "auto": bfloat16 where the device has instructions for it. ``registrations`` is a folder in which what registration
-    finds is kept. ``postprocessing`` does at the end what was chosen on validation cases. Raises UserError.
+    finds is kept. ``postprocessing`` does at the end what was chosen on validation cases. This process is to take at
+    most ``max_memory`` GB: what does not fit is kept in files. Raises UserError.
     """
+    if max_memory is not None and not max_memory > 0:
+        raise UserError(f"`max_memory` {max_memory:g}: must be above 0, in GB, such as 8.")
+    limit_memory(None if max_memory is None else round(max_memory * 1e9))
     unpacked = None
     if not isinstance(model, ModelFolder):
         path = Path(model).expanduser().resolve()

@@ -85,6 +85,10 @@ class Segmenter:
         """:meth:`prepare` for an ``image`` (C, x, y, z) that has been preprocessed by the plan."""
         return self._with_atlases(self.predictor.prepare_stored(image, record))
 
+    def is_large(self, scan: PreparedScan) -> bool:
+        """Whether there is no room in memory for another scan beside it."""
+        return self.predictor.is_large(scan.shown)
+
     def segment(self, scan: PreparedScan, progress: Progress | None = None) -> PlannedSegmentation:
         """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases."""
         found = self.predictor.segment(scan.shown, progress)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from diffatlas_pipeline import __version__, console
+from diffatlas_pipeline import __version__, cluster, console
 from diffatlas_pipeline.commands._help import HelpFormatter
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
@@ -41,7 +41,7 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be in any encoding
             stream.reconfigure(errors="backslashreplace")
-    with console.speaking(words_of(parser)), _stoppable():
+    with console.speaking(words_of(parser)), _stoppable(), cluster.on(getattr(arguments, "scheduler", None)):
         try:
             command(arguments)
         except UserError as error:
@@ -148,4 +148,13 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         default=default_workers(),
         metavar="N",
         help="parallel processes (default: by cores and free memory, at most 8: %(default)s here)",
+    )
+
+
+def add_scheduler(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="let the [workers of a Dask cluster](../how-to/gpu-and-cluster.md#many-machines) do the work: address "
+        "(`tcp://HOST:8786`) or scheduler file (default: this machine does it)",
     )

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import IO
 
+from diffatlas_pipeline.children import line_of
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.machine import rank_here, usable_cores
 from diffatlas_pipeline.parallel import ENDING_S, LOOK_S, StoppedProcesses
@@ -48,12 +49,13 @@ def run_ranks(command: str, words: Sequence[str], count: int, on_cpu: bool) -> N
         port = _free_port()
         children = [_start(command, words, rank, count, port, on_cpu, file) for rank, file in enumerate([None, *said])]
         try:
-            failed = _first_to_fail(children)
+            found = _first_to_fail(children)
         except BaseException:  # Ctrl-C, or SIGTERM to this process
             _end(children, _TOLD_S)
             raise
-        if failed is None:
+        if found is None:
             return
+        failed, stood_still = found
         _end(children, ENDING_S)
         code = children[failed].returncode
         if failed == 0 and code == _USER:
@@ -61,8 +63,9 @@ def run_ranks(command: str, words: Sequence[str], count: int, on_cpu: bool) -> N
         if code == _TERMINATED:
             raise Stopped("Stopped. The same command goes on from the last checkpoint.")
         last = "" if failed == 0 else _text(said[failed - 1])
+        how = "was stopped by a signal and stood still" if stood_still else _how(code)
         raise UserError(
-            f"Process {failed + 1} of {count} {_how(code)}, so the others were ended. {last}Run the same command again: the "
+            f"Process {failed + 1} of {count} {how}, so the others were ended. {last}Run the same command again: the "
             "training goes on from its last checkpoint."
         )
 
@@ -81,7 +84,7 @@ def _start(
     if on_cpu:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     return subprocess.Popen(  # in a session of its own: Ctrl-C is for this process, which then ends the others
-        [sys.executable, "-m", "diffatlas_pipeline.children", command, *words],
+        line_of(command, words),
         stdin=subprocess.PIPE,  # they end when it closes, however this process ends
         stderr=errors,
         env=environment,
@@ -89,12 +92,13 @@ def _start(
     )
 
 
-def _first_to_fail(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all; the number of the one that failed, or stood still and was killed; None if all went well.
+def _first_to_fail(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, bool] | None:
+    """Wait for all; the number of the one that failed, and whether it stood still and was killed; None if all went
+    well.
 
     When one is killed, the others soon fail, too: those that a signal ended come first, then the first process.
     """
-    stopped, look_at = StoppedProcesses(), time.monotonic() + LOOK_S
+    stopped, look_at, still = StoppedProcesses(), time.monotonic() + LOOK_S, set[int]()
     while True:
         codes = [child.poll() for child in children]
         failed = [number for number, code in enumerate(codes) if code]
@@ -103,13 +107,15 @@ def _first_to_fail(children: Sequence[subprocess.Popen[bytes]]) -> int | None:
             while children[0].poll() is None and time.monotonic() < deadline:  # it may be about to say what is wrong
                 time.sleep(_POLL_S)
             codes = [child.poll() for child in children]
-            return min((number for number, code in enumerate(codes) if code), key=lambda number: (codes[number] or 0) >= 0)
+            first = min((number for number, code in enumerate(codes) if code), key=lambda number: (codes[number] or 0) >= 0)
+            return first, children[first].pid in still
         if all(code == 0 for code in codes):
             return None
         if time.monotonic() >= look_at:
             look_at = time.monotonic() + LOOK_S
             numbers = {child.pid: child for child in children if child.poll() is None}
             for number in stopped.look(numbers):
+                still.add(number)
                 numbers[number].kill()
         time.sleep(_POLL_S)
 

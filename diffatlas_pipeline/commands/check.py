@@ -6,7 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from diffatlas_pipeline.commands._common import add_workers, add_workspace, command_parser, run, same_workspace, workspace_of
+from diffatlas_pipeline.commands._common import (
+    add_scheduler,
+    add_workers,
+    add_workspace,
+    command_parser,
+    run,
+    same_workspace,
+    workspace_of,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         "copies",
     )
     add_workers(parser)
+    add_scheduler(parser)
     add_workspace(parser)
     run(_check, parser, argv)
 

@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         "(default: %(default)s)",
     )
     _common.add_workers(parser)
+    _common.add_scheduler(parser)
     _common.run(_evaluate, parser, argv)
 
 

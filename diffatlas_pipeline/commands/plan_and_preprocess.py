@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 
 from diffatlas_pipeline import console
-from diffatlas_pipeline.commands._common import add_workers, add_workspace, command_parser, run, same_workspace, workspace_of
+from diffatlas_pipeline.commands._common import (
+    add_scheduler,
+    add_workers,
+    add_workspace,
+    command_parser,
+    run,
+    same_workspace,
+    workspace_of,
+)
 from diffatlas_pipeline.errors import UserError
 
 DESCRIPTION = "Check raw data sets, measure them, plan spacing, network, diffusion and training, and store their cases."
@@ -47,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         "--overwrite", action="store_true", help="replace another plan that is already there, measure again, and redo all cases"
     )
     add_workers(parser)
+    add_scheduler(parser)
     add_workspace(parser)
     run(_plan_and_preprocess, parser, argv)
 

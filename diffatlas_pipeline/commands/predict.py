@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.commands import _common
+from diffatlas_pipeline.commands._cluster import predict_in_parts
 from diffatlas_pipeline.commands._model_choice import add_model_choice, chosen_model
 from diffatlas_pipeline.errors import UserError
 
@@ -126,10 +128,18 @@ def main(argv: list[str] | None = None) -> None:
         default="auto",
         help="`float32`, `bfloat16`, or `auto`: bfloat16 where the device has instructions for it (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-memory",
+        type=float,
+        metavar="GB",
+        help="take at most so much memory; what does not fit is kept [in files](predict.md#large-scans) (default: all)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment cases again whose output is there already")
     _add_parts(parser)
+    _common.add_scheduler(parser)
     _common.add_workspace(parser)
-    _common.run(_predict, parser, argv)
+    words = sys.argv[1:] if argv is None else argv
+    _common.run(lambda arguments: _predict(arguments, words), parser, argv)
 
 
 def _add_parts(parser: argparse.ArgumentParser) -> None:
@@ -185,9 +195,14 @@ def _add_model_and_sampling(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--seed", type=int, default=0, help="seed of the noise (default: %(default)s)")
 
 
-def _predict(arguments: argparse.Namespace) -> None:
+def _predict(arguments: argparse.Namespace, words: Sequence[str]) -> None:
     if absent := [str(path) for path in arguments.input if not path.exists()]:
         raise UserError(f"{', '.join(absent)}: no such file or folder. Give scans as `input`.")
+    if arguments.scheduler:
+        if arguments.num_parts > 1:
+            raise UserError("`num_parts` and `scheduler`: the workers of a cluster have parts already. Give one of them.")
+        predict_in_parts(words, on_gpu=arguments.device.startswith("cuda"))
+        return
 
     from diffatlas_pipeline.inference.batch import timing_table
 
@@ -233,6 +248,7 @@ def _load(arguments: argparse.Namespace) -> Model:
         precision=arguments.precision,
         registrations=arguments.registrations,
         postprocessing=not arguments.no_postprocessing,
+        max_memory=arguments.max_memory,
     )
 
 
@@ -241,6 +257,8 @@ def _announce(model: Model, prediction: FolderPrediction) -> None:
     sampling = f", {model.sampling}" if model.sampling else ""
     some = f"{len(prediction.cases)} case(s)" + (f" of {prediction.total}, {prediction.part}" if prediction.part else "")
     print(f"{some}, model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
+    if memory := prediction.memory:
+        print(memory)
     if steps := model.postprocessing:
         print(f"Post-processing, chosen on validation cases (without it: --no-postprocessing): {steps}.")
     for warning in prediction.warnings:

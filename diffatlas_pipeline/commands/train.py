@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffatlas_pipeline.commands import _common
+from diffatlas_pipeline.commands._cluster import train_folds
 from diffatlas_pipeline.commands._ranks import are_started, run_ranks, silent_followers
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
+    from diffatlas_pipeline.datasets.workspace import Workspace
     from diffatlas_pipeline.training.job import TrainingOutcome
     from diffatlas_pipeline.training.options import TrainingOptions
 
@@ -149,6 +151,7 @@ def main(argv: list[str] | None = None) -> None:
         help="do not segment the validation cases, neither during training nor at the end",
     )
     parser.add_argument("--overwrite", action="store_true", help="start again, deleting what this fold has")
+    _common.add_scheduler(parser)
     _common.add_workspace(parser)
     words = sys.argv[1:] if argv is None else argv
     _common.run(lambda arguments: _train(arguments, words), parser, argv)
@@ -164,8 +167,21 @@ def _train(arguments: argparse.Namespace, words: Sequence[str]) -> None:
         check_processes(options, workspace, arguments.num_gpus)
         run_ranks("train", words, arguments.num_gpus, arguments.device == "cpu")
         return
+    if arguments.scheduler:
+        _train_on_cluster(options, workspace, words)
     with silent_followers():
         _say_what_is_next(run_trainings(options, workspace))
+
+
+def _train_on_cluster(options: TrainingOptions, workspace: Workspace, words: Sequence[str]) -> None:
+    """All folds at a time, as far as the cluster has room."""
+    from diffatlas_pipeline.training.cross_validation import ALL_FOLDS, check_processes, folds_of
+
+    if options.fold != ALL_FOLDS:
+        raise UserError(f"`scheduler`: a cluster trains several folds at a time: give {ALL_FOLDS} instead of {options.fold}.")
+    check_processes(options, workspace, 1)
+    folds = [str(one.fold) for one in folds_of(options, workspace)]
+    train_folds(words, ALL_FOLDS, folds, on_gpu=options.device.startswith("cuda"))
 
 
 def _options(arguments: argparse.Namespace) -> TrainingOptions:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffatlas_pipeline.diffusion.solvers import Denoise
+from diffatlas_pipeline.diffusion.solvers import Denoise, Parts
 from diffatlas_pipeline.fields import fraction, one_of
+from diffatlas_pipeline.scratch import IN_MEMORY, Scratch
 
 GUIDANCE_NOISES = ("fresh", "fixed")
 
-JointDenoise = Callable[[Tensor, float, float], Tensor]
-"""(noisy joint state (C + K, X, Y, Z), image level, mask level) -> clean joint state."""
+JointDenoise = Callable[[Tensor, float, float], Parts]
+"""(noisy joint state (C + K, X, Y, Z), image level, mask level) -> the clean joint state, part by part."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +34,38 @@ class Guidance:
     noise: str = field(default="fixed", metadata=one_of(*GUIDANCE_NOISES))
 
 
-def guided(denoise: JointDenoise, image: Tensor, guidance: Guidance, generator: torch.Generator) -> Denoise:
+def guided(
+    denoise: JointDenoise, image: Tensor, guidance: Guidance, generator: torch.Generator, scratch: Scratch = IN_MEMORY
+) -> Denoise:
     """A denoiser of the joint state (C + K, X, Y, Z) that is told the ``image`` (C, X, Y, Z) as ``guidance`` says.
 
-    Its channels that are :func:`missing` are those of the state, at the mask's level.
+    It replaces the image half of the state by what is given. Channels that are :func:`missing` are those of the state,
+    at the mask's level.
     """
-    channels = image.shape[0]
-    known = ~missing(image)[:, None, None, None]
+    lacks = missing(image).tolist()
+    known = [channel for channel, is_missing in enumerate(lacks) if not is_missing]
 
     def draw() -> Tensor:
-        return torch.randn(image.shape, generator=generator).to(image)
+        return scratch.randn(image.shape, generator).to(image)
 
     fixed = draw() if guidance.noise == "fixed" else None
 
-    def denoise_guided(state: Tensor, level: float) -> Tensor:
+    def denoise_guided(state: Tensor, level: float) -> Parts:
         image_level = min(level, guidance.level)
-        given = image
+        eps = None
         if image_level > 0:
             eps = draw() if fixed is None else fixed
-            given = math.cos(image_level * math.pi / 2) * image + math.sin(image_level * math.pi / 2) * eps
-        half = torch.where(known, given, state[:channels])
-        clean = denoise(torch.cat([half, state[channels:]]), image_level, level)
-        return torch.cat([torch.where(known, image, clean[:channels]), clean[channels:]])
+        for where in scratch.slabs(image.shape):
+            for c in known:
+                given = image[c][where[1:]]
+                if eps is not None:
+                    a, b = math.cos(image_level * math.pi / 2), math.sin(image_level * math.pi / 2)
+                    given = a * given + b * eps[c][where[1:]]
+                state[c][where[1:]] = given
+        for where, clean in denoise(state, image_level, level):
+            for c in known:
+                clean[c] = image[c][where[1:]]
+            yield where, clean
 
     return denoise_guided
 

@@ -1,14 +1,16 @@
 """Solvers: walk a noisy state down a list of levels to clean data, asking nothing but a denoiser.
 
-A denoiser maps (noisy state, noise level) to clean data. A solver is a step rule made by a factory, so that a rule with
-memory starts afresh for each sample; :func:`sample` walks it.
+A denoiser maps (noisy state, noise level) to clean data, part by part: no part of the state is read again after its
+clean data have been given, so the state takes its step there at once, and no second array of that size is needed. A
+solver is a step rule made by a factory, so that a rule with memory starts afresh for each part of each sample;
+:func:`sample` walks it.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,14 +19,27 @@ from torch import Tensor
 from diffatlas_pipeline.diffusion.levels import sampling_levels
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.fields import at_least, fraction, one_of
+from diffatlas_pipeline.scratch import EVERYTHING, IN_MEMORY, Index, Scratch, release
 
-Denoise = Callable[[Tensor, float], Tensor]
-"""(noisy state, noise level in [0, 1]) -> clean state of the same shape."""
+Parts = Iterator[tuple[Index, Tensor]]
+"""Where each part of a state lies, and its clean data; together they cover the state."""
+
+Denoise = Callable[[Tensor, float], Parts]
+"""(noisy state, noise level in [0, 1]) -> the clean state, part by part."""
 
 Step = Callable[[Tensor, Tensor, float, float, Callable[[Tensor], Tensor]], Tensor]
 """(state, clean prediction, level now, lower level next, noise source) -> state at the next level."""
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[float, int], None]
+
+
+def whole(denoise: Callable[..., Tensor]) -> Callable[..., Parts]:
+    """A denoiser that gives the clean state at once, as one part."""
+
+    def parts(state: Tensor, *levels: float) -> Parts:
+        yield EVERYTHING, denoise(state, *levels)
+
+    return parts
 
 
 def _signal(level: float) -> float:
@@ -108,10 +123,13 @@ class Sampler:
         plan: DiffusionPlan,
         generator: torch.Generator,
         progress: Progress | None = None,
+        scratch: Scratch = IN_MEMORY,
     ) -> Tensor:
-        """One draw: clean data from ``start`` (standard normal noise, any shape); see :func:`sample`."""
+        """One draw: clean data from ``start`` (standard normal noise, any shape), which is overwritten; see
+        :func:`sample`.
+        """
         levels = sampling_levels(plan.schedule, plan.training_steps, self.steps)
-        return sample(denoise, start, levels, SOLVERS[self.solver], self.eta, generator, progress, self.answer)
+        return sample(denoise, start, levels, SOLVERS[self.solver], self.eta, generator, progress, self.answer, scratch)
 
 
 def sample(
@@ -123,25 +141,50 @@ def sample(
     generator: torch.Generator,
     progress: Progress | None = None,
     answer: str = "last",
+    scratch: Scratch = IN_MEMORY,
 ) -> Tensor:
     """Walk ``start`` (standard normal noise, any shape) down ``levels`` and return clean data of the same shape.
+
+    ``start`` is overwritten. What else is as large as it is made by ``scratch``.
 
     Each clean prediction is the mean of what may have become of a state. What a sample adds to that is chance: the mean
     of the predictions on the way, the ``answer`` "mean", has less of it than the sample itself, the "last".
 
     Noise is drawn on the CPU, so that a seed gives the same result on every device.
     """
-    rule = solver(eta)
-    state, summed = start, torch.zeros_like(start)
-    total = len(levels) - 1
-
-    def draw(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(like)
-
+    state, total = start, len(levels) - 1
+    summed = scratch.zeros(state.shape).to(state) if answer == "mean" else None
+    rules: dict[str, Step] = {}  # one for each part: it may keep what it saw there at the step before
     for index, (level, following) in enumerate(itertools.pairwise(levels)):
-        clean = denoise(state, level)
-        summed += clean
-        state = rule(state, clean, level, following, draw)
-        if progress is not None:
-            progress(index + 1, total)
-    return summed / total if answer == "mean" else state
+        noise = _Noise(state, generator, scratch)
+        done = 0
+        for where, clean in denoise(state, level):
+            if summed is not None:
+                summed[where] += clean
+            rule = rules.setdefault(str(where), solver(eta))
+            state[where] = rule(state[where], clean, level, following, noise.at(where))
+            release()
+            done += clean.numel()
+            if progress is not None:
+                progress(index + done / state.numel(), total)
+    if summed is None:
+        return state
+    for where in scratch.slabs(summed.shape):
+        summed[where] /= total
+    return summed
+
+
+class _Noise:
+    """The noise of one step, like the whole ``state``: drawn when a part of it is first asked for."""
+
+    def __init__(self, state: Tensor, generator: torch.Generator, scratch: Scratch) -> None:
+        self._state, self._generator, self._scratch = state, generator, scratch
+        self._drawn: Tensor | None = None
+
+    def at(self, where: Index) -> Callable[[Tensor], Tensor]:
+        def draw(like: Tensor) -> Tensor:
+            if self._drawn is None:
+                self._drawn = self._scratch.randn(self._state.shape, self._generator)
+            return self._drawn[where].to(like)
+
+        return draw

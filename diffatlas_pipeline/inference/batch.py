@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -81,6 +82,8 @@ class CaseSegmenter(Protocol):
 
     def prepare(self, volume: Volume, drawing: LabelVolume | None = None) -> Any: ...
 
+    def is_large(self, scan: Any) -> bool: ...
+
     def segment(self, scan: Any, progress: Progress | None = None) -> PlannedSegmentation: ...
 
     def familiarity(self, segmentation: PlannedSegmentation, scan: Any) -> Familiarity | None: ...
@@ -102,8 +105,8 @@ def predict_cases(
     """Segment ``cases`` into ``wanted.destination``, one outcome each, in order; ``told`` hears of each when it is
     done.
 
-    What is there is replaced. A case that cannot be read, segmented or written fails alone, whatever the reason; the
-    others are still done.
+    What is there is replaced. Beside a scan that is large nothing else is read, prepared or written. A case that cannot
+    be read, segmented or written fails alone, whatever the reason; the others are still done.
     """
     outcomes = _Outcomes(told)
     exporting: Future[CaseOutcome] | None = None
@@ -115,34 +118,43 @@ def predict_cases(
                 return None
             return reader.submit(_load, segmenter, cases[index], wanted.drawings.get(cases[index].case))
 
+        def settled(export: Future[CaseOutcome] | None) -> None:
+            if export is not None:
+                outcomes.note(export.result())
+
         loading = read(0)
         try:
             for index, files in enumerate(cases):
                 bar.to(bar.done, files.case)
                 assert loading is not None
-                loaded, error = _result_of(loading)
-                loading = read(index + 1)
-                if loaded is None:
+                loaded, error = _tried(loading.result)
+                lone = loaded is not None and segmenter.is_large(loaded.prepared)
+                loading = None if lone else read(index + 1)
+                if lone:
+                    settled(exporting)
+                    exporting = None
+                made = None
+                if loaded is not None:
+                    made, error = _tried(partial(_make, segmenter, loaded, wanted.maps, _moving(bar, index)))
+                if loaded is None or made is None:
                     outcomes.note(_failed(files.case, error))
-                    continue
-                try:
-                    made = _make(segmenter, loaded, wanted.maps, _moving(bar, index))
-                except Exception as fault:
-                    outcomes.note(_failed(files.case, fault))
-                    continue
-                if exporting is not None:  # one result in memory at a time
-                    outcomes.note(exporting.result())
-                exporting = writer.submit(_finish, segmenter, files, loaded, made, wanted)
+                else:
+                    settled(exporting)  # one result in memory at a time
+                    exporting = writer.submit(_finish, segmenter, files, loaded, made, wanted)
+                if lone:
+                    del loaded, made
+                    settled(exporting)
+                    exporting, loading = None, read(index + 1)
         finally:  # what is being written when the work is interrupted is done, too
-            if exporting is not None:
-                outcomes.note(exporting.result())
+            settled(exporting)
         bar.to(bar.total)
     return [outcomes.by_case[files.case] for files in cases]
 
 
-def _result_of(loading: Future[_Loaded]) -> tuple[_Loaded, None] | tuple[None, Exception]:
+def _tried(work: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
+    """What ``work`` returns, or why it could not."""
     try:
-        return loading.result(), None
+        return work(), None
     except Exception as error:
         return None, error
 
@@ -279,5 +291,5 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     return result, time.perf_counter() - start
 
 
-def _moving(bar: console.Progress, index: int) -> Callable[[int, int], None]:
+def _moving(bar: console.Progress, index: int) -> Callable[[float, int], None]:
     return lambda done, total: bar.to(index + done / total)

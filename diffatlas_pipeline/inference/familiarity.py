@@ -104,15 +104,27 @@ def described(image: np.ndarray, distances: np.ndarray, spacing_mm: Sequence[flo
     ``distances`` (K, x, y, z) are in units of tau, negative inside. Numbers of a channel that is missing (NaN) are
     None.
     """
-    labels = np.where(distances.min(axis=0) < 0, distances.argmin(axis=0) + 1, 0)
-    near = (labels == 0) & (distances.min(axis=0) < NEAR)
-    regions = [*(labels == value for value in range(1, len(distances) + 1)), near]
+    count = len(distances)
+    regions = _regions(distances)  # of each label, 1 to count, and of what surrounds them
+    values = range(1, count + 2)
     return {
-        "brightness": tuple(number for channel in image for region in regions for number in _brightness(channel[region])),
+        "brightness": tuple(n for channel in image for value in values for n in _brightness(channel[regions == value])),
         "texture": tuple(number for channel in image for number in _texture(channel)),
-        "sizes": tuple(float(np.log1p(np.count_nonzero(region))) for region in regions[:-1]),
-        "places": tuple(_places(labels, len(distances), spacing_mm)),
+        "sizes": tuple(float(np.log1p(np.count_nonzero(regions == value))) for value in values[:-1]),
+        "places": tuple(_places(regions, count, spacing_mm)),
     }
+
+
+def _regions(distances: np.ndarray) -> np.ndarray:
+    """The number of the label (x, y, z) found at each voxel, that after the last where one is near, and 0 elsewhere."""
+    count, shape = len(distances), distances.shape[1:]
+    regions = np.zeros(shape, dtype=np.uint8 if count < 255 else np.int32)
+    for x in range(shape[0]):  # the maps may lie in a file, and be larger than the memory
+        plane = distances[:, x]
+        smallest = plane.min(axis=0)
+        around = np.where(smallest < NEAR, count + 1, 0)
+        regions[x] = np.where(smallest < 0, plane.argmin(axis=0) + 1, around)
+    return regions
 
 
 def distance(found: Sequence[float | None], known: Sequence[Sequence[float | None]], smallest: float) -> float | None:
@@ -157,27 +169,46 @@ def _texture(channel: np.ndarray) -> list[float | None]:
     if np.isnan(channel.flat[0]):
         return [None] * 3
     whole = float(channel.std()) + 1e-3
-    steps = [np.abs(np.diff(channel, axis=axis)) for axis in range(3)]
-    return [float(np.log(step.mean() / whole + 1e-3)) if step.size else None for step in steps]
+    found: list[float | None] = []
+    for axis in range(3):
+        step = np.diff(channel, axis=axis)
+        np.abs(step, out=step)
+        found.append(float(np.log(step.mean() / whole + 1e-3)) if step.size else None)
+    return found
 
 
-def _places(labels: np.ndarray, count: int, spacing_mm: Sequence[float]) -> list[float | None]:
-    """Where the middle of each label lies from that of all, along each axis, in mean voxels.
+def _places(regions: np.ndarray, count: int, spacing_mm: Sequence[float]) -> list[float | None]:
+    """Where the middle of each of the ``count`` labels lies from that of all, along each axis, in mean voxels.
 
     Of a single label it is how lopsided that is: the cube root of its third moment.
     """
     units = np.asarray(spacing_mm) / np.mean(spacing_mm)
-    everything = np.argwhere(labels > 0) * units
-    if not len(everything):
+    everything = _counts((regions > 0) & (regions <= count))
+    if not everything[0].any():
         return [None] * (3 * count)
-    middle = everything.mean(axis=0)
+    middle = _means(everything, units)
     if count == 1:
-        return [float(number) for number in np.cbrt(((everything - middle) ** 3).mean(axis=0))]
+        off = [(np.arange(len(n)) * unit - mean) ** 3 for n, unit, mean in zip(everything, units, middle, strict=True)]
+        return [float(np.cbrt(np.average(cube, weights=n))) for cube, n in zip(off, everything, strict=True)]
     places: list[float | None] = []
     for value in range(1, count + 1):
-        own = np.argwhere(labels == value) * units
-        places += [float(number) for number in own.mean(axis=0) - middle] if len(own) else [None] * 3
+        own = _counts(regions == value)
+        found = own[0].any()
+        places += [float(number) for number in _means(own, units) - middle] if found else [None] * 3
     return places
+
+
+def _counts(mask: np.ndarray) -> list[np.ndarray]:
+    """How many voxels of ``mask`` lie in each plane across each axis."""
+    yz = [np.count_nonzero(plane, axis=1) for plane in mask]
+    xz = np.sum([np.count_nonzero(plane, axis=0) for plane in mask], axis=0)
+    return [np.array([row.sum() for row in yz]), np.sum(yz, axis=0), xz]
+
+
+def _means(counts: Sequence[np.ndarray], units: np.ndarray) -> np.ndarray:
+    """The mean place along each axis."""
+    means = [np.average(np.arange(len(n)), weights=n) for n in counts]
+    return np.array(means) * units
 
 
 def _root_mean_square(values: Iterable[float]) -> float:

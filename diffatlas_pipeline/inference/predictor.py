@@ -15,6 +15,7 @@ from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.calibration import Calibration, mean_calibrated, mean_sharpness
 from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
+from diffatlas_pipeline.inference.memory import Need, need_of, scratch_for
 from diffatlas_pipeline.inference.padded import reconstructed_padded, segment_padded, unexplained_padded
 from diffatlas_pipeline.inference.postprocessing import postprocessed
 from diffatlas_pipeline.inference.probabilities import native_probabilities
@@ -24,6 +25,7 @@ from diffatlas_pipeline.inference.scan_warnings import of_padding, unusual
 from diffatlas_pipeline.inference.seed import scan_seed
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
+from diffatlas_pipeline.machine import available_bytes
 from diffatlas_pipeline.methods.base import DiffusionRecipe, GeneratingMethod, PlannedSegmentation, Progress, Recipe
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
 from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
@@ -40,6 +42,7 @@ from diffatlas_pipeline.preprocessing.case import (
 from diffatlas_pipeline.preprocessing.drawing import Drawing, prepare_drawing
 from diffatlas_pipeline.preprocessing.normalisation import is_out_of_domain
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.scratch import Scratch, each
 from diffatlas_pipeline.volumes.channels import missing_channels
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
@@ -50,7 +53,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 @dataclass(frozen=True)
 class Prepared:
     """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], NaN in channels that it lacks, the way back,
-    the seed of its noise, what is unusual about it, and what a reader has drawn of it, if anything.
+    the seed of its noise, what is unusual about it, what a reader has drawn of it, if anything, and whence it came.
     """
 
     image: np.ndarray
@@ -58,6 +61,7 @@ class Prepared:
     seed: int
     warnings: tuple[str, ...] = ()
     drawing: Drawing | None = None
+    source: str = "the scan"
 
 
 class Predictor:
@@ -151,12 +155,12 @@ class Predictor:
         seed = scan_seed(self.seed, to_canonical(volume.array, volume.grid)[0])
         warnings = [*unusual(image, record, self.plan, modality), *of_padding(volume, self.plan, modality)]
         if drawing is None:
-            return Prepared(image, record, seed, tuple(warnings))
+            return Prepared(image, record, seed, tuple(warnings), source=volume.source)
         self.check_takes_drawings()
         prepared = prepare_drawing(drawing, record, self.plan)
         if prepared.is_complete:
             warnings = [*warnings, "every voxel of it is given, so nothing was left to segment"]
-        return Prepared(image, record, seed, tuple(warnings), prepared)
+        return Prepared(image, record, seed, tuple(warnings), prepared, volume.source)
 
     def _check_channels(self, image: np.ndarray, source: str) -> None:
         """ImageError if the method cannot do without the channels that ``image`` (C, x, y, z) lacks."""
@@ -176,6 +180,7 @@ class Predictor:
         """
         image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
         drawing = None if prepared.drawing is None else torch.from_numpy(prepared.drawing.planned)
+        self.stitch.scratch = scratch = scratch_for(self._need(prepared), prepared.source)
         parts = []
         for index, network in enumerate(self.networks):
             report = _part_of(progress, index, len(self.networks))
@@ -188,7 +193,16 @@ class Predictor:
                     self.device,
                 )
             )
-        return _ensemble(parts)
+        return _ensemble(parts, scratch)
+
+    def is_large(self, prepared: Prepared) -> bool:
+        """Whether there is no room for another scan beside it."""
+        free = available_bytes()
+        return free is not None and 2 * self._need(prepared).in_memory > free
+
+    def _need(self, prepared: Prepared) -> Need:
+        x, y, z = prepared.image.shape[1:]
+        return need_of(self.plan, self.recipe, (x, y, z), prepared.record.crop_shape)
 
     def describe(self, prepared: Prepared, found: PlannedSegmentation) -> Description:
         """What is compared to tell foreign scans: numbers of the image and of the segmentation that was ``found`` in
@@ -239,13 +253,13 @@ class Predictor:
         """
         maps = maps or Maps()
         planned = segmentation.distances.numpy()
-        labels = self._postprocessed(restore_labels(planned, prepared.record, self.plan), prepared)
+        labels = self._postprocessed(restore_labels(each(planned), prepared.record, self.plan), prepared)
         tau_mm = self.plan.distance.tau_mm
-        near = restore_distances(planned, prepared.record).clip(-1, 1) * np.float32(tau_mm) if maps.distances else None
+        near = restore_distances(each(planned), prepared.record).clip(-1, 1) * np.float32(tau_mm) if maps.distances else None
         wrong, warnings = None, list(prepared.warnings)
         if maps.uncertainty:
             wrong = mean_calibrated(
-                restore_error_probability(planned, prepared.record, SHARPNESS, self.plan), self.error_curves
+                restore_error_probability(each(planned), prepared.record, SHARPNESS, self.plan), self.error_curves
             )
         if prepared.drawing is not None:
             prepared.drawing.keep_in(labels, near, wrong)
@@ -295,13 +309,18 @@ class Predictor:
         return dict(zip(numbers, restored, strict=True))
 
 
-def _ensemble(parts: Sequence[PlannedSegmentation]) -> PlannedSegmentation:
-    """Mean of the parts."""
+def _ensemble(parts: Sequence[PlannedSegmentation], scratch: Scratch) -> PlannedSegmentation:
+    """Mean of the parts; it takes the place of the first."""
+    if len(parts) == 1:
+        return parts[0]
     generated = [part.generated for part in parts if part.generated is not None]
     image = torch.stack(generated).mean(dim=0) if generated else None
     drawn = [part.probabilities for part in parts if part.probabilities is not None]
     probabilities = torch.stack(drawn).mean(dim=0) if drawn else None
-    mean = torch.stack([part.distances for part in parts]).mean(dim=0)
+    mean = parts[0].distances
+    with torch.inference_mode():
+        for where in scratch.slabs(mean.shape):
+            mean[where] = torch.stack([part.distances[where] for part in parts]).mean(dim=0)
     return PlannedSegmentation(mean, generated=image, probabilities=probabilities)
 
 

@@ -1,26 +1,30 @@
-"""One network evaluation of a whole volume: windows in batches, blended into one prediction."""
+"""One network evaluation of a whole volume: windows in batches, blended into one prediction, row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch import Tensor
 
+from diffatlas_pipeline.diffusion.solvers import Parts
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.inference.tiling import importance, windows
+from diffatlas_pipeline.methods.base import Stitch, Volumes, WindowFunction
+from diffatlas_pipeline.scratch import EVERYTHING, IN_MEMORY, release
 from diffatlas_pipeline.volumes.grids import Triple
 
-WindowFunction = Callable[[Tensor], Tensor]
 
-
-class Stitcher:
+class Stitcher(Stitch):
     """Runs a window function over all windows of a volume and blends the results with Gaussian weights.
 
     A solver calls it once per step on the whole-volume state, so neighbouring windows agree while they are generated.
-    Windows run on ``device``, where the sums are kept, too. When the device is
-    out of memory, the sums move to the CPU, then batches are halved; both decisions stay for the following calls.
+    Windows that begin at the same plane across the first axis are a row. When a row has run, nothing more is added to
+    the planes before the next one: so sums are kept of one row only, whatever the size of the volume. Windows run on
+    ``device``, where the sums are kept, too. When the device is out of memory, the sums move to the CPU, then batches
+    are halved; both decisions stay for the following calls.
     """
 
     def __init__(
@@ -38,31 +42,62 @@ class Stitcher:
         self.device = torch.device(device)
         self.buffer_device = self.device
         self._importance = importance(patch)
-        self._norms: dict[Triple, Tensor] = {}
+        self.scratch = IN_MEMORY
 
-    @torch.no_grad()
-    def __call__(self, run: WindowFunction, volume: Tensor) -> Tensor:
+    def __call__(self, run: WindowFunction, volume: Volumes) -> Tensor:
         """``run`` maps (B, c, *patch) to (B, k, *patch); ``volume`` (c, X, Y, Z) -> (k, X, Y, Z) float32, same device.
 
         A volume smaller than the patch is padded with its edge values and the result cropped back. A volume that is one
         window is a plain call. ModelError if a single window does not fit into the device's memory.
         """
-        x, y, z = volume.shape[1:]
-        shape = self._padded((x, y, z))
-        if shape != (x, y, z):
-            before = [(large - small) // 2 for large, small in zip(shape, (x, y, z), strict=True)]
-            box = [[-first, large - first] for first, large in zip(before, shape, strict=True)]
-            padded = crop_and_pad_nd(volume, box, pad_mode="replicate")
-            inside = [[first, first + size] for first, size in zip(before, (x, y, z), strict=True)]
-            return crop_and_pad_nd(self(run, padded), inside)
+        found: Tensor | None = None
+        for where, part in self.rows(run, volume):
+            if where == EVERYTHING:
+                return part
+            if found is None:
+                found = self.scratch.empty((len(part), *_all(volume)[0].shape[1:])).to(part)
+            found[where] = part
+            release()
+        assert found is not None
+        return found
+
+    def rows(self, run: WindowFunction, volume: Volumes) -> Parts:
+        """:meth:`__call__`, but each part as soon as it is known: where it lies, and what is found there. ``volume``
+        may be changed there then.
+        """
+        volumes = _all(volume)
+        x, y, z = volumes[0].shape[1:]
+        if (shape := self._padded((x, y, z))) != (x, y, z):
+            yield EVERYTHING, self._of_padded(run, volumes, shape)
+            return
         starts = windows(shape, self.patch, self.overlap)
-        result = self._one(run, volume) if len(starts) == 1 else self._blend(run, volume, starts, shape)
-        return result.to(volume.device)
+        if len(starts) == 1:
+            yield EVERYTHING, self._one(run, torch.cat(volumes)).to(volumes[0].device)
+            return
+        rows = [list(row) for _, row in itertools.groupby(starts, key=lambda start: start[0])]
+        ends = [*(row[0][0] for row in rows[1:]), x]
+        sums: Tensor | None = None
+        norm = torch.zeros((0, y, z))
+        for row, end in zip(rows, ends, strict=True):
+            first = row[0][0]
+            sums, norm = self._row(run, volumes, row, sums, norm)
+            done = end - first
+            yield (slice(None), slice(first, end)), (sums[:, :done] / norm[:done].to(sums.device)).to(volumes[0].device)
+            sums, norm = sums[:, done:], norm[done:]
 
     def _padded(self, shape: Triple) -> Triple:
         x, y, z = (max(size, window) for size, window in zip(shape, self.patch, strict=True))
         return x, y, z
 
+    def _of_padded(self, run: WindowFunction, volumes: tuple[Tensor, ...], shape: Triple) -> Tensor:
+        sizes = volumes[0].shape[1:]
+        before = [(large - small) // 2 for large, small in zip(shape, sizes, strict=True)]
+        box = [[-first, large - first] for first, large in zip(before, shape, strict=True)]
+        padded = crop_and_pad_nd(torch.cat(volumes), box, pad_mode="replicate")
+        inside = [[first, first + size] for first, size in zip(before, sizes, strict=True)]
+        return crop_and_pad_nd(self(run, padded), inside)
+
+    @torch.no_grad()
     def _one(self, run: WindowFunction, volume: Tensor) -> Tensor:
         try:
             return run(volume[None].to(self.device))[0].float()
@@ -71,17 +106,26 @@ class Stitcher:
                 raise
         raise self._too_large()
 
-    def _blend(self, run: WindowFunction, volume: Tensor, starts: Sequence[Triple], shape: Triple) -> Tensor:
-        total: Tensor | None = None
+    @torch.no_grad()
+    def _row(
+        self, run: WindowFunction, volumes: tuple[Tensor, ...], row: Sequence[Triple], before: Tensor | None, norm: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sums (k, x, Y, Z) of the windows of a ``row`` and of what those ``before`` left there, and the sums
+        (x, Y, Z) of their weights.
+        """
+        wide = (self.patch[0], *volumes[0].shape[2:])
+        weights = torch.zeros(wide)
+        weights[: len(norm)] = norm
+        total = None if before is None else _longer(before, wide)
         done = 0
-        while done < len(starts):
-            batch = starts[done : done + self.batch_size]
+        while done < len(row):
+            batch = row[done : done + self.batch_size]
             failed = False
             try:
-                windows_in = torch.stack([volume[self._slices(start)].to(self.device) for start in batch])
+                windows_in = torch.stack([self._window(volumes, start) for start in batch])
                 windows_out = run(windows_in).float()
                 if total is None:
-                    total = torch.zeros((windows_out.shape[1], *shape), device=self.buffer_device)
+                    total = torch.zeros((windows_out.shape[1], *wide), device=self.buffer_device)
                 weighted = (windows_out * self._importance.to(windows_out.device)).to(self.buffer_device)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -92,10 +136,15 @@ class Stitcher:
                 continue
             assert total is not None
             for start, window in zip(batch, weighted, strict=True):
-                total[self._slices(start)] += window
+                within = self._slices((0, *start[1:]))
+                total[within] += window
+                weights[within[1:]] += self._importance
             done += len(batch)
         assert total is not None
-        return total.div_(self._norm(starts, shape).to(total.device))
+        return total, weights
+
+    def _window(self, volumes: tuple[Tensor, ...], start: Triple) -> Tensor:
+        return torch.cat([volume[self._slices(start)] for volume in volumes]).to(self.device)
 
     def _use_less_memory(self, total: Tensor | None) -> Tensor | None:
         if self.buffer_device.type != "cpu":
@@ -113,17 +162,19 @@ class Stitcher:
         size = "x".join(str(n) for n in self.patch)
         return ModelError(f"One window of {size} voxels does not fit into the memory of '{self.device}'. Use `device='cpu'`.")
 
-    def _norm(self, starts: Sequence[Triple], shape: Triple) -> Tensor:
-        """Sum of the weights (X, Y, Z): kept for the last shape, since a solver asks for the same one at every step."""
-        if shape not in self._norms:
-            norm = torch.zeros(shape)
-            for start in starts:
-                norm[self._slices(start)[1:]] += self._importance
-            self._norms = {shape: norm.to(self.buffer_device)}
-        return self._norms[shape]
-
     def _slices(self, start: Triple) -> tuple[slice, ...]:
         return (slice(None), *(slice(first, first + size) for first, size in zip(start, self.patch, strict=True)))
+
+
+def _all(volume: Volumes) -> tuple[Tensor, ...]:
+    return volume if isinstance(volume, tuple) else (volume,)
+
+
+def _longer(sums: Tensor, wide: Triple) -> Tensor:
+    """``sums`` (k, x, Y, Z) followed by zeros, (k, *wide)."""
+    made = sums.new_zeros((len(sums), *wide))
+    made[:, : sums.shape[1]] = sums
+    return made
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +14,31 @@ from torch import Tensor, nn
 from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.diffusion.denoiser import Objective
 from diffatlas_pipeline.diffusion.levels import MaskLevels
-from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.diffusion.solvers import Parts, Progress, Sampler
 from diffatlas_pipeline.fields import fraction
 from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
+from diffatlas_pipeline.scratch import Scratch
 from diffatlas_pipeline.volumes.grids import Triple
 
 WindowFunction = Callable[[Tensor], Tensor]
 """Windows (B, c, X, Y, Z) of the patch's size -> (B, k, X, Y, Z)."""
 
-Stitch = Callable[[WindowFunction, Tensor], Tensor]
-"""Runs a window function over all windows of a volume (c, X, Y, Z) and blends the results to (k, X, Y, Z)."""
+Volumes = Tensor | tuple[Tensor, ...]
+"""A volume (c, X, Y, Z), or several of one grid: windows have the channels of all."""
 
-Progress = Callable[[int, int], None]
+
+class Stitch(Protocol):
+    """Runs a window function over all windows of a volume and blends the results to (k, X, Y, Z): at once, or by
+    :meth:`rows`, part by part. ``scratch`` makes what else is as large.
+    """
+
+    scratch: Scratch
+
+    def __call__(self, run: WindowFunction, volume: Volumes) -> Tensor: ...
+
+    def rows(self, run: WindowFunction, volume: Volumes) -> Parts: ...
 
 
 @dataclass(frozen=True)

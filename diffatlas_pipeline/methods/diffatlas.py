@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffatlas_pipeline.diffusion.denoiser import Denoiser
 from diffatlas_pipeline.diffusion.guidance import JointDenoise, guided, missing
 from diffatlas_pipeline.diffusion.levels import add_noise, level_of_own
-from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.diffusion.solvers import Parts, Sampler
 from diffatlas_pipeline.methods.base import (
     GeneratedPair,
     GeneratingMethod,
@@ -24,7 +24,7 @@ from diffatlas_pipeline.methods.base import (
     case_generator,
 )
 from diffatlas_pipeline.methods.drawings import of_samples, with_drawings
-from diffatlas_pipeline.methods.draws import averaged
+from diffatlas_pipeline.methods.draws import averaged, divided
 from diffatlas_pipeline.methods.field_of_view import around, within
 from diffatlas_pipeline.methods.joint_recipe import DEFAULT, PAPER, PAPER_NOISE, JointRecipe
 from diffatlas_pipeline.methods.partly_known import Bounds
@@ -166,19 +166,20 @@ class DiffAtlas(GeneratingMethod):
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> PlannedSegmentation:
-        recipe, channels = self.recipe, image.shape[0]
+        recipe, channels, scratch = self.recipe, image.shape[0], stitch.scratch
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
         lacks = missing(image)
+        generated = int(lacks.sum())
         denoise = self._stitched(network, stitch, lacks, self._refines)
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
-            start = torch.randn(shape, generator=generator).to(image)
-            told = guided(denoise, image, recipe.guidance, generator)
-            clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report)
-            return torch.cat([clean[:channels][lacks], clean[channels:] / self.scale])
+            start = scratch.randn(shape, generator).to(image)
+            told = guided(denoise, image, recipe.guidance, generator, scratch)
+            clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report, scratch)
+            found = divided(clean[channels:], self.scale, scratch)
+            return torch.cat([clean[:channels][lacks], found]) if generated else found
 
-        generated = int(lacks.sum())
-        found = averaged(draw, recipe.sampler.draws, seed, progress, self.sharpness, generated, self.codes)
+        found = averaged(draw, recipe.sampler.draws, seed, progress, self.sharpness, generated, self.codes, scratch)
         if not generated:
             return found
         return replace(found, distances=found.distances[generated:], generated=found.distances[:generated])
@@ -204,11 +205,11 @@ class DiffAtlas(GeneratingMethod):
         ``own`` says that the mask is the network's own answer.
         """
 
-        def denoise(state: Tensor, image_level: float, mask_level: float) -> Tensor:
+        def denoise(state: Tensor, image_level: float, mask_level: float) -> Parts:
             def one(windows: Tensor) -> Tensor:
                 return self.denoise_windows(network, windows, image_level, mask_level, hidden, own)
 
-            return stitch(one, state)
+            return stitch.rows(one, state)
 
         return denoise
 
@@ -218,25 +219,35 @@ class DiffAtlas(GeneratingMethod):
         """Logarithms of the mean squared errors of image and mask when both are made equally noisy and denoised
         together: a term of the variational bound of how likely the pair is (Ho et al. 2020, Eq. 5).
         """
-        channels = image.shape[0]
-        clean, made = self._made_again(network, image, distances, stitch, seed)
-        off = made - clean
-        error = [math.log(float(half.float().square().mean()) + SMALLEST_ERROR) for half in (off[:channels], off[channels:])]
+        channels, squares = image.shape[0], [0.0, 0.0]
+        for where, made in self._made_again(network, image, distances, stitch, seed):
+            off = made.float()
+            off[:channels] -= image[where]
+            off[channels:] /= self.scale
+            off[channels:] -= distances[where].to(off)
+            for number, half in enumerate((off[:channels], off[channels:])):
+                squares[number] += float(half.square().mean()) * half.numel()
+        sizes = image.numel(), distances.numel()
+        error = [math.log(total / size + SMALLEST_ERROR) for total, size in zip(squares, sizes, strict=True)]
         return {"image_error": (error[0],), "mask_error": (error[1],)}
 
     def reconstruct(self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int) -> Tensor:
         """See :meth:`GeneratingMethod.reconstruct`. The mean square of what is left of the image is the "image_error"
         of :meth:`unexplained`.
         """
-        return self._made_again(network, image, distances, stitch, seed)[1][: image.shape[0]]
+        found = torch.empty_like(image)
+        for where, made in self._made_again(network, image, distances, stitch, seed):
+            found[where] = made[: image.shape[0]]
+        return found
 
-    def _made_again(
-        self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int
-    ) -> tuple[Tensor, Tensor]:
-        """The joint state (C + K, X, Y, Z) of a pair, and the same made noisy and denoised in one step."""
-        clean, level = torch.cat([image, distances.to(image) * self.scale]), EXPLAINED_AT
-        eps = torch.randn(clean.shape, generator=case_generator(seed, 0)).to(image)
-        return clean, self._stitched(network, stitch)(add_noise(clean, eps, clean.new_tensor(level)), level, level)
+    def _made_again(self, network: nn.Module, image: Tensor, distances: Tensor, stitch: Stitch, seed: int) -> Parts:
+        """The joint state (C + K, X, Y, Z) of a pair, made noisy and denoised in one step, part by part."""
+        channels, scratch, level = image.shape[0], stitch.scratch, image.new_tensor(EXPLAINED_AT)
+        noisy = scratch.randn((channels + distances.shape[0], *image.shape[1:]), case_generator(seed, 0)).to(image)
+        for where in scratch.slabs(noisy.shape):
+            clean = torch.cat([image[where], distances[where].to(image) * self.scale])
+            noisy[where] = add_noise(clean, noisy[where], level)
+        return self._stitched(network, stitch)(noisy, EXPLAINED_AT, EXPLAINED_AT)
 
     @property
     def share_for_generation(self) -> float:

@@ -16,7 +16,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, interpolate
 
-from diffatlas_pipeline.methods.base import Stitch, WindowFunction
+from diffatlas_pipeline.diffusion.solvers import Parts
+from diffatlas_pipeline.methods.base import Stitch, Volumes, WindowFunction
 from diffatlas_pipeline.methods.partly_known import Bounds
 
 MOST_SLICES = 12  # shown of a training patch
@@ -122,17 +123,34 @@ def showing(network: nn.Module, stitch: Stitch, labels: int, drawing: Tensor | N
     if not labels:
         return network, stitch
     shown = Shown(network, torch.zeros(()))
+    return shown, _Showing(shown, stitch, labels, drawing)
 
-    def stitched(run: WindowFunction, volume: Tensor) -> Tensor:
-        drawn = volume.new_zeros((labels, *volume.shape[1:])) if drawing is None else drawing.to(volume)
 
+class _Showing:
+    """A :class:`Stitch` that shows each window its part of a drawing."""
+
+    def __init__(self, shown: Shown, stitch: Stitch, labels: int, drawing: Tensor | None) -> None:
+        self._shown, self._stitch, self._labels, self._drawing = shown, stitch, labels, drawing
+        self.scratch = stitch.scratch
+
+    def __call__(self, run: WindowFunction, volume: Volumes) -> Tensor:
+        return self._stitch(self._showing(run), self._with_drawing(volume))
+
+    def rows(self, run: WindowFunction, volume: Volumes) -> Parts:
+        return self._stitch.rows(self._showing(run), self._with_drawing(volume))
+
+    def _showing(self, run: WindowFunction) -> WindowFunction:
         def run_windows(windows: Tensor) -> Tensor:
-            shown.drawing = windows[:, -labels:]
-            return run(windows[:, :-labels])
+            self._shown.drawing = windows[:, -self._labels :]
+            return run(windows[:, : -self._labels])
 
-        return stitch(run_windows, torch.cat([volume, drawn]))
+        return run_windows
 
-    return shown, stitched
+    def _with_drawing(self, volume: Volumes) -> Volumes:
+        volumes = volume if isinstance(volume, tuple) else (volume,)
+        like = volumes[0]
+        nothing = like.new_zeros(()).expand(self._labels, *like.shape[1:])
+        return (*volumes, nothing if self._drawing is None else self._drawing.to(like))
 
 
 def random_drawings(distances: Tensor, chosen: Tensor, generator: torch.Generator) -> Tensor:

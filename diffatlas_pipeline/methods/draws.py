@@ -10,6 +10,7 @@ from torch import Tensor
 from diffatlas_pipeline.datasets.codes import Codes
 from diffatlas_pipeline.methods.base import PlannedSegmentation, Progress, case_generator
 from diffatlas_pipeline.methods.segmentation_loss import SHARPNESS, label_probabilities
+from diffatlas_pipeline.scratch import IN_MEMORY, Scratch
 
 Draw = Callable[[torch.Generator, Progress | None], Tensor]
 """A generator of its own noise, and whom to tell of the steps -> signed distances (K, X, Y, Z) in units of tau."""
@@ -23,19 +24,42 @@ def averaged(
     sharpness: float = SHARPNESS,
     images: int = 0,
     codes: Codes | None = None,
+    scratch: Scratch = IN_MEMORY,
 ) -> PlannedSegmentation:
-    """Mean over ``draws`` of the distances, clipped to [-1, 1] each, and of the labels' probabilities.
+    """Mean over ``draws`` of the distances, clipped to [-1, 1] each, and of the labels' probabilities. What is drawn is
+    overwritten.
 
     The first ``images`` channels of a draw are those of an image: they have none. Of labels that overlap, the
     probabilities are those of the ``codes``.
     """
-    total, probabilities = torch.zeros(()), torch.zeros(())
+    total: Tensor | None = None
+    probabilities: Tensor | None = None
     for index in range(draws):
-        distances = draw(case_generator(seed, index), _part_of(progress, index, draws)).clamp(-1, 1).float().cpu()
-        total = total + distances
-        if draws > 1:
-            probabilities = probabilities + label_probabilities(distances[images:], sharpness, codes)
-    return PlannedSegmentation(total / draws, probabilities=probabilities / draws if draws > 1 else None)
+        distances = draw(case_generator(seed, index), _part_of(progress, index, draws)).float().cpu()
+        for where in scratch.slabs(distances.shape):
+            distances[where] = distances[where].clamp(-1, 1)
+            if total is not None:
+                total[where] += distances[where]
+            if draws > 1:
+                latest = label_probabilities(distances[where][images:], sharpness, codes)
+                if probabilities is None:
+                    probabilities = scratch.zeros((len(latest), *distances.shape[1:]))
+                probabilities[where] += latest
+        total = distances if total is None else total
+    assert total is not None
+    for summed in (total, probabilities):
+        if summed is not None and draws > 1:
+            for where in scratch.slabs(summed.shape):
+                summed[where] /= draws
+    return PlannedSegmentation(total, probabilities=probabilities)
+
+
+def divided(found: Tensor, scale: float, scratch: Scratch) -> Tensor:
+    """``found`` / ``scale``, in place."""
+    if scale != 1:
+        for where in scratch.slabs(found.shape):
+            found[where] /= scale
+    return found
 
 
 def _part_of(progress: Progress | None, index: int, draws: int) -> Progress | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffatlas_pipeline.data.patches import IMAGE_PADDING
 from diffatlas_pipeline.diffusion.guidance import JointDenoise
-from diffatlas_pipeline.diffusion.solvers import Denoise
+from diffatlas_pipeline.diffusion.solvers import Denoise, Parts
 from diffatlas_pipeline.volumes.grids import Triple
 
 
@@ -30,10 +30,10 @@ def within(denoise: JointDenoise, shape: Triple, patch: Triple, channels: int, s
     outside = torch.ones(size, dtype=torch.bool)
     outside[field] = False
 
-    def denoise_within(state: Tensor, level: float) -> Tensor:
-        clean = denoise(state, level, level)
-        image, mask = clean[:channels].clamp(-1, 1), clean[channels:].clamp(-scale, scale)
-        here = outside.to(clean.device)
-        return torch.cat([image.masked_fill(here, IMAGE_PADDING), mask.masked_fill(here, scale)])
+    def denoise_within(state: Tensor, level: float) -> Parts:
+        for where, clean in denoise(state, level, level):
+            image, mask = clean[:channels].clamp(-1, 1), clean[channels:].clamp(-scale, scale)
+            here = outside[where[1:]].to(clean.device)
+            yield where, torch.cat([image.masked_fill(here, IMAGE_PADDING), mask.masked_fill(here, scale)])
 
     return denoise_within

@@ -63,7 +63,9 @@ class FeedForward(LearnedMethod):
         def logits(windows: Tensor) -> Tensor:
             return network(windows.contiguous(memory_format=torch.channels_last_3d)).to(windows.dtype)
 
-        found = margins(stitch(logits, image).float().cpu(), self.codes)
+        found = stitch.scratch.empty((len(self.plan.dataset.labels), *image.shape[1:]))
+        for where, part in stitch.rows(logits, image):
+            found[where] = margins(part.float().cpu(), self.codes)
         if progress is not None:
             progress(1, 1)
         return PlannedSegmentation(found)

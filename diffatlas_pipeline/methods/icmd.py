@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.diffusion.denoiser import Denoiser, Objective
 from diffatlas_pipeline.diffusion.levels import MaskLevels, add_noise
-from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.diffusion.solvers import Parts, Sampler
 from diffatlas_pipeline.methods.base import (
     DiffusionRecipe,
     LearnedMethod,
@@ -23,7 +23,7 @@ from diffatlas_pipeline.methods.base import (
     Stitch,
 )
 from diffatlas_pipeline.methods.drawings import with_drawings
-from diffatlas_pipeline.methods.draws import averaged
+from diffatlas_pipeline.methods.draws import averaged, divided
 from diffatlas_pipeline.methods.partly_known import Bounds
 from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentation_loss
 from diffatlas_pipeline.networks.unet import build_network
@@ -98,7 +98,7 @@ class MaskDiffusion(LearnedMethod):
     def segment(
         self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
     ) -> PlannedSegmentation:
-        channels, sampler = image.shape[0], self.recipe.sampler
+        channels, sampler, scratch = image.shape[0], self.recipe.sampler, stitch.scratch
 
         def denoise_windows(windows: Tensor, level: float) -> Tensor:
             given, noisy = windows[:, :channels], windows[:, channels:]
@@ -106,14 +106,15 @@ class MaskDiffusion(LearnedMethod):
             output = self._run(network, given, noisy, each.flatten()).to(windows.dtype)
             return self.denoiser.clean(output, noisy, each)
 
-        def denoise(state: Tensor, level: float) -> Tensor:
-            return stitch(lambda windows: denoise_windows(windows, level), torch.cat([image, state]))
+        def denoise(state: Tensor, level: float) -> Parts:
+            return stitch.rows(lambda windows: denoise_windows(windows, level), (image, state))
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
-            start = torch.randn((len(self.plan.dataset.labels), *image.shape[1:]), generator=generator).to(image)
-            return sampler.walk(denoise, start, self.plan.diffusion, generator, report) / self.plan.distance.scale
+            start = scratch.randn((len(self.plan.dataset.labels), *image.shape[1:]), generator).to(image)
+            clean = sampler.walk(denoise, start, self.plan.diffusion, generator, report, scratch)
+            return divided(clean, self.plan.distance.scale, scratch)
 
-        return averaged(draw, sampler.draws, seed, progress, self.sharpness, codes=self.codes)
+        return averaged(draw, sampler.draws, seed, progress, self.sharpness, codes=self.codes, scratch=scratch)
 
     def _run(self, network: nn.Module, image: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
         """The network on image (B, C, X, Y, Z) at level 0 and mask (B, K, X, Y, Z) at ``level`` (B,)."""

@@ -7,7 +7,7 @@ planned grid.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ IMAGE_ORDER = 3
 # spacing, 0.974 against 0.970 at twice), cubic elsewhere (0.9998 against 0.998 at 1.1 times).
 RESTORE_ORDER = 3
 COARSER = 1.25
-_COPIES = 3  # of image and distance maps in float32, at least, while a scan is prepared and segmented
+_COPIES = 3  # of an image, or of distance maps, in float32, at least, while a scan is prepared
 ANISOTROPY = 3.0  # an axis this much coarser than the finest is not interpolated cubically: it would ring between slices
 
 
@@ -59,7 +59,7 @@ def prepare_image(
         planned_shape=resampled_shape(shape, spacing_mm, planned_spacing_mm),
         planned_spacing_mm=planned_spacing_mm,
     )
-    _check_size(record, len(plan.channels) + len(plan.dataset.labels), volume.source)
+    _check_size(record, len(plan.channels), volume.source)
     cropped = crop(canonical, start, shape)
     image = normalise(cropped, channels, modality)
     image = resample(image, record.planned_shape, _image_order(spacing_mm, planned_spacing_mm))
@@ -85,6 +85,7 @@ def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np
             f"{labels.source}: labels have shape {labels.array.shape}, the image {record.native.shape}. "
             "Both must lie on one grid: resample the labels to the image."
         )
+    _check_size(record, plan.dataset.distance_maps, labels.source)
     upright, grid = to_upright(labels.array[None], labels.grid, is_label=True)
     cropped = crop(upright, record.crop_start, record.crop_shape)[0]
     count, order = len(plan.dataset.labels), _distance_order(grid.spacing_mm, record.planned_spacing_mm)
@@ -99,13 +100,12 @@ def prepare_labels(labels: LabelVolume, record: SpatialRecord, plan: Plan) -> np
     return np.clip(planned, -STORED_LIMIT, STORED_LIMIT, out=planned)  # cubic interpolation overshoots where maps are cut off
 
 
-def restore_distances(distances: np.ndarray, record: SpatialRecord) -> np.ndarray:
-    """The inverse of the spatial steps: (K, x, y, z) planned -> (K, X, Y, Z) float32 native; +STORED_LIMIT outside the
-    crop.
+def restore_distances(distances: Iterable[np.ndarray], record: SpatialRecord) -> np.ndarray:
+    """The inverse of the spatial steps: K maps (x, y, z) planned -> (K, X, Y, Z) float32 native; +STORED_LIMIT outside
+    the crop.
     """
-    if not len(distances):
-        return np.empty((0, *record.native.shape), dtype=np.float32)
-    return np.concatenate([_to_native(one[None], record, STORED_LIMIT, STORED_LIMIT) for one in distances])
+    native = [_to_native(one[None], record, STORED_LIMIT, STORED_LIMIT) for one in distances]
+    return np.concatenate(native) if native else np.empty((0, *record.native.shape), dtype=np.float32)
 
 
 def restore_image(image: np.ndarray, record: SpatialRecord, channels: Sequence[ChannelPlan]) -> np.ndarray:
@@ -115,8 +115,8 @@ def restore_image(image: np.ndarray, record: SpatialRecord, channels: Sequence[C
     return denormalise(np.concatenate([_to_native(one[None], record, 1, -1) for one in image]), channels)
 
 
-def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> np.ndarray:
-    """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) int32 on the native grid, in the data set's label
+def restore_labels(distances: Iterable[np.ndarray], record: SpatialRecord, plan: Plan) -> np.ndarray:
+    """K distance maps (x, y, z) on the planned grid -> (X, Y, Z) int32 on the native grid, in the data set's label
     values.
 
     Equal to decoding :func:`restore_distances`, in the memory of two labels whatever their number (of overlapping ones,
@@ -138,8 +138,10 @@ def restore_labels(distances: np.ndarray, record: SpatialRecord, plan: Plan) -> 
     return from_canonical(full, record.native)[0].astype(np.int32, copy=False)
 
 
-def restore_error_probability(distances: np.ndarray, record: SpatialRecord, sharpness: float, plan: Plan) -> np.ndarray:
-    """Distance maps (K, x, y, z) on the planned grid -> (X, Y, Z) float32 native: the probability that the label of
+def restore_error_probability(
+    distances: Iterable[np.ndarray], record: SpatialRecord, sharpness: float, plan: Plan
+) -> np.ndarray:
+    """K distance maps (x, y, z) on the planned grid -> (X, Y, Z) float32 native: the probability that the label of
     :func:`restore_labels` is wrong. 0 outside the crop.
 
     Logits are 0 for the background and ``-sharpness`` times the distance for a label (the score for a code); the one
@@ -155,7 +157,7 @@ def restore_error_probability(distances: np.ndarray, record: SpatialRecord, shar
     return _uncropped(wrong[None], record, 0)[0].astype(np.float32, copy=False)
 
 
-def _native_scores(distances: np.ndarray, record: SpatialRecord, codes: Codes, limit: float) -> Iterator[np.ndarray]:
+def _native_scores(distances: Iterable[np.ndarray], record: SpatialRecord, codes: Codes, limit: float) -> Iterator[np.ndarray]:
     """The score (X, Y, Z) of each code on the crop, of distances that are cut off at +-``limit``."""
 
     def native(distance: np.ndarray) -> np.ndarray:

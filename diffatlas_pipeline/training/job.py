@@ -42,6 +42,7 @@ from diffatlas_pipeline.training.ranks import Ranks, joined
 from diffatlas_pipeline.training.schedule import Duration
 from diffatlas_pipeline.training.validation import keep_known_cases, sampled_dice, segment_validation
 
+MUCH_WAITING = 0.2  # of the time of a training
 FEW_CASES = 12  # trained on so few, a network has been measured to be better with atlases beside it
 UNLIMITED = 10**9  # iterations of a training that a time limit ends
 _NOTHING, _TRAIN = 0, 1  # what the first of several processes says that there is to do
@@ -245,12 +246,21 @@ def _train(job: Job, ranks: Ranks) -> bool:
         "teaching_seconds": round(labelling_s, 1),
         "precision": trained.precision,
         "skipped_batches": trained.skipped,
+        "waiting_share": round(trained.waiting_share, 4),
     }
+    if trained.iterations:
+        _say_waiting(trained.waiting_share)
     atlases = kept_atlases(whole_cases(job.source, spread_evenly(training), len(job.plan.dataset.labels)), job.plan.spacing_mm)
     job.model.write_fold(job.cases.fold, trained.weights, described, atlases)
     remove_checkpoints(job.folder)
     remove_pseudo_labels(job.folder)
     return trained.told_to_stop
+
+
+def _say_waiting(share: float) -> None:
+    console.say(f"It waited for data for {share:.1%} of the time.")
+    if share > MUCH_WAITING:
+        console.warn("that is much: give more `workers`, or put the preprocessed data on a faster disk.")
 
 
 def _fit(job: Job, settings: dict[str, Any], unlabelled: Unlabelled, ranks: Ranks) -> Trained:

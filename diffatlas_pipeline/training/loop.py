@@ -62,6 +62,7 @@ class Trained:
     """What came of a training: EMA weights by name, the iterations and seconds it took, the precision it ran in.
 
     ``skipped``: batches without a finite gradient, which changed nothing.
+    ``waiting_share``: the part of the time for which it waited for batches, after the first.
     ``told_to_stop``: SIGTERM came in the last step, so nothing is to follow but what keeps the result.
     """
 
@@ -70,6 +71,7 @@ class Trained:
     seconds: float
     precision: str
     skipped: int = 0
+    waiting_share: float = 0.0
     told_to_stop: bool = False
 
 
@@ -93,7 +95,7 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
     epoch = _epoch(progress)
     bar = console.bar("training", 1.0, done=progress, quiet=run.quiet)
     with bar, until_told_to_stop() as told, batches(iteration) as own:
-        stream = ranks.deal(own, _shapes(method.plan))
+        stream = _Waited(ranks.deal(own, _shapes(method.plan)))
         while progress < 1:
             rate = learning_rate(plan.learning_rate, progress, plan.warmup_fraction)
             log.collect(stepper.step(next(stream), rate))
@@ -114,7 +116,30 @@ def train(method: LearnedMethod, run: Run, batches: Batches, validate: Validatio
                 kept = ", with a checkpoint: the same training goes on from there" if run.checkpoints else ""
                 raise Stopped(f"Stopped at iteration {iteration}{kept}.")
     stepper.check_end(iteration)
-    return Trained(state.ema_weights(), iteration, clock.seconds(), stepper.precision, stepper.skipped, told())
+    result = state.ema_weights(), iteration, clock.seconds(), stepper.precision, stepper.skipped
+    return Trained(*result, stream.share(), told())
+
+
+class _Waited:
+    """Batches, and how long they were waited for: the first, for which processes have to start, does not count."""
+
+    def __init__(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        self._batches, self._waited_s = batches, 0.0
+        self._origin: float | None = None
+
+    def __next__(self) -> dict[str, Tensor]:
+        start = time.monotonic()
+        batch = next(self._batches)
+        now = time.monotonic()
+        if self._origin is None:
+            self._origin = now
+        else:
+            self._waited_s += now - start
+        return batch
+
+    def share(self) -> float:
+        """Of the time since the first batch."""
+        return 0.0 if self._origin is None else self._waited_s / max(1e-9, time.monotonic() - self._origin)
 
 
 class _Clock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from diffatlas_pipeline.diffusion.guidance import Guidance, guided, missing
 from diffatlas_pipeline.diffusion.levels import sampling_levels
-from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
+from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample, whole
 
 SHAPE = (16, 16, 16)  # every voxel is a sample of its own
 MEAN = np.array([0.2, -0.3, 0.1])  # of two channels and a mask
@@ -39,7 +40,7 @@ def expected(state: Tensor, levels: list[float]) -> Tensor:
     return (torch.from_numpy(MEAN)[:, None] + torch.from_numpy(gain) @ off).reshape(state.shape).float()
 
 
-def denoiser(image: Tensor) -> object:
+def denoiser(image: Tensor) -> Callable[..., Tensor]:
     """The exact denoiser, and what it was shown."""
     seen: list[tuple[Tensor, float, float]] = []
 
@@ -62,8 +63,8 @@ def conditional(given: int, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_one_step_gives_the_mean_of_what_is_missing(lacking: int) -> None:
     image = scan(lacking)
-    told = guided(denoiser(image), image, Guidance(), generator())  # type: ignore[arg-type]
-    clean = told(torch.randn((3, *SHAPE), generator=generator(1)), 1.0)
+    told = guided(whole(denoiser(image)), image, Guidance(), generator())
+    ((_, clean),) = told(torch.randn((3, *SHAPE), generator=generator(1)), 1.0)
     assert torch.equal(clean[1 - lacking], image[1 - lacking])
     mean, _ = conditional(1 - lacking, image)
     np.testing.assert_allclose(clean[[lacking, 2]].numpy(), mean, atol=1e-5)
@@ -73,7 +74,7 @@ def test_one_step_gives_the_mean_of_what_is_missing(lacking: int) -> None:
 @pytest.mark.parametrize("lacking", [0, 1])
 def test_samples_of_what_is_missing_have_the_conditional_distribution(lacking: int, solver: str) -> None:
     image = scan(lacking)
-    told = guided(denoiser(image), image, Guidance(), generator())  # type: ignore[arg-type]
+    told = guided(whole(denoiser(image)), image, Guidance(), generator())
     levels = sampling_levels("cosine", 300, 300)
     drawn = sample(told, torch.randn((3, *SHAPE), generator=generator(1)), levels, SOLVERS[solver], 0.0, generator(2))
     assert torch.allclose(drawn[1 - lacking], image[1 - lacking], atol=1e-4)
@@ -87,7 +88,7 @@ def test_samples_of_what_is_missing_have_the_conditional_distribution(lacking: i
 def test_given_channels_are_shown_as_noisy_as_guidance_says_and_missing_ones_are_the_state_s(guidance: Guidance) -> None:
     image, state = scan(lacking=0), torch.randn((3, *SHAPE), generator=generator(1))
     denoise = denoiser(image)
-    clean = guided(denoise, image, guidance, generator())(state, 0.8)  # type: ignore[arg-type]
+    ((_, clean),) = guided(whole(denoise), image, guidance, generator())(state.clone(), 0.8)
     ((shown, image_level, mask_level),) = denoise.seen  # type: ignore[attr-defined]
     assert (image_level, mask_level) == (min(0.8, guidance.level), 0.8)
     assert torch.equal(shown[[0, 2]], state[[0, 2]])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffatlas_pipeline.diffusion.guidance import Guidance, guided
 from diffatlas_pipeline.diffusion.levels import sampling_levels
-from diffatlas_pipeline.diffusion.solvers import SOLVERS, sample
+from diffatlas_pipeline.diffusion.solvers import SOLVERS, Parts, sample, whole
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.inference.stitched import Stitcher
 
@@ -144,14 +144,14 @@ def test_stitched_sampling_equals_whole_volume_sampling(solver: str, shape: tupl
     stitcher = Stitcher((4, 4, min(4, shape[2])), 0.5, batch_size=3)
     image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(1))
 
-    def whole(state: Tensor, image_level: float, mask_level: float) -> Tensor:
+    def at_once(state: Tensor, image_level: float, mask_level: float) -> Tensor:
         return gaussian_posterior(state[None], image_level, mask_level)[0]
 
-    def stitched(state: Tensor, image_level: float, mask_level: float) -> Tensor:
-        return stitcher(lambda windows: gaussian_posterior(windows, image_level, mask_level), state)
+    def stitched(state: Tensor, image_level: float, mask_level: float) -> Parts:
+        return stitcher.rows(lambda windows: gaussian_posterior(windows, image_level, mask_level), state)
 
     results = []
-    for denoise in (whole, stitched):
+    for denoise in (whole(at_once), stitched):
         generator = torch.Generator().manual_seed(7)
         start = torch.randn(2, *shape, generator=generator)
         told = guided(denoise, image, Guidance(1.0, "fresh"), generator)

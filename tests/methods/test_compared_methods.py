@@ -15,6 +15,7 @@ from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_case, make_plan, make_recipes, with_options
+from tests.methods.plain import plain
 
 SHAPE = (16, 16, 16)
 NETWORK = NetworkPlan((8, 16), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
@@ -29,10 +30,6 @@ def case() -> tuple[torch.Tensor, torch.Tensor]:
     distances[1, 8:13, 4:12, 4:12] = -0.8
     image = torch.zeros((1, *SHAPE)) + (distances[0] < 0) - (distances[1] < 0).float()
     return image * 0.9, distances
-
-
-def plain(run, volume):
-    return run(volume[None])[0]
 
 
 def learnt(method: LearnedMethod, iterations: int) -> torch.nn.Module:

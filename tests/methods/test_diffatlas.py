@@ -18,6 +18,7 @@ from diffatlas_pipeline.methods.segmentation_loss import label_logits, segmentat
 from diffatlas_pipeline.planning.plan import DistancePlan
 from diffatlas_pipeline.preprocessing.distance_maps import decode_labels
 from tests.factories import make_plan, make_recipe, with_options
+from tests.methods.plain import plain
 
 PLAN = make_plan()
 
@@ -51,10 +52,6 @@ def case(shape: tuple[int, int, int] = (8, 8, 8)) -> tuple[torch.Tensor, torch.T
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((1, *shape), generator=generator) * 2 - 1
     return image, torch.rand((2, *shape), generator=generator) * 2 - 1
-
-
-def plain(run, volume):
-    return run(volume[None])[0]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

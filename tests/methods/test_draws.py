@@ -20,7 +20,7 @@ def test_several_draws_have_the_mean_of_their_probabilities() -> None:
     """Of the labels; the channels of an image before them have none."""
     given = [torch.tensor([[0.3], [-0.5], [0.2]]), torch.tensor([[0.1], [0.4], [-0.1]])]
     draws = iter(given)
-    found = averaged(lambda *_: next(draws), 2, 0, None, sharpness=4.0, images=1)
+    found = averaged(lambda *_: next(draws).clone(), 2, 0, None, sharpness=4.0, images=1)
     logits = torch.stack([torch.cat([torch.zeros(1, 1), -4 * one[1:]]) for one in given])
     assert found.probabilities is not None
     torch.testing.assert_close(found.probabilities, logits.softmax(dim=1).mean(dim=0)[1:])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar, noise, signal
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
-from diffatlas_pipeline.diffusion.solvers import Sampler
+from diffatlas_pipeline.diffusion.solvers import Sampler, whole
 from diffatlas_pipeline.inference.stitched import Stitcher
 from diffatlas_pipeline.methods.base import GeneratedPair, GeneratingMethod, case_generator
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
@@ -74,9 +74,9 @@ def test_what_lies_around_a_small_field_is_known_at_every_step() -> None:
 
     size, field = around((4, 6, 8), (8, 8, 8))
     assert (size, field) == ((8, 8, 8), (slice(2, 6), slice(1, 7), slice(0, 8)))
-    told = within(denoise, (4, 6, 8), (8, 8, 8), channels=1, scale=0.5)
+    told = within(whole(denoise), (4, 6, 8), (8, 8, 8), channels=1, scale=0.5)
     start = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    clean = Sampler("ddim", steps=4).walk(told, start, plan().diffusion, torch.Generator())
+    clean = Sampler("ddim", steps=4).walk(told, start.clone(), plan().diffusion, torch.Generator())
     outside = torch.ones(8, 8, 8, dtype=torch.bool)
     outside[field] = False
     assert (clean[0][outside] == -1).all() and (clean[1:, outside] == 0.5).all()
@@ -108,6 +108,6 @@ def test_fifty_steps_of_second_order_keep_as_much_variance_as_all_ancestral_ones
     start = torch.randn(20000, generator=torch.Generator().manual_seed(0))
     kept = []
     for sampler in (Sampler("dpmpp_2m", steps=50), Sampler("ddpm", steps=0, eta=1.0)):
-        made = sampler.walk(denoise, start, DiffusionPlan("cosine", 270), torch.Generator().manual_seed(1))
+        made = sampler.walk(whole(denoise), start.clone(), DiffusionPlan("cosine", 270), torch.Generator().manual_seed(1))
         kept.append(float(made.var() / variance))
     assert abs(kept[0] - 1) <= abs(kept[1] - 1) + 0.03, kept

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from diffatlas_pipeline.commands import _ranks
+from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint
 from diffatlas_pipeline.training.loop import train
 from diffatlas_pipeline.training.ranks import ALONE
@@ -101,6 +103,24 @@ def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(work
     out, error = started(workspace, "--iterations", "60").communicate(timeout=240)
     assert f"Going on from iteration {found[1].iteration} " in out, error
     assert (folder / "checkpoint_final.safetensors").is_file()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system must tell that a process is stopped")
+def test_one_that_stands_still_is_killed_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ranks, "LOOK_S", 0.1)
+    monkeypatch.setattr(_ranks, "ENDING_S", 0.5)
+
+    def start(command: str, words: object, rank: int, *_: object) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        if rank == 1:
+            os.kill(child.pid, signal.SIGSTOP)
+        return child
+
+    monkeypatch.setattr(_ranks, "_start", start)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="Process 2 of 2 was stopped by a signal and stood still, so the others were ended"):
+        _ranks.run_ranks("train", [], 2, on_cpu=True)
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""Scheduler and workers of Dask as processes of their own: all is done, nothing twice that was done, and lost ones are
+named.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffatlas_pipeline import cluster
+from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.parallel import run_cases
+from tests import cluster_work
+from tests.dask_cluster import Dask
+
+pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
+    made = Dask(tmp_path_factory.mktemp("dask"))
+    for _ in range(2):
+        made.add_worker()
+    yield made
+    made.close()
+
+
+def events(folder: Path, kind: str) -> list[tuple[str, int]]:
+    """(name, process) of what was begun, or done."""
+    found = [re.fullmatch(rf"(\w+)_{kind}_(\d+)_\d+", path.name) for path in folder.iterdir()]
+    return [(match[1], int(match[2])) for match in found if match]
+
+
+def test_two_workers_do_all_in_the_order_of_the_cases(dask: Dask, tmp_path: Path) -> None:
+    names = [f"case{number:02d}" for number in range(6)]
+    with cluster.on(str(dask.file)):
+        found = run_cases(cluster_work.noted, [(str(tmp_path), name, 0.1) for name in names], names, 1, "Working")
+    assert found == names and sorted(name for name, _ in events(tmp_path, "done")) == names
+    assert {process for _, process in events(tmp_path, "done")} == {worker.pid for worker in dask.workers}
+
+
+def test_paths_are_those_of_this_process(dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with cluster.on(str(dask.file)):
+        assert run_cases(cluster_work.here, [1], ["one"], 1, "Working") == [str(tmp_path)]
+
+
+def test_what_a_function_says_is_said_here(dask: Dask, tmp_path: Path) -> None:
+    with cluster.on(str(dask.file)), pytest.raises(DatasetError, match="case: a header that is damaged"):
+        run_cases(cluster_work.wrong, [(str(tmp_path), "case", 0.0)], ["case"], 1, "Working")
+
+
+def test_a_killed_worker_costs_nothing_that_was_done(dask: Dask, tmp_path: Path) -> None:
+    names, victim = [f"case{number:02d}" for number in range(12)], dask.workers[0]
+
+    def kill() -> None:
+        """While it is at its second case."""
+        deadline = time.monotonic() + 60
+        while [process for _, process in events(tmp_path, "begun")].count(victim.pid) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.15)
+        victim.kill()
+        victim.wait()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with cluster.on(str(dask.file)):
+        found = run_cases(cluster_work.noted, [(str(tmp_path), name, 0.4) for name in names], names, 1, "Working")
+    killer.join()
+    dask.workers.remove(victim)
+    done = events(tmp_path, "done")
+    assert found == names and sorted(name for name, _ in done) == names, "all once"
+    assert [process for _, process in done].count(victim.pid) == 1
+    begun = [name for name, _ in events(tmp_path, "begun")]
+    assert len(begun) == len(names) + 1, "that at which the worker was killed is begun again"
+
+
+def test_a_case_that_ends_its_workers_is_named_and_the_others_are_done(dask: Dask, tmp_path: Path) -> None:
+    for _ in range(4):
+        dask.add_worker()
+    names = ["first", "bad", "last"]
+    with cluster.on(str(dask.file)), pytest.raises(DatasetError, match="bad: each of several workers of the cluster was lost"):
+        run_cases(cluster_work.deadly, [(str(tmp_path), name, 0.0) for name in names], names, 1, "Working")
+    assert {"first", "last"} <= {name for name, _ in events(tmp_path, "done")}
+
+
+def test_a_cluster_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_S", 1)
+    for address, said in (("tcp://127.0.0.1:9", "cannot be reached"), ("nowhere.json", "cannot be reached")):
+        with cluster.on(address), pytest.raises(UserError, match=f"`scheduler` {address}: {said}"):
+            run_cases(cluster_work.here, [1], ["one"], 1, "Working")
+    monkeypatch.setattr(cluster, "FIRST_WORKER_S", 1)
+    empty = Dask(tmp_path)
+    try:
+        with cluster.on(str(empty.file)), pytest.raises(UserError, match="it has no worker"):
+            run_cases(cluster_work.here, [1], ["one"], 1, "Working")
+        empty.add_worker()
+        monkeypatch.setattr(cluster, "FIRST_WORKER_S", 60)
+        monkeypatch.setattr(cluster, "__version__", "0.0.0")
+        with cluster.on(str(empty.file)), pytest.raises(UserError, match=r"here it is 0\.0\.0"):
+            run_cases(cluster_work.here, [1], ["one"], 1, "Working")
+    finally:
+        empty.close()
+
+
+def test_without_the_extra_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with cluster.on("tcp://127.0.0.1:9"), pytest.raises(UserError, match=r"pip install \"diffatlas-pipeline\[cluster\]\""):
+        run_cases(cluster_work.here, [1], ["one"], 1, "Working")
