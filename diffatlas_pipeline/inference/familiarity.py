@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffatlas_pipeline.scratch import release
+
 Description = dict[str, tuple[float | None, ...]]
 """Numbers by aspect; None is a number that the scan does not have, such as the brightness of a label that is absent."""
 
@@ -124,6 +126,7 @@ def _regions(distances: np.ndarray) -> np.ndarray:
         smallest = plane.min(axis=0)
         around = np.where(smallest < NEAR, count + 1, 0)
         regions[x] = np.where(smallest < 0, plane.argmin(axis=0) + 1, around)
+        release()
     return regions
 
 

@@ -16,6 +16,7 @@ from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.scratch import Scratch, free_on_disk
 from diffatlas_pipeline.volumes.grids import Grid, Triple
 from diffatlas_pipeline.volumes.io import read_grid
+from diffatlas_pipeline.volumes.orientation import canonical_grid
 from diffatlas_pipeline.volumes.resample import resampled_shape
 
 _FLOAT = 4
@@ -45,24 +46,26 @@ def need_of(plan: Plan, recipe: Recipe, planned: Triple, native: Triple) -> Need
     x, y, z = (max(size, window) for size, window in zip(planned, plan.patch_size, strict=True))
     volume = _FLOAT * x * y * z
     row = _COPIES_OF_A_ROW * (images + masks) * _FLOAT * min(x, plan.patch_size[0]) * y * z
-    arrays, draws = 1.0 * state, 1
+    arrays, remembered = state, 0
     if isinstance(recipe, DiffusionRecipe):
-        sampler, draws = recipe.sampler, recipe.sampler.draws
+        sampler = recipe.sampler
         arrays += state * (sampler.answer == "mean")
         arrays += state * (sampler.solver == "ddpm" or (sampler.solver == "ddim" and sampler.eta > 0))
-        arrays += state * (sampler.solver == "dpmpp_2m")
-        arrays += 2 * masks * (draws > 1)
+        arrays += 2 * masks * (sampler.draws > 1)
+        remembered = state * (sampler.solver == "dpmpp_2m")  # the predictions of the step before, never in a file
     if isinstance(recipe, JointRecipe):
         arrays += images * (recipe.guidance.level > 0)
         arrays = max(arrays, masks + state)  # compared with what the model has learnt
-    whole, restored = round(arrays * volume), _RESTORED * math.prod(native)
-    return Need(max(whole + row, masks * volume + restored), max(row, restored), whole)
+    in_files, restored = row + remembered * volume, _RESTORED * math.prod(native)
+    return Need(max(arrays * volume + in_files, masks * volume + restored), max(in_files, restored), arrays * volume)
 
 
 def need_of_scan(plan: Plan, recipe: Recipe, grid: Grid) -> Need:
     """Of a scan that is not prepared yet, by its ``grid``: as much at most, since it may be cropped."""
-    planned = resampled_shape(grid.shape, grid.spacing_mm, plan.spacing_mm)
-    found = need_of(plan, recipe, planned, grid.shape)
+    upright = canonical_grid(grid)
+    spacing_mm = plan.spacing_mm if plan.dimensions == 3 else (*plan.spacing_mm[:2], upright.spacing_mm[2])
+    planned = resampled_shape(upright.shape, upright.spacing_mm, spacing_mm)
+    found = need_of(plan, recipe, planned, upright.shape)
     images = len(plan.channels)
     read, image = _PREPARED * images * math.prod(grid.shape), _FLOAT * images * math.prod(planned)
     return Need(max(read, image + found.in_memory), max(read, image + found.in_files), found.disk)

@@ -176,8 +176,11 @@ class DiffAtlas(GeneratingMethod):
             start = scratch.randn(shape, generator).to(image)
             told = guided(denoise, image, recipe.guidance, generator, scratch)
             clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report, scratch)
-            found = divided(clean[channels:], self.scale, scratch)
-            return torch.cat([clean[:channels][lacks], found]) if generated else found
+            divided(clean[channels:], self.scale, scratch)
+            places = enumerate(lacks.nonzero().flatten().tolist(), channels - generated)
+            for place, channel in reversed([*places]):  # what was generated comes to lie beside the masks
+                clean[place] = clean[channel]
+            return clean[channels - generated :]
 
         found = averaged(draw, recipe.sampler.draws, seed, progress, self.sharpness, generated, self.codes, scratch)
         if not generated:

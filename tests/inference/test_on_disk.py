@@ -69,6 +69,23 @@ def test_a_segmentation_is_the_same(name: str, tmp_path: Path) -> None:
         assert in_files.probabilities is not None and torch.equal(in_memory.probabilities, in_files.probabilities)
 
 
+@pytest.mark.parametrize("lacking", [(0,), (1,), (0, 1), (0, 2), (1, 2)])
+def test_generated_channels_are_the_same(lacking: tuple[int, ...]) -> None:
+    three = plan(channels=3)
+    recipe = with_options(recipe_of(three, "diffatlas", "default"), missing_channel=0.5)
+    method = create_method("diffatlas", three, recipe)
+    assert isinstance(method, LearnedMethod)
+    torch.manual_seed(0)
+    network = method.build_network().eval()
+    image = torch.rand((3, *SHAPE), generator=torch.Generator().manual_seed(1)) * 2 - 1
+    image[list(lacking)] = torch.nan
+    with torch.inference_mode():
+        in_memory, in_files = (segment_padded(method, network, image, stitcher(on_disk), 5) for on_disk in (False, True))
+    assert in_memory.generated is not None and in_files.generated is not None
+    assert len(in_memory.generated) == len(lacking) and len(in_memory.distances) == 2
+    assert torch.equal(in_memory.generated, in_files.generated) and torch.equal(in_memory.distances, in_files.distances)
+
+
 def test_what_is_compared_with_known_cases_is_the_same() -> None:
     method, network = made("default")
     assert isinstance(method, GeneratingMethod)
