@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,8 +28,14 @@ from diffatlas_pipeline.planning.plan import AugmentationPlan, Budget, ChannelPl
 from diffatlas_pipeline.volumes.resample import resample
 
 LABELS = 5
-KILOBYTE = 1 if sys.platform == "darwin" else 1024  # the unit of the system's account
-SAID = re.compile(r"takes up to ([0-9.]+) GB")
+SAID, PEAK = re.compile(r"takes up to ([0-9.]+) GB"), re.compile(r"^peak: (\d+) bytes$", re.MULTILINE)
+_CHILD = """
+import atexit
+from benchmarks.memory import say_peak
+from diffatlas_pipeline.commands.predict import main
+atexit.register(say_peak)
+main()
+"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -100,26 +106,33 @@ def write_scan(path: Path, side: int) -> Path:
 
 
 def measured(model: Path, scan: Path, out: Path, max_memory: float | None, steps: int) -> dict[str, object]:
-    """What the command said, its peak of resident memory by the system's account, and its seconds."""
-    command = [sys.executable, "-c", "from diffatlas_pipeline.commands.predict import main; main()"]
-    command += ["-m", str(model), "-i", str(scan), "-o", str(out), "--overwrite", "--steps", str(steps)]
+    """What the command said, the peak of its resident memory, and its seconds."""
+    command = [sys.executable, "-c", _CHILD, "-m", str(model), "-i", str(scan), "-o", str(out)]
+    command += ["--overwrite", "--steps", str(steps)]
     command += [] if max_memory is None else ["--max-memory", f"{max_memory:g}"]
     start = time.perf_counter()
-    with tempfile.TemporaryFile("w+") as output:
-        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        text = output.read()
-    if child.returncode:
-        raise UserError(f"{scan}: the prediction failed:\n{text}")
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise UserError(f"{scan}: the prediction failed:\n{done.stdout}")
     return {
         "max_memory_gb": max_memory or "",
-        "in_files": "in files" in text,
-        "said_gb": float(SAID.findall(text)[-1]),
-        "peak_gb": round(used.ru_maxrss * KILOBYTE / 1e9, 2),
+        "in_files": "in files" in done.stdout,
+        "said_gb": float(SAID.findall(done.stdout)[-1]),
+        "peak_gb": round(int(PEAK.findall(done.stdout)[-1]) / 1e9, 2),
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def say_peak() -> None:
+    """Print the bytes that were resident at most. The account of resources begins with those of the parent process, so
+    it is taken only where the system tells nothing else.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        (peak,) = (int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, ValueError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"peak: {peak} bytes")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from diffatlas_pipeline.volumes.resample import resampled_shape
 _FLOAT = 4
 _HEADERS = 5  # of the largest files are read to tell which scan is the largest
 _COPIES_OF_A_ROW = 7  # sums of this row and of the last, its clean data, what a step makes of it, and that of the files
-_BESIDE = 100_000_000  # bytes of what is loaded only then, and of what a network makes of a window, about
+_BESIDE = 50_000_000  # bytes of what is loaded only then, and of what a network makes of a window, about
 _RESTORED = 24  # bytes per voxel of the scan: one label's distances and what resampling makes of it, the nearest so far
 _PREPARED = 24  # bytes per voxel and channel of the scan: as it was read, upright, cropped, normalised, resampled
 

@@ -17,7 +17,7 @@ from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume
 from tests.planning.raw_data import write_dataset
 from tests.test_outputs import documented
 
-ITERATIONS = 25  # enough for balls to be there, so that what is generated can be planned
+ITERATIONS = 80  # enough for balls to be there, so that what is generated can be planned
 
 
 @pytest.fixture(scope="module")

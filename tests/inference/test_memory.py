@@ -68,7 +68,7 @@ def test_the_largest_scan_is_told(tmp_path: Path) -> None:
     need = need_of_scan(plan(), DEFAULT, found[1])
     assert need.in_memory > 11 * 4 * 60 * 50 * 40
     text = in_words("b", found[1], need)
-    assert text.startswith("Largest scan: b, 60 x 50 x 40 voxels. To segment it takes up to 0.") and "files" not in text
+    assert text.startswith("Largest scan: b, 60 x 50 x 40 voxels. To segment it takes up to ") and "files" not in text
     limit_memory(resident_bytes() + 1 * MB)
     assert "would take up to" in in_words("b", found[1], need) and "files of the temporary folder" in in_words(
         "b", found[1], need

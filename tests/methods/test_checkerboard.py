@@ -12,6 +12,7 @@ from diffatlas_pipeline.methods.registry import METHODS, create_method
 from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.preprocessing.case import prepare_image, prepare_labels
 from tests.factories import make_case, make_plan
+from tests.methods.plain import plain
 
 SHAPE = (24, 24, 24)
 NETWORK = NetworkPlan((8, 16), ((2, 2, 2), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16, smooth_output=True)
@@ -52,7 +53,7 @@ def test_three_hundred_iterations_leave_no_checkerboard(method: str) -> None:
             optimiser.step()
         image, distances = cases[2]
         with torch.no_grad():
-            found = learnt.segment(network.eval(), image, lambda run, volume: run(volume[None])[0], 0).distances
+            found = learnt.segment(network.eval(), image, plain, 0).distances
         return power_at_the_corner(found.numpy()) / power_at_the_corner(distances.numpy())
 
     assert ratio(smooth=True) < 2
