@@ -15,8 +15,8 @@ MOST_WORKERS = 8  # beyond it the disk is what all wait for
 WORKER_BYTES = 2 * 10**9  # a CT of 512 x 512 x 150 voxels with a few labels
 # File names of limit, use and the line of memory.stat with cached files, which the system gives back: versions 2 and 1.
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
-_limit: list[int | None] = [None]
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_limit: int | None = None
 
 
 def default_workers() -> int:
@@ -48,7 +48,8 @@ def is_stopped(process: int, proc: Path = PROC) -> bool:
 
 def limit_memory(most_bytes: int | None) -> None:
     """From now on this process is to take at most so much memory, where :func:`available_bytes` is asked; None: all."""
-    _limit[:] = [most_bytes]
+    global _limit
+    _limit = most_bytes
 
 
 def resident_bytes(proc: Path = PROC) -> int:
@@ -64,7 +65,7 @@ def available_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
     Where the system does not tell what is free (macOS) all memory counts; None where it tells nothing.
     """
     found = [_meminfo(proc / "meminfo"), *_left_in_groups(proc / "self" / "cgroup", cgroup)]
-    found += [None if most is None else most - resident_bytes(proc) for most in _limit]
+    found.append(None if _limit is None else _limit - resident_bytes(proc))
     known = [value for value in found if value is not None]
     return max(0, min(known)) if known else _physical()
 

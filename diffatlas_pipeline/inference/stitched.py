@@ -72,7 +72,7 @@ class Stitcher(Stitch):
             return
         starts = windows(shape, self.patch, self.overlap)
         if len(starts) == 1:
-            yield EVERYTHING, self._one(run, torch.cat(volumes)).to(volumes[0].device)
+            yield EVERYTHING, self._one(run, _joined(volumes)).to(volumes[0].device)
             return
         rows = [list(row) for _, row in itertools.groupby(starts, key=lambda start: start[0])]
         ends = [*(row[0][0] for row in rows[1:]), x]
@@ -93,7 +93,7 @@ class Stitcher(Stitch):
         sizes = volumes[0].shape[1:]
         before = [(large - small) // 2 for large, small in zip(shape, sizes, strict=True)]
         box = [[-first, large - first] for first, large in zip(before, shape, strict=True)]
-        padded = crop_and_pad_nd(torch.cat(volumes), box, pad_mode="replicate")
+        padded = crop_and_pad_nd(_joined(volumes), box, pad_mode="replicate")
         inside = [[first, first + size] for first, size in zip(before, sizes, strict=True)]
         return crop_and_pad_nd(self(run, padded), inside)
 
@@ -144,7 +144,7 @@ class Stitcher(Stitch):
         return total, weights
 
     def _window(self, volumes: tuple[Tensor, ...], start: Triple) -> Tensor:
-        return torch.cat([volume[self._slices(start)] for volume in volumes]).to(self.device)
+        return _joined([volume[self._slices(start)] for volume in volumes]).to(self.device)
 
     def _use_less_memory(self, total: Tensor | None) -> Tensor | None:
         if self.buffer_device.type != "cpu":
@@ -168,6 +168,11 @@ class Stitcher(Stitch):
 
 def _all(volume: Volumes) -> tuple[Tensor, ...]:
     return volume if isinstance(volume, tuple) else (volume,)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The channels of all ``parts``; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
 
 
 def _longer(sums: Tensor, wide: Triple) -> Tensor:
