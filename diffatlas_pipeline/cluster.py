@@ -21,7 +21,7 @@ from diffatlas_pipeline.children import line_of
 from diffatlas_pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +36,9 @@ class Lost:
     """What came of an item whose process ended without a result."""
 
     reason: str
+
+
+_LOST = Lost("each of several workers of the cluster was lost while it worked on it.")
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,9 @@ def finished(
 ) -> Iterator[tuple[int, Result | Lost]]:
     """(index, result) of each item as the cluster ends it; raises what ``function`` raised.
 
-    An item whose worker is lost goes to another; one that has lost several is :class:`Lost`. With ``gpu`` each takes
-    one unit of the workers' resource GPU. UserError if the cluster cannot be used, or is lost.
+    An item whose worker is lost goes to another; one that has lost several is :class:`Lost`. Those that shared these
+    workers are done again, one by one. With ``gpu`` each takes one unit of the workers' resource GPU. UserError if the
+    cluster cannot be used, or is lost.
     """
     address = scheduler()
     assert address is not None
@@ -77,18 +81,32 @@ def finished(
         from distributed import CancelledError, KilledWorker, as_completed
 
         here, resources = str(Path.cwd()), {"GPU": 1} if gpu else None
-        futures = {
-            client.submit(_call, function, item, here, pure=False, resources=resources): index
-            for index, item in enumerate(items)
-        }
+
+        def submitted(index: int) -> Future:
+            return client.submit(_call, function, items[index], here, pure=False, resources=resources)
+
+        def alone(index: int) -> Result | Lost:
+            future = submitted(index)
+            try:
+                return future.result()  # type: ignore[no-any-return]
+            except KilledWorker:
+                return _LOST
+            finally:
+                client.cancel([future], force=True)
+
+        futures, suspects = {submitted(index): index for index in range(len(items))}, []
         try:
             for future in as_completed(list(futures), loop=client.loop):
                 index = futures.pop(future)
                 try:
-                    found: Result | Lost = future.result()
+                    yield index, future.result()
                 except KilledWorker:
-                    found = Lost("each of several workers of the cluster was lost while it worked on it.")
+                    suspects.append(index)
                 future.release()
+            cleared = 0
+            for index in suspects:
+                found = alone(index) if cleared < len(suspects) - 1 else _LOST  # the last one that is left did it
+                cleared += found is not _LOST
                 yield index, found
         except CancelledError as error:
             raise UserError(

@@ -19,8 +19,9 @@ def noted(item: tuple[str, str, float]) -> str:
 
 
 def deadly(item: tuple[str, str, float]) -> str:
-    """The case "bad" ends its worker."""
+    """The case "bad" ends its worker, after half of the seconds."""
     if item[1] == "bad":
+        time.sleep(item[2] / 2)
         os._exit(1)
     return noted(item)
 

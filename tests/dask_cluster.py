@@ -10,18 +10,19 @@ from pathlib import Path
 
 
 class Dask:
-    """A scheduler on the loopback, and its workers."""
+    """A scheduler on the loopback, and its workers. A task that lost more than ``failures`` of them is given up."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, failures: int = 3) -> None:
         self.file = folder / "scheduler.json"
         self.workers: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self._start("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self.file))
+        options = ["--port", "0", "--no-dashboard", "--scheduler-file", str(self.file)]
+        self.scheduler = self._start("scheduler", *options, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=str(failures))
         deadline = time.monotonic() + 60
         while not self.file.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def add_worker(self, *words: str) -> None:
-        options = ["--scheduler-file", str(self.file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    def add_worker(self, *words: str, threads: int = 1) -> None:
+        options = ["--scheduler-file", str(self.file), "--nthreads", str(threads), "--no-nanny", "--no-dashboard"]
         self.workers.append(self._start("worker", *options, "--memory-limit", "0", *words))
 
     def close(self) -> None:
@@ -30,8 +31,9 @@ class Dask:
             process.wait()
 
     @staticmethod
-    def _start(kind: str, *words: str) -> subprocess.Popen[bytes]:
+    def _start(kind: str, *words: str, **variables: str) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).parents[1])
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": path} | variables
         line = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *words]
         return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)

@@ -81,13 +81,31 @@ def test_a_killed_worker_costs_nothing_that_was_done(dask: Dask, tmp_path: Path)
     assert len(begun) == len(names) + 1, "that at which the worker was killed is begun again"
 
 
-def test_a_case_that_ends_its_workers_is_named_and_the_others_are_done(dask: Dask, tmp_path: Path) -> None:
-    for _ in range(4):
-        dask.add_worker()
-    names = ["first", "bad", "last"]
-    with cluster.on(str(dask.file)), pytest.raises(DatasetError, match="bad: each of several workers of the cluster was lost"):
-        run_cases(cluster_work.deadly, [(str(tmp_path), name, 0.0) for name in names], names, 1, "Working")
-    assert {"first", "last"} <= {name for name, _ in events(tmp_path, "done")}
+def test_a_case_that_ends_its_workers_is_named_and_those_beside_it_are_done(tmp_path: Path) -> None:
+    made, names = Dask(tmp_path, failures=0), ["first", "bad", "last"]
+
+    def add_workers() -> None:
+        """One for each of those that are done alone, when all three are in the first one."""
+        deadline = time.monotonic() + 60
+        while len(events(tmp_path, "begun")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        made.add_worker()
+        made.add_worker()
+
+    adder = threading.Thread(target=add_workers)
+    try:
+        made.add_worker(threads=3)
+        adder.start()
+        with cluster.on(str(made.file)), pytest.raises(DatasetError) as raised:
+            run_cases(cluster_work.deadly, [(str(tmp_path), name, 1.0) for name in names], names, 1, "Working")
+        adder.join()
+    finally:
+        made.close()
+    assert "bad: each of several workers of the cluster was lost" in str(raised.value)
+    assert not re.search("first:|last:", str(raised.value))
+    begun, done = ([name for name, _ in events(tmp_path, kind)] for kind in ("begun", "done"))
+    assert sorted(begun) == ["first", "first", "last", "last"], "again, alone"
+    assert sorted(done) == ["first", "last"]
 
 
 def test_a_cluster_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
