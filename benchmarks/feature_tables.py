@@ -54,6 +54,18 @@ def missing_channel_table(table: pd.DataFrame) -> str:
     return markdown(["scans", "Dice", "error of the generated channel", "of the mean image"], rows)
 
 
+def large_field_table(table: pd.DataFrame) -> str:
+    """The last run: scores and seconds of each way to segment, and of each level to begin at."""
+    row, cells = table.iloc[-1], []
+    ways = [str(name).removeprefix("dice_") for name in table if str(name).startswith("dice_")]
+    for way in ways:
+        title = {"whole": "the whole scan", "from_1": "coarse to fine, from noise"}.get(way)
+        title = title or f"coarse to fine, from level {way.removeprefix('from_')}"
+        scores = [number(row[f"{score}_{way}"], digits) for score, digits in (("dice", 3), ("nsd", 3), ("hd95", 1))]
+        cells.append([title, *scores, number(row[f"seconds_{way}"], 1)])
+    return markdown(["sampled", "Dice", "NSD", "HD95 mm", "seconds a case"], cells)
+
+
 def memory_table(table: pd.DataFrame) -> str:
     """One row per prediction: the memory that the command said before, and the peak that was measured."""
     rows = []

@@ -17,6 +17,7 @@ from benchmarks.feature_tables import (
     foreign_table,
     generated_table,
     given_slices_table,
+    large_field_table,
     memory_table,
     missing_channel_table,
     uncertainty_table,
@@ -237,6 +238,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "missing_channel": (("missing_channel.csv",), missing_channel_table),
     "uncertainty": (("uncertainty.csv",), uncertainty_table),
     "memory": (("memory.csv",), memory_table),
+    "large_field": (("large_field.csv",), large_field_table),
     "summary": (tuple(f"comparison_{name}.csv" for name in SUMMARY_FILES), summary_table),
     "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
     "gpu-speed": (("gpu_speed.csv",), gpu_speed_table),
@@ -248,13 +250,15 @@ FIRST_PAGE = (
     "hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated", "given_slices",
     "missing_channel", "uncertainty",
 )  # fmt: skip
+ELSEWHERE = ("foreign", "memory", "large_field")
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(
-        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary", "foreign", "memory")
+        name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary", *ELSEWHERE)
     ),
     ROOT / "documentation" / "benchmarks-gpu.md": GPU_PAGE,
     ROOT / "documentation" / "how-to" / "foreign-scans.md": ("foreign",),
+    ROOT / "documentation" / "how-to" / "large-scans.md": ("large_field",),
     ROOT / "documentation" / "reference" / "predict.md": ("memory",),
     ROOT / "README.md": ("summary",),
 }

@@ -198,6 +198,7 @@ class FolderPrediction:
             "with_atlases": use.late_fusion,
             "given_labels": None if self._given_labels is None else str(self._given_labels.resolve()),
             "postprocessing": predictor.postprocessing,
+            "low_resolution": predictor.looks_first,
         }
 
     def _find_drawings(self, source: Path) -> dict[str, Path]:
@@ -245,13 +246,12 @@ class FolderPrediction:
 
 
 def _of_today(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of the record; segmentations of earlier releases were not post-processed."""
+    """An entry of the record; segmentations of earlier releases were not post-processed, and made as a whole."""
     made_with = entry["made_with"]
-    return (
-        entry
-        if made_with is None
-        else {**entry, "made_with": {**made_with, "postprocessing": made_with.get("postprocessing") or {}}}
-    )
+    if made_with is None:
+        return entry
+    added = {"postprocessing": {}, "low_resolution": False}
+    return {**entry, "made_with": made_with | {name: made_with.get(name) or before for name, before in added.items()}}
 
 
 def _as_json(value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffatlas_pipeline import console
 from diffatlas_pipeline.api.folder_prediction import FolderPrediction, FolderResult
 from diffatlas_pipeline.api.given_labels import drawing_of
 from diffatlas_pipeline.api.segmentation import Segmentation
@@ -18,7 +19,8 @@ from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles
 from diffatlas_pipeline.datasets.header_modality import believed_modality
 from diffatlas_pipeline.datasets.workspace import Workspace
-from diffatlas_pipeline.errors import ImageError, UserError
+from diffatlas_pipeline.errors import ImageError, ModelError, UserError
+from diffatlas_pipeline.inference.coarse_to_fine import CoarseToFine
 from diffatlas_pipeline.inference.dicom_output import kinds_of
 from diffatlas_pipeline.inference.inputs import check_apart, find_scans, passed_over
 from diffatlas_pipeline.inference.parts import Part
@@ -29,7 +31,7 @@ from diffatlas_pipeline.methods.base import DiffusionRecipe
 from diffatlas_pipeline.methods.registry import recipe_of, with_sampling
 from diffatlas_pipeline.models.archive import UnpackedModel
 from diffatlas_pipeline.models.find import model_at
-from diffatlas_pipeline.models.folder import ModelFolder
+from diffatlas_pipeline.models.folder import ModelFolder, TrainedFold
 from diffatlas_pipeline.models.postprocessing import in_words
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.planning.plan import Plan
@@ -39,6 +41,8 @@ from diffatlas_pipeline.volumes.in_memory import is_image, volume_of_array, volu
 from diffatlas_pipeline.volumes.io import read_volume
 
 if TYPE_CHECKING:
+    import torch
+
     from diffatlas_pipeline.api.generation import FolderGeneration, Generated
 
 
@@ -56,6 +60,7 @@ def load_model(
     registrations: str | Path | None = None,
     postprocessing: bool = True,
     max_memory: float | None = None,
+    low_resolution: bool = True,
 ) -> Model:
     """Load a trained model from its folder, or from a zip file of that folder.
 
@@ -64,7 +69,8 @@ def load_model(
     otherwise than the model's recipe says. ``seed`` is that of the noise. ``precision`` is "float32", "bfloat16", or
     "auto": bfloat16 where the device has instructions for it. ``registrations`` is a folder in which what registration
     finds is kept. ``postprocessing`` does at the end what was chosen on validation cases. This process is to take at
-    most ``max_memory`` GB: what does not fit is kept in files. Raises UserError.
+    most ``max_memory`` GB: what does not fit is kept in files. ``low_resolution``: look for the structures at low
+    resolution first, if the model has learnt that. Raises UserError.
     """
     if max_memory is not None and not max_memory > 0:
         raise UserError(f"`max_memory` {max_memory:g}: must be above 0, in GB, such as 8.")
@@ -79,7 +85,10 @@ def load_model(
     trained = [model.load(fold) for fold in model.choose_folds(_listed(folds))]
     first = trained[0]
     recipe = with_sampling(recipe_of(first.plan, first.method, first.recipe), steps, solver, draws, guidance_level)
-    predictor = Predictor(trained, where, recipe, seed, precision, postprocessing=postprocessing)
+    options: dict[str, Any] = {"precision": precision, "postprocessing": postprocessing}
+    predictor = Predictor(trained, where, recipe, seed, **options)
+    if low_resolution and (finder := _finder(model, trained, where, seed, precision)):
+        predictor = CoarseToFine(finder, trained, where, recipe, seed, **options)
     return Model(model, predictor, first.atlases, kept, unpacked)
 
 
@@ -287,6 +296,24 @@ class Model:
         raise ImageError(
             f"image: found {kinds}. Give a path, an array, an image of SimpleITK or nibabel, or a list of one kind."
         )
+
+
+def _finder(
+    model: ModelFolder, trained: Sequence[TrainedFold], device: torch.device, seed: int, precision: str
+) -> Predictor | None:
+    """What looks for structures at low resolution: the same folds of ``model``, None if none was trained so."""
+    within = model.low_resolution
+    lacks = [one.fold for one in trained if not within.is_trained(one.fold)]
+    if lacks:
+        if len(lacks) < len(trained):
+            console.warn(f"{', '.join(lacks)} of {within.path} is not trained, so scans are segmented as a whole.")
+        return None
+    rough = [within.load(one.fold) for one in trained]
+    if rough[0].plan.dataset.labels != trained[0].plan.dataset.labels:
+        raise ModelError(f"{within.path}: was trained on other labels than {model.path}. Train it again, or remove it.")
+    recipe = recipe_of(rough[0].plan, rough[0].method, rough[0].recipe)
+    recipe = with_sampling(recipe, draws=1) if isinstance(recipe, DiffusionRecipe) else recipe
+    return Predictor(rough, device, recipe, seed, precision, postprocessing=False)
 
 
 def _listed(folds: str | int | Sequence[str | int] | None) -> list[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.checks import check_dataset
 from diffatlas_pipeline.datasets.description import RawDataset
 from diffatlas_pipeline.datasets.raw import read_dataset
-from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.datasets.workspace import LOW_RESOLUTION, Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import alone_in, to_json
 from diffatlas_pipeline.machine import default_workers
@@ -20,9 +21,10 @@ from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.parallel import check_main_guard
 from diffatlas_pipeline.planning.describe import plan_table
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
+from diffatlas_pipeline.planning.low_resolution import low_resolution_plan
 from diffatlas_pipeline.planning.measure import compute_fingerprint
 from diffatlas_pipeline.planning.measured_on import Record, make_record, recorded_fingerprint, source_digest
-from diffatlas_pipeline.planning.plan import Budget
+from diffatlas_pipeline.planning.plan import Budget, Plan
 from diffatlas_pipeline.planning.plan_file import write_all_splits, write_plan
 from diffatlas_pipeline.planning.planner import make_plan
 from diffatlas_pipeline.planning.topology import preset_for, preset_named
@@ -99,13 +101,27 @@ def prepare_dataset(raw: Path, workspace: Workspace, budget: Budget, workers: in
     plan = make_plan(fingerprint, budget, default_recipes(len(dataset.description.channels)))
     clock.done("planned")
     console.say(f"\n{plan_table(plan)}\n")
+    rough = low_resolution_plan(plan, fingerprint)
+    if rough is not None:
+        console.say("A patch sees little of a case. A second plan, of low resolution, is to find the structures first:\n")
+        console.say(f"{plan_table(rough, plan)}\n")
     others = {"measured": record, "fingerprint": fingerprint, "dataset": dataset.description}
     with alone_in(folder.parent, f"preprocessing of {raw.name}", "Wait for it, or stop it first.", f".{raw.name}.lock"):
         write_plan(folder, plan, others, overwrite, with_complete_recipes)
         write_all_splits(folder, raw / "splits.json", [files.case for files in dataset.training], overwrite)
         preprocess_dataset(dataset, plan, folder, workers, overwrite)
+        _write_low_resolution(dataset, rough, folder / LOW_RESOLUTION, workers, overwrite)
     clock.done("preprocessed")
     return PreparedDataset(raw, number.group(1), folder, len(dataset.training) + len(dataset.unlabelled))
+
+
+def _write_low_resolution(dataset: RawDataset, plan: Plan | None, folder: Path, workers: int, overwrite: bool) -> None:
+    """Store the cases by the second ``plan``, too; without one, what is left of another."""
+    if plan is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    write_plan(folder, plan, {"dataset": dataset.description}, overwrite, with_complete_recipes)
+    preprocess_dataset(dataset, plan, folder, workers, overwrite)
 
 
 def _measured(dataset: RawDataset, folder: Path, workers: int, overwrite: bool, clock: _Clock) -> tuple[Fingerprint, Record]:

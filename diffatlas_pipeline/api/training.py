@@ -19,6 +19,7 @@ def train(
     recipe: str = "default",
     any_contrast: bool = False,
     given_labels: bool = False,
+    low_resolution: bool = False,
     max_time: float | str | None = None,
     iterations: int | None = None,
     num_cases: int | None = None,
@@ -43,8 +44,9 @@ def train(
     split of splits.json or of one's own ``splits_file``.
     ``method``: "diffatlas", "icf" (feed-forward), "icmd" (mask diffusion), "rba" (registered atlases) or "mean".
     ``recipe``: "default", "paper" (as published), or another in plans.json; ``any_contrast``: with synthetic contrasts,
-    for scans of other modalities; ``given_labels``: also to complete what a reader has drawn. ``max_time`` (seconds, or
-    "90s", "30m", "2h") and ``iterations`` replace the plan's. ``num_cases``: use so many training cases, drawn with
+    for scans of other modalities; ``given_labels``: also to complete what a reader has drawn. ``low_resolution``: the
+    network that finds the structures in large scans, for which there is a second plan. ``max_time`` (seconds, or "90s",
+    "30m", "2h") and ``iterations`` replace the plan's. ``num_cases``: use so many training cases, drawn with
     ``seed``. Scans without labels: those of imagesUn, or the training cases of the split ``unlabelled_from``,
     ``num_unlabelled`` of them; the trained fold ``teacher`` labels them, with registrations kept in the folder
     ``registrations``. ``init_from``: a trained model to begin with (its folder, zip file, or one fold's folder).
@@ -60,6 +62,7 @@ def train(
         recipe=recipe,
         any_contrast=any_contrast,
         given_labels=given_labels,
+        low_resolution=low_resolution,
         max_time_s=None if max_time is None else seconds_of(str(max_time)),
         iterations=iterations,
         num_cases=num_cases,

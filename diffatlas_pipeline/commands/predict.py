@@ -134,6 +134,12 @@ def main(argv: list[str] | None = None) -> None:
         metavar="GB",
         help="take at most so much memory; what does not fit is kept [in files](predict.md#large-scans) (default: all)",
     )
+    parser.add_argument(
+        "--no-low-resolution",
+        action="store_true",
+        help="segment scans as a whole, though the model has learnt to [look for the structures at low "
+        "resolution](../how-to/large-scans.md) first",
+    )
     parser.add_argument("--overwrite", action="store_true", help="segment cases again whose output is there already")
     _add_parts(parser)
     _common.add_scheduler(parser)
@@ -249,6 +255,7 @@ def _load(arguments: argparse.Namespace) -> Model:
         registrations=arguments.registrations,
         postprocessing=not arguments.no_postprocessing,
         max_memory=arguments.max_memory,
+        low_resolution=not arguments.no_low_resolution,
     )
 
 
@@ -259,6 +266,8 @@ def _announce(model: Model, prediction: FolderPrediction) -> None:
     print(f"{some}, model {model.path} ({', '.join(model.folds)}){sampling}, on {model.device}")
     if memory := prediction.memory:
         print(memory)
+    if prediction.segmenter.predictor.looks_first:
+        print("Structures are found at low resolution, and sampled where they are (else: --no-low-resolution).")
     if steps := model.postprocessing:
         print(f"Post-processing, chosen on validation cases (without it: --no-postprocessing): {steps}.")
     for warning in prediction.warnings:

@@ -60,6 +60,12 @@ def main(argv: list[str] | None = None) -> None:
         "structures. The recipe is then called `given-labels`, `paper-given-labels` or `any-contrast-given-labels`",
     )
     parser.add_argument(
+        "--low-resolution",
+        action="store_true",
+        help="train the network that finds the structures in [large scans](../how-to/large-scans.md), where there is a second "
+        "plan for it; it lies in the folder of the other",
+    )
+    parser.add_argument(
         "--max-time",
         metavar="TIME",
         help="train for this long (`90s`, `30m`, `2h`, or plain seconds) instead of the planned iterations. Sampled "
@@ -198,6 +204,7 @@ def _options(arguments: argparse.Namespace) -> TrainingOptions:
         recipe=arguments.recipe,
         any_contrast=arguments.any_contrast,
         given_labels=arguments.given_labels,
+        low_resolution=arguments.low_resolution,
         max_time_s=seconds_of(arguments.max_time) if arguments.max_time else None,
         iterations=arguments.iterations,
         num_cases=arguments.num_cases,
@@ -218,15 +225,23 @@ def _options(arguments: argparse.Namespace) -> TrainingOptions:
 
 
 def _say_what_is_next(trained: Sequence[TrainingOutcome]) -> None:
+    from diffatlas_pipeline.training.job import LOW_RESOLUTION, WHOLE
+
     first, *others = trained
     if others:
-        print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {first.model} (it averages all folds)")
+        print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {first.whole} (it averages all folds)")
         return
     made = first
     if made.was_trained:
         print(f"{made.model / made.fold} is trained already. Use --overwrite to train it again.")
+    if made.lacks == LOW_RESOLUTION:
+        print("It sees little of a scan at a time. Train --low-resolution, too: prediction is much faster with it.")
+    if made.lacks == WHOLE:
+        print("Next: the same command without --low-resolution")
+        return
+    if made.was_trained:
         print("Next: DiffAtlas_predict -i INPUT -o OUTPUT")
         return
     if made.better_with_atlases:
         print("It has learnt from few cases: --with-atlases is likely to segment better, and takes longer.")
-    print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {made.model} -f {made.fold}")
+    print(f"Next: DiffAtlas_predict -i INPUT_FOLDER -o OUTPUT_FOLDER -m {made.whole} -f {made.fold}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffatlas_pipeline.errors import DatasetError
 
+LOW_RESOLUTION = "low_resolution"  # in the folder of a planned data set, and in that of a model
 _DATASET_FOLDER = re.compile(r"Dataset(\d{3})_(.+)")
 
 

@@ -124,11 +124,16 @@ class Sampler:
         generator: torch.Generator,
         progress: Progress | None = None,
         scratch: Scratch = IN_MEMORY,
+        begin: float = 1.0,
     ) -> Tensor:
-        """One draw: clean data from ``start`` (standard normal noise, any shape), which is overwritten; see
-        :func:`sample`.
+        """One draw: clean data from ``start`` (any shape), which is overwritten; see :func:`sample`.
+
+        ``start`` is standard normal noise, or a state at the level ``begin``: then the steps above it are left out.
         """
         levels = sampling_levels(plan.schedule, plan.training_steps, self.steps)
+        if begin < 1:
+            half_a_step = 0.5 / self.steps_of(plan)
+            levels = [begin, *(level for level in levels if level < begin - half_a_step or level == 0)]
         return sample(denoise, start, levels, SOLVERS[self.solver], self.eta, generator, progress, self.answer, scratch)
 
 
@@ -143,7 +148,7 @@ def sample(
     answer: str = "last",
     scratch: Scratch = IN_MEMORY,
 ) -> Tensor:
-    """Walk ``start`` (standard normal noise, any shape) down ``levels`` and return clean data of the same shape.
+    """Walk ``start`` (any shape), a state at the first of the ``levels``, down these; returns clean data of its shape.
 
     ``start`` is overwritten. What else is as large as it is made by ``scratch``.
 

@@ -18,19 +18,23 @@ def segment_padded(
     seed: int,
     progress: Progress | None = None,
     drawing: Tensor | None = None,
+    begin: Tensor | None = None,
 ) -> PlannedSegmentation:
     """``method.segment`` of ``image`` (C, X, Y, Z), which is first padded to at least the patch with the image's
     minimum.
 
     Training pads small volumes in the same way, so the noise and the padding that the network sees are those it knows.
     A network with inputs for it is shown the ``drawing`` (K, X, Y, Z), see :mod:`~diffatlas_pipeline.methods.drawings`.
+    Sampling may ``begin`` with distances (K, X, Y, Z), see :meth:`~diffatlas_pipeline.methods.base.Method.segment`.
     """
     padded, inside = pad_nd_image(image, method.plan.patch_size, "constant", {"value": IMAGE_PADDING}, return_slicer=True)
     if drawing is not None:  # the rim of what is padded is as far from what was drawn as it would be in training
         drawing = pad_nd_image(drawing, method.plan.patch_size, "constant", {"value": 0})
         drawing = spread(drawing, method.plan.spacing_mm)
     network, stitch = showing(network, stitch, method.drawn_channels, drawing)
-    found = method.segment(network, padded, stitch, seed, progress)
+    if begin is not None:
+        begin = pad_nd_image(begin, method.plan.patch_size, "constant", {"value": 1.0})
+    found = method.segment(network, padded, stitch, seed, progress, begin)
     inside = (slice(None), *inside[1:])  # as many labels as there are, whatever the number of channels
     generated = None if found.generated is None else found.generated[inside].float().cpu()
     probabilities = None if found.probabilities is None else found.probabilities[inside]

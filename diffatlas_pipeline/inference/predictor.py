@@ -53,7 +53,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 @dataclass(frozen=True)
 class Prepared:
     """A scan as the network sees it: ``image`` (C, x, y, z) in [-1, 1], NaN in channels that it lacks, the way back,
-    the seed of its noise, what is unusual about it, what a reader has drawn of it, if anything, and whence it came.
+    the seed of its noise, what is unusual about it, what a reader has drawn of it, if anything, whence it came, and how
+    a network of low resolution sees it, if there is one.
     """
 
     image: np.ndarray
@@ -62,6 +63,7 @@ class Prepared:
     warnings: tuple[str, ...] = ()
     drawing: Drawing | None = None
     source: str = "the scan"
+    rough: Prepared | None = None
 
 
 class Predictor:
@@ -72,6 +74,9 @@ class Predictor:
     cases. Raises ModelError if the folds differ in plan or method, or their weights do not fit the plan; UserError for
     more sampling steps than training steps.
     """
+
+    looks_first = False
+    """Whether structures are found at low resolution before."""
 
     def __init__(
         self,
@@ -178,6 +183,10 @@ class Predictor:
 
         They depend on the scan, the recipe and the seed alone. ``progress`` is told (steps done, steps in all).
         """
+        return self._sampled(prepared, progress)
+
+    def _sampled(self, prepared: Prepared, progress: Progress | None, begin: torch.Tensor | None = None) -> PlannedSegmentation:
+        """:meth:`segment`, which may ``begin`` with distances (K, x, y, z) that are nearly right already."""
         image = torch.from_numpy(np.ascontiguousarray(prepared.image, dtype=np.float32))
         drawing = None if prepared.drawing is None else torch.from_numpy(prepared.drawing.planned)
         self.stitch.scratch = scratch = scratch_for(self._need(prepared), prepared.source)
@@ -187,7 +196,7 @@ class Predictor:
             parts.append(
                 with_room(
                     lambda here, net=network, told=report: segment_padded(  # type: ignore[misc]
-                        self.method, net, here, self.stitch, prepared.seed, told, drawing
+                        self.method, net, here, self.stitch, prepared.seed, told, drawing, begin
                     ),
                     image,
                     self.device,

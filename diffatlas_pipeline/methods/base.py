@@ -60,7 +60,8 @@ class PlannedSegmentation:
     the network in a mean of its answer and that of atlases. ``generated`` (M, X, Y, Z) in [-1, 1] are the channels that
     the scan lacked, mean over draws, None if it lacked none; ``reconstruction`` (C, X, Y, Z) is the scan as a
     generating method makes it, if that was asked for. ``probabilities`` (K, X, Y, Z) of the labels (of their codes, if
-    they overlap) are the mean over draws, None of a single one: its distances tell them.
+    they overlap) are the mean over draws, None of a single one: its distances tell them. ``rough`` is what was found at
+    low resolution before, None where nothing was.
     """
 
     distances: Tensor
@@ -68,6 +69,7 @@ class PlannedSegmentation:
     generated: Tensor | None = None
     reconstruction: Tensor | None = None
     probabilities: Tensor | None = None
+    rough: PlannedSegmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -157,12 +159,20 @@ class Method(ABC):
 
     @abstractmethod
     def segment(
-        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        seed: int,
+        progress: Progress | None = None,
+        begin: Tensor | None = None,
     ) -> PlannedSegmentation:
-        """Segment ``image`` (C, X, Y, Z). The result depends on (recipe, image, seed) alone; ``seed`` belongs to the
-        scan.
+        """Segment ``image`` (C, X, Y, Z). The result depends on (recipe, image, seed, begin) alone; ``seed`` belongs to
+        the scan.
 
-        A channel of NaN, but for what pads it, is missing; a method with :attr:`needs_all_channels` is given none.
+        A channel of NaN, but for what pads it, is missing; a method with :attr:`needs_all_channels` is given none. A
+        method that samples masks begins with the distances ``begin`` (K, X, Y, Z) made noisy, if there are any, which
+        are nearly right already; others make no use of them.
         """
 
     def unexplained(

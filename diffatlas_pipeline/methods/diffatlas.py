@@ -23,6 +23,7 @@ from diffatlas_pipeline.methods.base import (
     Stitch,
     case_generator,
 )
+from diffatlas_pipeline.methods.begin import begun
 from diffatlas_pipeline.methods.drawings import of_samples, with_drawings
 from diffatlas_pipeline.methods.draws import averaged, divided
 from diffatlas_pipeline.methods.field_of_view import around, within
@@ -164,7 +165,13 @@ class DiffAtlas(GeneratingMethod):
         return total if terms.segmentation is None else total + objective.segmentation_weight * terms.segmentation
 
     def segment(
-        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        seed: int,
+        progress: Progress | None = None,
+        begin: Tensor | None = None,
     ) -> PlannedSegmentation:
         recipe, channels, scratch = self.recipe, image.shape[0], stitch.scratch
         shape = (channels + len(self.plan.dataset.labels), *image.shape[1:])
@@ -174,8 +181,9 @@ class DiffAtlas(GeneratingMethod):
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = scratch.randn(shape, generator).to(image)
+            level = 1.0 if begin is None else begun(start[channels:], begin, self.scale, scratch)
             told = guided(denoise, image, recipe.guidance, generator, scratch)
-            clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report, scratch)
+            clean = recipe.sampler.walk(told, start, self.plan.diffusion, generator, report, scratch, level)
             divided(clean[channels:], self.scale, scratch)
             places = enumerate(lacks.nonzero().flatten().tolist(), channels - generated)
             for place, channel in reversed([*places]):  # what was generated comes to lie beside the masks

@@ -58,7 +58,13 @@ class FeedForward(LearnedMethod):
         return LossReport(loss, {"loss_segmentation": float(loss.detach())})
 
     def segment(
-        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        seed: int,
+        progress: Progress | None = None,
+        begin: Tensor | None = None,
     ) -> PlannedSegmentation:
         def logits(windows: Tensor) -> Tensor:
             return network(windows.contiguous(memory_format=torch.channels_last_3d)).to(windows.dtype)

@@ -22,6 +22,7 @@ from diffatlas_pipeline.methods.base import (
     Recipe,
     Stitch,
 )
+from diffatlas_pipeline.methods.begin import begun
 from diffatlas_pipeline.methods.drawings import with_drawings
 from diffatlas_pipeline.methods.draws import averaged, divided
 from diffatlas_pipeline.methods.partly_known import Bounds
@@ -96,7 +97,13 @@ class MaskDiffusion(LearnedMethod):
         return LossReport(loss, parts)
 
     def segment(
-        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        seed: int,
+        progress: Progress | None = None,
+        begin: Tensor | None = None,
     ) -> PlannedSegmentation:
         channels, sampler, scratch = image.shape[0], self.recipe.sampler, stitch.scratch
 
@@ -111,7 +118,8 @@ class MaskDiffusion(LearnedMethod):
 
         def draw(generator: torch.Generator, report: Progress | None) -> Tensor:
             start = scratch.randn((len(self.plan.dataset.labels), *image.shape[1:]), generator).to(image)
-            clean = sampler.walk(denoise, start, self.plan.diffusion, generator, report, scratch)
+            level = 1.0 if begin is None else begun(start, begin, self.plan.distance.scale, scratch)
+            clean = sampler.walk(denoise, start, self.plan.diffusion, generator, report, scratch, level)
             return divided(clean, self.plan.distance.scale, scratch)
 
         return averaged(draw, sampler.draws, seed, progress, self.sharpness, codes=self.codes, scratch=scratch)

@@ -42,7 +42,13 @@ class MeanAtlas(MemorisedMethod):
         return _Atlas(mean)
 
     def segment(
-        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        seed: int,
+        progress: Progress | None = None,
+        begin: Tensor | None = None,
     ) -> PlannedSegmentation:
         x, y, z = image.shape[1:]
         if progress is not None:

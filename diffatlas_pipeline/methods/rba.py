@@ -68,7 +68,13 @@ class RegistrationAtlas(MemorisedMethod):
         return AtlasBank(atlases)
 
     def segment(
-        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: Progress | None = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        seed: int,
+        progress: Progress | None = None,
+        begin: Tensor | None = None,
     ) -> PlannedSegmentation:
         if not isinstance(network, AtlasBank):
             raise TypeError(f"expected the atlases that restore() gave, received {type(network).__name__}")

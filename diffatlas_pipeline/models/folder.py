@@ -26,7 +26,7 @@ from torch import Tensor
 
 from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.datasets.label_entries import labels_entry
-from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.datasets.workspace import LOW_RESOLUTION, Workspace
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.files import read_json, to_json, write_text_atomically
 from diffatlas_pipeline.methods.registry import check_plan, training_digest
@@ -102,9 +102,14 @@ class ModelFolder:
         return folder
 
     @property
+    def low_resolution(self) -> ModelFolder:
+        """The model in it that finds structures at low resolution; without folds unless that was trained."""
+        return ModelFolder(self.path / LOW_RESOLUTION, self.archive)
+
+    @property
     def dataset(self) -> str:
         """Name of the data set's folder, when the model lies in a workspace."""
-        return self.path.parent.name
+        return (self.path.parent if self.path.name == LOW_RESOLUTION else self.path).parent.name
 
     @property
     def method(self) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffatlas_pipeline.datasets.workspace import LOW_RESOLUTION
 from diffatlas_pipeline.errors import ModelError, UserError
 from diffatlas_pipeline.files import from_json, read_json, to_json
 from diffatlas_pipeline.methods.base import LearnedMethod
@@ -91,6 +92,8 @@ def pack_model(
     chosen = model.choose_folds(folds)
     for fold in chosen:
         model.load(fold)  # what is damaged is not passed on
+        if model.low_resolution.is_trained(fold):
+            model.low_resolution.load(fold)
     if not training_scans and not issubclass(known_method(model.method), LearnedMethod):
         raise UserError(f"{model.path}: {model.method} segments by its training cases alone. Give `with_scans` to pack them.")
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -114,6 +117,11 @@ def _contents(model: ModelFolder, folds: Sequence[str], training_scans: bool, li
     for name in (PLANS, DATASET, VERSIONS):
         if (model.path / name).is_file():
             yield name, (model.path / name).read_bytes()
+    rough = [fold for fold in folds if model.path.name != LOW_RESOLUTION and model.low_resolution.is_trained(fold)]
+    if rough:
+        for name, content in _contents(model.low_resolution, rough, training_scans, licence):
+            if name != CARD:
+                yield f"{LOW_RESOLUTION}/{name}", content
     for fold in folds:
         folder = model.path / fold
         yield f"{fold}/{WEIGHTS}", (folder / WEIGHTS).read_bytes()

@@ -10,9 +10,11 @@ WIDTH = 120
 BUDGET = "device as asked for, or found; memory as asked for (default 8 GB)"
 
 
-def plan_table(plan: Plan) -> str:
-    """A readable table of ``plan`` with its reasons, at most 120 characters wide."""
-    rows = _rows(plan)
+def plan_table(plan: Plan, beside: Plan | None = None) -> str:
+    """A readable table of ``plan`` with its reasons, at most 120 characters wide; without what is the same in the plan
+    ``beside`` it.
+    """
+    rows = [row for row in _rows(plan) if beside is None or row not in _rows(beside)]
     first = max(len(name) for name, _, _ in rows)
     second = min(40, max(len(value) for _, value, _ in rows))
     third = WIDTH - first - second - 4

@@ -44,20 +44,19 @@ def make_plan(
     budget: Budget,
     recipes: PlanRecipes,
     training_bytes: TrainingBytes = training_bytes,
+    spacing: tuple[TripleMm, str] | None = None,
 ) -> Plan:
     """Plan everything from the fingerprint and the budget alone; ``recipes`` are those that the plan holds, by method.
 
-    ``training_bytes(network, channels, patch, batch)`` tells the memory of a training step. Equal arguments give equal
-    plans. Raises UserError for an unknown preset or a budget too small.
+    ``training_bytes(network, channels, patch, batch)`` tells the memory of a training step. ``spacing`` in mm, and why,
+    takes the place of the planned one. Equal arguments give equal plans. Raises UserError for an unknown preset or a
+    budget too small.
     """
     if not fingerprint.cases:
         raise UserError("The fingerprint holds no case: nothing can be planned from it. Measure one with training cases.")
     dimensions, description = fingerprint.dimensions, fingerprint.description
     why: dict[str, str] = {}
-    finest_mm, reason = plan_spacing(fingerprint.cases, dimensions)
-    preset = preset_named(budget.preset)
-    spacing_mm, coarser = coarser_spacing(preset, fingerprint.cases, fingerprint.labels, finest_mm, dimensions)
-    why["spacing_mm"] = reason + coarser
+    spacing_mm, why["spacing_mm"] = spacing or _planned_spacing(fingerprint, budget)
     median = median_shape(fingerprint.cases, spacing_mm)
     shapes = np.array([planned_shape(case, spacing_mm) for case in fingerprint.cases])
     joint_channels = len(description.channels) + len(description.labels)
@@ -87,6 +86,13 @@ def make_plan(
         recipes=recipes,
         why=why,
     )
+
+
+def _planned_spacing(fingerprint: Fingerprint, budget: Budget) -> tuple[TripleMm, str]:
+    dimensions, preset = fingerprint.dimensions, preset_named(budget.preset)
+    finest_mm, reason = plan_spacing(fingerprint.cases, dimensions)
+    spacing_mm, coarser = coarser_spacing(preset, fingerprint.cases, fingerprint.labels, finest_mm, dimensions)
+    return spacing_mm, reason + coarser
 
 
 def _plan_diffusion(fingerprint: Fingerprint) -> tuple[DiffusionPlan, str]:

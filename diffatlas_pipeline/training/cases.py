@@ -9,6 +9,7 @@ from pathlib import Path
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.splits import Split, load_splits
+from diffatlas_pipeline.datasets.workspace import LOW_RESOLUTION
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import DiffusionRecipe, Method
 from diffatlas_pipeline.planning.plan import Plan
@@ -30,7 +31,8 @@ def known_splits(source: Path, splits_file: Path | None) -> dict[str, Split]:
     """The splits of the preprocessed data set ``source``, or those of one's own ``splits_file``. UserError if
     damaged.
     """
-    return load_splits(splits_file or source / "splits.json", list_stored(source))
+    home = source.parent if source.name == LOW_RESOLUTION else source  # both resolutions learn the same folds
+    return load_splits(splits_file or home / "splits.json", list_stored(source))
 
 
 def cases_of_fold(options: TrainingOptions, source: Path) -> FoldCases:

@@ -13,7 +13,7 @@ from diffatlas_pipeline import console
 from diffatlas_pipeline.atlases.bank import kept_atlases, spread_evenly
 from diffatlas_pipeline.data.batches import Unlabelled
 from diffatlas_pipeline.data.loader import training_batches
-from diffatlas_pipeline.datasets.workspace import Workspace
+from diffatlas_pipeline.datasets.workspace import LOW_RESOLUTION, Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.files import alone_in, read_json
 from diffatlas_pipeline.methods.base import LearnedMethod, Method
@@ -45,17 +45,28 @@ from diffatlas_pipeline.training.validation import keep_known_cases, sampled_dic
 MUCH_WAITING = 0.2  # of the time of a training
 FEW_CASES = 12  # trained on so few, a network has been measured to be better with atlases beside it
 UNLIMITED = 10**9  # iterations of a training that a time limit ends
+WHOLE = "whole"
 _NOTHING, _TRAIN = 0, 1  # what the first of several processes says that there is to do
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """The model folder and the fold in it; whether it was there already, and is likely to be better with atlases."""
+    """The model folder and the fold in it; whether it was there already, and is likely to be better with atlases.
+
+    ``lacks`` is the other of two networks that segment together, if it is planned and not trained yet:
+    :data:`LOW_RESOLUTION`, :data:`WHOLE`, or "".
+    """
 
     model: Path
     fold: str
     was_trained: bool = False
     better_with_atlases: bool = False
+    lacks: str = ""
+
+    @property
+    def whole(self) -> Path:
+        """The folder of the model that prediction takes, in which a network of low resolution may lie."""
+        return self.model.parent if self.model.name == LOW_RESOLUTION else self.model
 
 
 @dataclass(frozen=True)
@@ -152,8 +163,16 @@ def _trained(job: Job, workspace: Workspace, ranks: Ranks) -> TrainingOutcome:
     else:
         ranks.told(_NOTHING)
     _describe(job, workspace)
-    few = len(job.cases.training) <= FEW_CASES and isinstance(job.method, LearnedMethod)
-    return TrainingOutcome(model.path, fold, was_trained, better_with_atlases=few and not was_trained)
+    few = len(job.cases.training) <= FEW_CASES and isinstance(job.method, LearnedMethod) and not options.low_resolution
+    return TrainingOutcome(model.path, fold, was_trained, few and not was_trained, _lacking(job))
+
+
+def _lacking(job: Job) -> str:
+    """See :class:`TrainingOutcome`."""
+    if job.options.low_resolution:
+        return "" if ModelFolder(job.model.path.parent).is_trained(job.cases.fold) else WHOLE
+    planned = (job.source / LOW_RESOLUTION / "plans.json").is_file()
+    return LOW_RESOLUTION if planned and not job.model.low_resolution.is_trained(job.cases.fold) else ""
 
 
 def _describe(job: Job, workspace: Workspace) -> None:
@@ -172,7 +191,9 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
 
     Nothing is written yet: a model folder without a fold would mislead prediction.
     """
-    source = workspace.preprocessed_dataset(options.dataset)
+    planned = source = workspace.preprocessed_dataset(options.dataset)
+    if options.low_resolution:
+        source = _low_resolution_of(planned)
     plan = read_plan(source)
     if not issubclass(known_method(options.method), LearnedMethod) and options.any_contrast:
         raise UserError(f"`any_contrast`: {options.method} has no network that could learn contrasts. Leave it out.")
@@ -192,10 +213,21 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     if method.any_contrast:
         check_any_contrast(source, cases.training, plan)
     check_partly_known(method)
-    model = ModelFolder(ModelFolder.location(workspace, source.name, options.method, options.recipe))
+    model = ModelFolder(ModelFolder.location(workspace, planned.name, options.method, options.recipe))
+    model = model.low_resolution if options.low_resolution else model
     scans = choose_scans(options, method, model, source, cases)
     initial = None if options.init_from is None else _initial(options.init_from, method, options.seed)
     return Job(options, source, plan, method, cases, scans, device, model, initial)
+
+
+def _low_resolution_of(planned: Path) -> Path:
+    """Where the cases of the second plan are. UserError if there is none."""
+    source = planned / LOW_RESOLUTION
+    if not (source / "plans.json").is_file():
+        raise UserError(
+            f"`low_resolution`: {planned.name} has no plan for it, since a patch sees enough of a case. Leave it out."
+        )
+    return source
 
 
 def _initial(path: Path, method: Method, seed: int) -> InitialWeights:
@@ -218,9 +250,10 @@ def _train(job: Job, ranks: Ranks) -> bool:
     """Label what is to be labelled, train, and write the fold; returns whether the process was told to stop."""
     options, training = job.options, list(job.cases.training)
     settings = job.settings()
+    resolution = ", low resolution" if options.low_resolution else ""
     console.say(
-        f"Training {options.method} ({options.recipe}) on {len(training)} cases of {job.source.name}, {job.cases.fold}, "
-        f"on {job.device}; {len(job.cases.validation)} cases for validation."
+        f"Training {options.method} ({options.recipe}{resolution}) on {len(training)} cases of {job.model.dataset}, "
+        f"{job.cases.fold}, on {job.device}; {len(job.cases.validation)} cases for validation."
     )
     if drawback := drawback_of(job.method.recipe, job.plan):
         console.warn(f"recipe {options.recipe}: {drawback}.")

@@ -11,8 +11,9 @@ class TrainingOptions:
     """What to train: ``fold`` of ``dataset`` (number, name or path), and how; see :func:`diffatlas_pipeline.train`.
 
     ``max_time_s`` in seconds; None for it and ``iterations``: as planned. ``any_contrast`` asks for the recipe that is
-    ``recipe`` with synthetic contrasts, ``given_labels`` for the one that also learns to complete drawings. It begins
-    with the weights of the model ``init_from``.
+    ``recipe`` with synthetic contrasts, ``given_labels`` for the one that also learns to complete drawings,
+    ``low_resolution`` for the network that finds structures in large scans. It begins with the weights of the model
+    ``init_from``.
     """
 
     dataset: str
@@ -21,6 +22,7 @@ class TrainingOptions:
     recipe: str = "default"
     any_contrast: bool = False
     given_labels: bool = False
+    low_resolution: bool = False
     max_time_s: float | None = None
     iterations: int | None = None
     num_cases: int | None = None

@@ -53,7 +53,13 @@ class Brightness(LearnedMethod):
         raise NotImplementedError
 
     def segment(
-        self, network: nn.Module, image: Tensor, stitch: Stitch, seed: int, progress: object = None
+        self,
+        network: nn.Module,
+        image: Tensor,
+        stitch: Stitch,
+        seed: int,
+        progress: object = None,
+        begin: Tensor | None = None,
     ) -> PlannedSegmentation:
         draws = self.recipe.sampler.draws
         noise = torch.randn(draws, generator=case_generator(seed, 0)) * 1e-3
