@@ -21,7 +21,7 @@ NEAR = 0.4  # in units of tau: so far about the structures the scan is looked at
 def fused(network: PlannedSegmentation, atlases: PlannedSegmentation, share: float) -> PlannedSegmentation:
     """The mean after late fusion: ``share`` of ``network``, the rest of ``atlases``."""
     mean = share * network.distances + (1 - share) * atlases.distances
-    return PlannedSegmentation(mean, share, network.generated)
+    return PlannedSegmentation(mean, share, network.generated, rough=network.rough)
 
 
 def fitting_share(

@@ -141,12 +141,12 @@ class Segmenter:
             if self.use.adapt == "curve":
                 images = [atlas.image for atlas in atlases[:CURVE_ATLASES]]
                 image, _ = adapt_contrast(known, images, self.plan.spacing_mm, self.predictor.seed)
-                scan = replace(scan, shown=replace(prepared, image=with_missing(image, lacks)))
+                scan = replace(scan, shown=_adapted(prepared, with_missing(image, lacks)))
             if self.use.registers:
                 answer = ask_atlases(known, atlases, self.plan, self.registrations)
                 scan = replace(scan, register_s=answer.register_s, kept=answer.kept)
                 if self.use.adapt == "atlases":
-                    scan = replace(scan, shown=replace(prepared, image=with_missing(answer.appearance, lacks)))
+                    scan = replace(scan, shown=_adapted(prepared, with_missing(answer.appearance, lacks)))
                 if self.use.late_fusion:
                     scan = replace(scan, atlases=PlannedSegmentation(torch.from_numpy(answer.distances)))
         except (RegistrationFailed, UserError) as error:
@@ -164,6 +164,11 @@ class Segmenter:
         return fitting_share(
             known, network, scan.atlases, self.plan.spacing_mm, self.plan.distance.tau_mm, self.predictor.method.codes
         )
+
+
+def _adapted(prepared: Prepared, image: np.ndarray) -> Prepared:
+    """``prepared`` with an ``image`` of another contrast; at low resolution there is none of it."""
+    return replace(prepared, image=image, rough=None)
 
 
 def _without(atlas: Atlas, channels: Sequence[int]) -> Atlas:

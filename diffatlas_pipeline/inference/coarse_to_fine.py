@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffatlas_pipeline.datasets.codes import Codes
 from diffatlas_pipeline.inference.familiarity import Familiarity
+from diffatlas_pipeline.inference.memory import Need
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.methods.base import DiffusionRecipe, PlannedSegmentation, Progress
@@ -34,7 +35,8 @@ Box = tuple[slice, slice, slice]
 class CoarseToFine(Predictor):
     """A :class:`Predictor` that asks ``rough``, one of the same labels at low resolution, where to look.
 
-    A scan in which that finds nothing, that lacks channels, or of which something is drawn, is segmented as a whole.
+    A scan in which that finds nothing, that lacks channels, whose contrast is adapted, or of which something is drawn,
+    is segmented as a whole.
     """
 
     looks_first = True
@@ -69,6 +71,14 @@ class CoarseToFine(Predictor):
         return replace(
             _pasted(found, box, (x, y, z), self.stitch.scratch, self.method.sharpness, self.method.codes), rough=rough
         )
+
+    def _need(self, prepared: Prepared) -> Need:
+        """Of a part, with the distances of the whole scan, which it is put into."""
+        need, shape = super()._need(prepared), prepared.record.planned_shape
+        if prepared.image.shape[1:] == shape:
+            return need
+        beside = 4 * len(self.plan.dataset.labels) * math.prod(shape)
+        return replace(need, in_memory=need.in_memory + beside, disk=need.disk + beside)
 
     def _within(
         self, box: Box, rough: PlannedSegmentation, prepared: Prepared, progress: Progress | None

@@ -10,10 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffatlas_pipeline.atlases.policy import AtlasUse
+from diffatlas_pipeline.atlases.segmenter import Segmenter
 from diffatlas_pipeline.datasets.codes import codes_of
 from diffatlas_pipeline.inference.coarse_to_fine import CoarseToFine, _pasted, box_around, refined, wider
 from diffatlas_pipeline.methods.base import PlannedSegmentation
 from diffatlas_pipeline.methods.segmentation_loss import label_probabilities
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.scratch import IN_MEMORY
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume
 from diffatlas_pipeline.volumes.resample import resample
@@ -123,6 +126,27 @@ def test_a_scan_in_which_nothing_is_found_or_something_is_special_is_segmented_a
         coarse_to_fine().prepare(gap)
     with pytest.raises(Exception, match="has not learnt to complete"):
         coarse_to_fine().prepare(volume, drawing=LabelVolume(np.zeros(volume.array.shape[1:], np.int32), volume.grid))
+
+
+def test_atlases_beside_it_keep_what_low_resolution_says_and_an_adapted_scan_is_segmented_as_a_whole() -> None:
+    volume, first = large_scan(), coarse_to_fine()
+    seen = ready().prepare(volume).image
+    kept = Atlas("kept", seen.astype(np.float16), np.full((2, *SHAPE), 0.5, np.float16))
+    late = Segmenter(first, [kept], AtlasUse(late_fusion=True))
+    scan = late.prepare(volume)
+    assert late.segment(scan).rough is not None
+    adapted = Segmenter(first, [kept], AtlasUse("curve")).prepare(volume)
+    assert scan.shown.rough is not None and adapted.shown.rough is None
+
+
+def test_memory_counts_the_distances_of_the_whole_scan() -> None:
+    first = coarse_to_fine()
+    prepared = first.prepare(large_scan())
+    part = replace(prepared, image=prepared.image[:, :16, :16, :16])
+    beside = 4 * 2 * int(np.prod(SHAPE))
+    assert first._need(part).disk == ready()._need(part).disk + beside
+    assert first._need(part).in_memory == ready()._need(part).in_memory + beside
+    assert first._need(prepared) == ready()._need(prepared)
 
 
 def test_probabilities_elsewhere_are_those_of_no_label() -> None:
