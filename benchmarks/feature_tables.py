@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pandas as pd
 
 from benchmarks.foreign_scans import KINDS
@@ -64,6 +67,51 @@ def large_field_table(table: pd.DataFrame) -> str:
         scores = [number(row[f"{score}_{way}"], digits) for score, digits in (("dice", 3), ("nsd", 3), ("hd95", 1))]
         cells.append([title, *scores, number(row[f"seconds_{way}"], 1)])
     return markdown(["sampled", "Dice", "NSD", "HD95 mm", "seconds a case"], cells)
+
+
+def utilisation_table(table: pd.DataFrame) -> str:
+    """One row per data set: a training step, the parts of it, and the rates of convolutions and of a matrix product."""
+    header = ["plan of", "batch", "ms a step", "convolutions alone", "rest of the network", "loss, own answers"]
+    header += ["optimiser, EMA", "GFLOP/s, convolutions alone", "GFLOP/s, matrix product"]
+    rows = []
+    for _, row in table.iterrows():
+        parts = [0.0, *(row[f"{name}_ms"] for name in ("convolutions", "network", "loss", "step"))]
+        shares = [
+            f"{max(0.0, (after - before) / parts[-1]):.0%}".replace("%", " %") for before, after in itertools.pairwise(parts)
+        ]
+        rates = [number(row[f"{name}_gflops"], 0) for name in ("convolutions", "peak")]
+        rows.append([f"`{row['dataset']}`, {row['precision']}", str(row["batch"]), number(row["step_ms"], 0), *shares, *rates])
+    return markdown(header, rows)
+
+
+def growth_table(table: pd.DataFrame) -> str:
+    """What grows, how much, and how many times as long a prediction takes; slopes on a double logarithmic scale."""
+    usual = {
+        name: table[name].min() if name == "side" else table[name].mode()[0] for name in ("side", "steps", "labels", "cases")
+    }
+    found = table.assign(voxels=table["side"] ** 3)
+    kinds = (("voxels", "side"), ("windows", "side"), ("sampling steps", "steps"), ("labels", "labels"), ("cases", "cases"))
+    rows = []
+    for title, changed in kinds:
+        column = {"sampling steps": "steps"}.get(title, title)
+        others = [name for name in usual if name != changed]
+        rows_of_kind = found[(found[others] == pd.Series(usual)[others]).all(axis=1)].sort_values(column)
+        first, last = rows_of_kind.iloc[0], rows_of_kind.iloc[-1]
+        slope = np.polyfit(np.log(rows_of_kind[column].astype(float)), np.log(rows_of_kind["all_s"]), 1)[0]
+        ends = [f"{int(one[column]):,}" for one in (first, last)]
+        factors = [number(last[column] / first[column], 1), number(last["all_s"] / first["all_s"], 1)]
+        rows.append([title, *ends, *factors, number(round(float(slope), 2) + 0.0, 2)])
+    return markdown(["what grows", "from", "to", "times as much", "times as long", "slope"], rows)
+
+
+def stages_table(table: pd.DataFrame) -> str:
+    """Share of each stage of the largest predictions of the growth benchmark."""
+    stages = ("read", "prepare", "sample", "restore", "write")
+    rows = []
+    for _, row in table[table["side"] >= 128].iterrows():
+        shares = [f"{row[f'{stage}_s'] / row['all_s']:.1%}".replace("%", " %") for stage in stages]
+        rows.append([" x ".join([str(row["side"])] * 3), number(row["all_s"], 1), *shares])
+    return markdown(["voxels", "seconds", *stages], rows)
 
 
 def memory_table(table: pd.DataFrame) -> str:

@@ -17,10 +17,13 @@ from benchmarks.feature_tables import (
     foreign_table,
     generated_table,
     given_slices_table,
+    growth_table,
     large_field_table,
     memory_table,
     missing_channel_table,
+    stages_table,
     uncertainty_table,
+    utilisation_table,
 )
 from benchmarks.gpu_tables import gpu_checks_table, gpu_dice_table, gpu_speed_table
 from benchmarks.markdown import markdown, number
@@ -238,6 +241,9 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "missing_channel": (("missing_channel.csv",), missing_channel_table),
     "uncertainty": (("uncertainty.csv",), uncertainty_table),
     "memory": (("memory.csv",), memory_table),
+    "utilisation": (("utilisation.csv",), utilisation_table),
+    "growth": (("growth.csv",), growth_table),
+    "stages": (("growth.csv",), stages_table),
     "large_field": (("large_field.csv",), large_field_table),
     "summary": (tuple(f"comparison_{name}.csv" for name in SUMMARY_FILES), summary_table),
     "gpu-dice": (("gpu_dice.csv",), gpu_dice_table),
@@ -247,16 +253,18 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
 """Each other table's results files and how it is made of them."""
 GPU_PAGE = ("gpu-dice", "gpu-speed", "gpu-checks")
 FIRST_PAGE = (
-    "hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "speed", "quickstart", "generated", "given_slices",
+    "hippocampus", "heart-ct", "heart-mri", "seconds", "steps", "quickstart", "generated", "given_slices",
     "missing_channel", "uncertainty",
 )  # fmt: skip
-ELSEWHERE = ("foreign", "memory", "large_field")
+SPEED_PAGE = ("speed", "utilisation", "growth", "stages")
+ELSEWHERE = ("foreign", "memory", "large_field", *SPEED_PAGE)
 PAGES = {
     ROOT / "documentation" / "benchmarks.md": FIRST_PAGE,
     ROOT / "documentation" / "benchmarks-other-contrasts.md": tuple(
         name for name in (*COLUMNS, *TABLES) if name not in (*FIRST_PAGE, *GPU_PAGE, "summary", *ELSEWHERE)
     ),
     ROOT / "documentation" / "benchmarks-gpu.md": GPU_PAGE,
+    ROOT / "documentation" / "benchmarks-speed.md": SPEED_PAGE,
     ROOT / "documentation" / "how-to" / "foreign-scans.md": ("foreign",),
     ROOT / "documentation" / "how-to" / "large-scans.md": ("large_field",),
     ROOT / "documentation" / "reference" / "predict.md": ("memory",),

@@ -1,0 +1,44 @@
+"""Where a training step's time goes: a real run on the plan of a tiny data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import utilisation
+from benchmarks.feature_tables import utilisation_table
+from benchmarks.record import read_rows
+from diffatlas_pipeline.files import to_json
+from tests.model_files import plan
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Path:
+    folder = tmp_path / "Dataset001_Tiny"
+    folder.mkdir()
+    (folder / "plans.json").write_text(to_json(plan()), encoding="utf-8")
+    return folder
+
+
+def test_a_row_tells_all_parts(planned: Path, tmp_path: Path) -> None:
+    results = tmp_path / "utilisation.csv"
+    utilisation.main(["--preprocessed", str(planned), "--repeats", "1", "--results", str(results)])
+    (row,) = read_rows(results).to_dict("records")
+    assert row["dataset"] == "Dataset001_Tiny" and row["device"] == "cpu"
+    assert all(row[f"{name}_ms"] > 0 for name in ("product", "convolutions", "network", "loss", "step"))
+    assert row["peak_gflops"] > 0 and row["convolutions_gflops"] > 0
+    assert "`Dataset001_Tiny`, float32" in utilisation_table(read_rows(results))
+
+
+def test_the_convolutions_are_those_of_the_network(planned: Path) -> None:
+    """Alone they give the gradients of a loss that is the sum of their outputs, of each weight of each of them."""
+    step = utilisation.Step(planned, torch.device("cpu"), "float32")
+    convolutions = [one for one in step.network.modules() if utilisation.is_convolution(one)]
+    assert {layer for layer, _, _ in step.layers} == {*convolutions} and len(step.layers) == len(convolutions)
+    step.network.zero_grad()
+    step.convolutions()
+    assert all(parameter.grad is not None for one in convolutions for parameter in one.parameters())
+    others = {*step.network.parameters()} - {one for layer in convolutions for one in layer.parameters()}
+    assert others and all(parameter.grad is None for parameter in others)
