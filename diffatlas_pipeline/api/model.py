@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,10 +86,10 @@ def load_model(
     trained = [model.load(fold) for fold in model.choose_folds(_listed(folds))]
     first = trained[0]
     recipe = with_sampling(recipe_of(first.plan, first.method, first.recipe), steps, solver, draws, guidance_level)
+    finder = _finder(model, trained, where, seed, precision) if low_resolution else None
     options: dict[str, Any] = {"precision": precision, "postprocessing": postprocessing}
-    predictor = Predictor(trained, where, recipe, seed, **options)
-    if low_resolution and (finder := _finder(model, trained, where, seed, precision)):
-        predictor = CoarseToFine(finder, trained, where, recipe, seed, **options)
+    made = Predictor if finder is None else functools.partial(CoarseToFine, finder)
+    predictor = made(trained, where, recipe, seed, **options)
     return Model(model, predictor, first.atlases, kept, unpacked)
 
 

@@ -23,13 +23,11 @@ from diffatlas_pipeline.methods.base import DiffusionRecipe, PlannedSegmentation
 from diffatlas_pipeline.methods.segmentation_loss import label_probabilities
 from diffatlas_pipeline.scratch import Scratch
 from diffatlas_pipeline.volumes.channels import missing_channels
-from diffatlas_pipeline.volumes.grids import LabelVolume, Triple, Volume
-from diffatlas_pipeline.volumes.resample import resample
+from diffatlas_pipeline.volumes.grids import Box, LabelVolume, Triple, Volume
+from diffatlas_pipeline.volumes.resample import resample_part
 
 AROUND = 8  # a patch's edge over the margin that is left around what was found, on each side
 ROUGH_SHARE = 0.2  # of a bar of progress
-
-Box = tuple[slice, slice, slice]
 
 
 class CoarseToFine(Predictor):
@@ -93,7 +91,7 @@ class CoarseToFine(Predictor):
 
     def familiarity(self, prepared: Prepared, found: PlannedSegmentation, other_contrast: bool = False) -> Familiarity | None:
         """What low resolution says of the whole scan: the other has seen a part."""
-        if prepared.rough is None or found.rough is None:
+        if prepared.rough is None or found.rough is None or self.rough.known is None:
             return super().familiarity(prepared, found, other_contrast)
         return self.rough.familiarity(prepared.rough, found.rough, other_contrast)
 
@@ -133,8 +131,7 @@ def refined(distances: np.ndarray, shape: Triple, box: Box, times: float) -> np.
     """``distances`` (K, x, y, z) of a coarser grid, ``times`` so large and cut off at +-1, in a ``box`` of the grid of
     ``shape`` with the same field of view.
     """
-    each = [resample(one[None], shape, 1)[0][box] * np.float32(times) for one in distances]
-    return np.stack(each).clip(-1, 1)
+    return (resample_part(distances, shape, box) * np.float32(times)).clip(-1, 1)
 
 
 def _at_least(first: int, last: int, size: int, window: int) -> slice:

@@ -84,7 +84,7 @@ def model_card(model: ModelFolder, folds: Sequence[str], licence: str = "", with
         "segments": ", ".join(f"{label.name} ({label.value})" for label in plan.dataset.labels),
         "in scans of": _channels(plan.dataset) + (", or of another contrast: it was trained with any" if anything else ""),
         "method, recipe": f"{model.method}, {model.recipe}",
-        "works at": f"{spacing} mm, {'slices' if plan.dimensions == 2 else 'volumes'}",
+        "works at": f"{spacing} mm, {'slices' if plan.dimensions == 2 else 'volumes'}{_finds(model, folds)}",
         "holds training scans": _scans(facts),
         "licence": licence or NO_LICENCE,
     }
@@ -94,6 +94,14 @@ def model_card(model: ModelFolder, folds: Sequence[str], licence: str = "", with
     lines += ["", "Dice is that of cases of the same data set which the fold was not trained on. Scans of another scanner,"]
     lines += ["protocol or disease may be segmented worse. It is not a medical device: look at every segmentation.", ""]
     return "\n".join(lines)
+
+
+def _finds(model: ModelFolder, folds: Sequence[str]) -> str:
+    """Of a model with a network of low resolution."""
+    if not all(model.low_resolution.is_trained(fold) for fold in folds) or not folds:
+        return ""
+    spacing = " x ".join(f"{value:.3g}" for value in model.low_resolution.plan().spacing_mm)
+    return f"; finds the structures in large scans at {spacing} mm"
 
 
 def _channels(dataset: DatasetDescription) -> str:

@@ -20,11 +20,11 @@ from diffatlas_pipeline.registration.fusion import FUSIONS, weights_of
 from diffatlas_pipeline.registration.selection import aligned_likeness, best, centred_likeness
 from diffatlas_pipeline.registration.threads import side_by_side
 from diffatlas_pipeline.registration.warp import affine_coordinates, outside, voxel_grid, warp_distances, warp_image
+from diffatlas_pipeline.volumes.grids import Box
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Progress = Callable[[int, int], None]
-Box = tuple[slice, slice, slice]
 
 MARGIN = 0.1  # of the atlases' extent: how far beyond it a deformation may have to reach
 FEWEST_VOXELS = 4  # along each axis, of what is registered in space

@@ -13,6 +13,7 @@ import numpy as np
 
 Triple = tuple[int, int, int]
 TripleMm = tuple[float, float, float]
+Box = tuple[slice, slice, slice]  # part of a volume
 _PERPENDICULAR = 1e-3  # cosine of the angle between two axes; headers in single precision are off by less
 Affine = tuple[tuple[float, ...], ...]
 SFORM = "sform"

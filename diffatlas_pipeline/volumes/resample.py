@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from diffatlas_pipeline.volumes.grids import Triple
+from diffatlas_pipeline.volumes.grids import Box, Triple
 
 _BLOCK = 64  # output samples per matrix product
 _REACH = 24  # samples after which the cubic spline's prefilter has decayed below single precision (0.268 ** 24 = 2e-14)
@@ -47,6 +47,21 @@ def resample(array: np.ndarray, shape: Triple, order: int | Triple) -> np.ndarra
             channel = _resample_axis(np.ascontiguousarray(channel), axis, shape[axis], orders[axis])
         channels.append(channel)
     return np.stack(channels)
+
+
+def resample_part(array: np.ndarray, shape: Triple, part: Box) -> np.ndarray:
+    """What :func:`resample` of ``array`` (C, X, Y, Z) to ``shape`` by linear splines has in ``part``, without the
+    rest.
+    """
+    found = np.asarray(array, dtype=np.float32)
+    for axis, (size, within) in enumerate(zip(shape, part, strict=True), 1):
+        count = found.shape[axis]
+        where = np.clip((np.arange(size)[within] + 0.5) * count / size - 0.5, 0, count - 1)
+        low = np.floor(where).astype(int)
+        share = (where - low).astype(np.float32).reshape(-1, *[1] * (3 - axis))
+        below, above = (np.take(found, np.minimum(low + step, count - 1), axis=axis) for step in (0, 1))
+        found = below + share * (above - below)
+    return found
 
 
 def _resample_axis(volume: np.ndarray, axis: int, n_out: int, order: int) -> np.ndarray:

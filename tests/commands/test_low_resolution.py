@@ -90,7 +90,9 @@ def test_structures_are_found_at_low_resolution_and_segmented_where_they_are(
 
 def test_a_packed_model_has_both(workspace: Path, trained: Path, tmp_path: Path) -> None:
     export_model.main(["-m", str(trained), "-o", str(tmp_path / "model.zip")])
-    names = zipfile.ZipFile(tmp_path / "model.zip").namelist()
+    packed = zipfile.ZipFile(tmp_path / "model.zip")
+    names, card = packed.namelist(), packed.read("MODEL_CARD.md").decode()
+    assert "finds the structures in large scans at" in card
     assert f"low_resolution/{FOLD}/checkpoint_final.safetensors" in names
     assert "low_resolution/plans.json" in names and not any("atlases" in name for name in names)
     here = segment(workspace, tmp_path / "here", "-m", str(trained))

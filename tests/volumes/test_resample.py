@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.transform import resize
 
-from diffatlas_pipeline.volumes.resample import resample, resampled_shape
+from diffatlas_pipeline.volumes.resample import resample, resample_part, resampled_shape
 
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
 
@@ -82,3 +82,19 @@ def test_resampled_shape_keeps_the_field_of_view():
     assert resampled_shape((512, 512, 60), (0.7, 0.7, 5.0), (1.4, 0.7, 1.0)) == (256, 512, 300)
     assert resampled_shape((3, 3, 1), (1.0, 1.0, 1.0), (10.0, 10.0, 10.0)) == (1, 1, 1)
     assert resampled_shape((35, 51, 35), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)) == (35, 51, 35)
+
+
+@given(
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.tuples(*[st.integers(1, 20)] * 3),
+    st.tuples(*[st.tuples(st.integers(0, 19), st.integers(1, 20))] * 3),
+)
+@settings(deadline=None, max_examples=50)
+def test_a_part_is_that_of_the_whole(shape, new_shape, edges):
+    array = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    part = tuple(
+        slice(min(first, n - 1), max(min(last, n), min(first, n - 1) + 1))
+        for (first, last), n in zip(edges, new_shape, strict=True)
+    )
+    whole = resample(array, new_shape, 1)[(slice(None), *part)]
+    np.testing.assert_allclose(resample_part(array, new_shape, part), whole, atol=1e-6)
