@@ -39,17 +39,17 @@ def main(argv: list[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description="Dice and seconds coarse to fine, and of sampling the whole scan.",
-        epilog="example:\n  python -m benchmarks.large_field --max-time 12m",
+        epilog="example:\n  python -m benchmarks.large_field --max-time 10m",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--side", type=int, default=128, metavar="N", help="voxels of a scan's edge (default: %(default)s)")
-    made.add_argument("--heart", type=int, default=40, metavar="N", help="voxels of a heart's edge (default: %(default)s)")
+    made.add_argument("--side", type=int, default=96, metavar="N", help="voxels of a scan's edge (default: %(default)s)")
+    made.add_argument("--heart", type=int, default=32, metavar="N", help="voxels of a heart's edge (default: %(default)s)")
     made.add_argument("--cases", type=int, default=16, metavar="N", help="training cases (default: %(default)s)")
     made.add_argument("--test-cases", type=int, default=4, metavar="N", help="(default: %(default)s)")
     made.add_argument(
-        "--max-time", default="12m", metavar="TIME", help="time of each of the two trainings (default: %(default)s)"
+        "--max-time", default="10m", metavar="TIME", help="time of each of the two trainings (default: %(default)s)"
     )
-    made.add_argument("--memory", type=float, default=8, metavar="GB", help="of the plan (default: %(default)s)")
+    made.add_argument("--memory", type=float, default=0.25, metavar="GB", help="of the plan (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the hearts and the trainings (default: %(default)s)")
     add_places(made)
     made.add_argument(
