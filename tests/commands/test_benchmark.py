@@ -85,12 +85,12 @@ def test_the_smallest_benchmark(workspace: Path, capsys: pytest.CaptureFixture[s
     assert "4 cells, 3 of them done already; 0 model(s) to make" in capsys.readouterr().out
 
     zero_shot = f"zero-shot:{MRI}@2-shot"
-    some = ["--methods", "diffatlas", "icmd", "rba:staple", "--no-mean-atlas"]
+    some = ["--methods", "diffatlas", "rba:staple", "--no-mean-atlas"]
     assert run(workspace, *some, "--settings", f"zero-shot:{workspace / 'raw' / MRI}@2-shot", *least) == 0
     assert {name for name, when in times(folder).items() if after.get(name) != when and name.startswith("models")} == set()
     content = json.loads((folder / "benchmark.json").read_text())
     cell = content["cells"][-1]
-    assert [cell["setting"] for cell in content["cells"]] == ["2-shot"] * 4 + [zero_shot] * 3
+    assert [cell["setting"] for cell in content["cells"]] == ["2-shot"] * 4 + [zero_shot] * 2
     assert json.loads((folder / cell["predictions"] / "prediction.json").read_text())["modality"] == "MRI"
     for key in ("model", "predictions", "evaluation", "log"):
         assert all((folder / cell[key]).exists() for cell in content["cells"])
