@@ -117,12 +117,12 @@ def test_functions_that_start_processes_refuse_a_process_that_runs_the_script_ag
     run = _run_script(
         tmp_path / "mine.py",
         "import multiprocessing",
-        f"from diffatlas_pipeline import UserError, {', '.join(functions)}",
         'if __name__ == "__main__":',
         "    process = multiprocessing.get_context('spawn').Process(target=print)",
         "    process.start()",
         "    process.join()",
-        "else:",
+        "else:",  # where alone the imports are needed: they take seconds
+        f"    from diffatlas_pipeline import UserError, {', '.join(functions)}",
         f"    for call in ({', '.join(functions)}):",
         "        try:",
         "            call('1', '2') if call is not plan_and_preprocess else call('1')",
