@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from diffatlas_pipeline.errors import UserError
 
 T = TypeVar("T")
+_PLAIN = (int, float, str, bool)
 
 
 def to_json(value: Any) -> str:
@@ -78,6 +79,8 @@ def _build(kind: Any, raw: Any, path: str) -> Any:
     if origin is tuple:
         _expect(isinstance(raw, (list, tuple)), "a list", raw, path)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
+            if arguments[0] in _PLAIN and all(type(item) is arguments[0] for item in raw):  # thousands of voxels
+                return tuple(raw)
             arguments = arguments[:1] * len(raw)
         _expect(len(arguments) == len(raw), f"{len(arguments)} values", len(raw), path)
         pairs = zip(arguments, raw, strict=True)
@@ -90,7 +93,7 @@ def _build(kind: Any, raw: Any, path: str) -> Any:
         return None if raw is None else _build(choices[0], raw, path)
     if kind is Path:
         return Path(_build(str, raw, path))
-    if kind in (int, float, str, bool):
+    if kind in _PLAIN:
         allowed = (int, float) if kind is float else kind
         _expect(isinstance(raw, allowed) and isinstance(raw, bool) == (kind is bool), kind.__name__, raw, path)
         return kind(raw)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -20,41 +19,7 @@ from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.volumes.io import write_scalars
 from tests.factories import make_grid
 from tests.faults.processes import wait_for_the_end
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def die_at_two(number: int) -> int:
-    if number == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def die(number: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop_at_one(number: int) -> int:
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    return number
-
-
-def make_folder_or_die(folder: str) -> None:
-    if folder.endswith("dies"):
-        os.kill(os.getpid(), signal.SIGKILL)
-    Path(folder).mkdir()
-
-
-def threads(_: int) -> str | None:
-    return os.environ.get("OMP_NUM_THREADS")
-
-
-def fail(number: int) -> int:
-    raise ZeroDivisionError("a bug of ours")
-
+from tests.parallel_work import die, die_at_two, fail, make_folder_or_die, square, stop_at_one, threads
 
 NAMES = ["a", "b", "dies", "d"]
 
@@ -152,12 +117,12 @@ def test_functions_that_start_processes_refuse_a_process_that_runs_the_script_ag
     run = _run_script(
         tmp_path / "mine.py",
         "import multiprocessing",
-        f"from diffatlas_pipeline import UserError, {', '.join(functions)}",
         'if __name__ == "__main__":',
         "    process = multiprocessing.get_context('spawn').Process(target=print)",
         "    process.start()",
         "    process.join()",
-        "else:",
+        "else:",  # where alone the imports are needed: they take seconds
+        f"    from diffatlas_pipeline import UserError, {', '.join(functions)}",
         f"    for call in ({', '.join(functions)}):",
         "        try:",
         "            call('1', '2') if call is not plan_and_preprocess else call('1')",

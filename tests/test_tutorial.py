@@ -25,11 +25,12 @@ from tests.test_commands_page import COMMANDS
 TUTORIAL = (ROOT / "documentation" / "tutorial.md").read_text(encoding="utf-8")
 REAL_SCANS = "\n## The same with real scans\n"
 SMALLER = {  # what the test does otherwise than the page says, to end soon
-    "--cases 20 --test-cases 4": "--cases 8 --test-cases 2 --size 24",
+    "--cases 20 --test-cases 4": "--cases 8 --test-cases 2 --size 24 --workers 1",
     "--max-time 6m": "--iterations 20 --workers 0",
     "--max-time 3m": "--iterations 2 --workers 0",
     "--max-time 30m": "--iterations 2 --workers 0",
 }
+ALONE = {"DiffAtlas_plan_and_preprocess": ["--workers", "1"]}  # to start more would take longer than so few cases
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -51,7 +52,8 @@ def run_shell(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
             name, _, value = words[1].partition("=")
             monkeypatch.setenv(name, value)
         elif line.startswith("DiffAtlas_"):
-            importlib.import_module(f"diffatlas_pipeline.commands.{COMMANDS[words[0]]}").main(words[1:])
+            module = importlib.import_module(f"diffatlas_pipeline.commands.{COMMANDS[words[0]]}")
+            module.main([*words[1:], *ALONE.get(words[0], [])])
         else:
             rest = part
         if rest.strip():

@@ -11,9 +11,13 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.files import write_text_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SECONDS_BETWEEN_PICTURES = 20
 _FIRST = ("iteration", "seconds", "learning_rate", "loss")
@@ -35,7 +39,7 @@ class TrainingLog:
         if iteration and self.path.exists():
             self.rows = [row for row in _rows_of(self.path) if row["iteration"] <= iteration]
         self._collected: dict[str, list[float]] = defaultdict(list)
-        self._drawn_s = -math.inf
+        self._drawn_s = 0.0
         self._events = _tensorboard(folder) if writes else None
 
     def collect(self, parts: dict[str, float]) -> None:
@@ -51,8 +55,8 @@ class TrainingLog:
     def write_row(
         self, iteration: int, seconds: float, learning_rate: float, validation: dict[str, float], last: bool = False
     ) -> None:
-        """End an epoch: a row of means, and the file and events brought up to date; the picture now and then and at the
-        end.
+        """End an epoch: a row of means, and the file and events brought up to date; the picture now and then, not at
+        once, and at the end.
         """
         row = {"iteration": float(iteration), "seconds": round(seconds, 2), "learning_rate": learning_rate}
         row |= {name: self.mean(name) for name in self._collected}
@@ -127,28 +131,47 @@ def draw_progress(rows: Sequence[Row], path: Path) -> None:
     ]
     temporary = path.with_name(f".{path.name}.tmp.png")
     with mpl.rc_context({"text.parse_math": False}):  # names may hold any letters
-        figure = Figure(figsize=(14, 7.5), layout="constrained")
+        figure = Figure(figsize=(14, 7.5))
         figure.suptitle(_title(rows, path), fontsize=13)
         for axis, (title, columns, logarithmic) in zip(figure.subplots(2, 2, sharex=True).flat, panels, strict=True):
             for column in columns:
                 points = [(row["iteration"], row[column]) for row in rows if not math.isnan(row.get(column, math.nan))]
                 label = column.removeprefix("loss_").removeprefix("dice_").replace("_", " ")
                 axis.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 40 else None, markersize=3)
-            axis.set_title(title)
+            axis.set_title(title, y=1.0)
             axis.grid(alpha=0.3)
+            last = axis.get_subplotspec().is_last_row()
             if columns and title != "Learning rate":  # beside the curves, which it would hide
-                axis.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
+                place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0, "frameon": False}
+                axis.legend(fontsize=9, ncols=math.ceil(len(columns) / (17 if last else 34)), **place)
             if not columns:
                 axis.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axis.transAxes)
             if logarithmic and columns:
                 axis.set_yscale("log")
                 axis.yaxis.set_major_formatter("{x:g}")
+                low, high = axis.get_ylim()
+                axis.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")  # the default one writes formulas
             if title.startswith("Validation"):
                 axis.set_ylim(0, 1)
-            if axis.get_subplotspec().is_last_row():
+            if last:
                 axis.set_xlabel("iteration")
+        _make_room_for_legends(figure)
         figure.savefig(temporary, dpi=90)
     temporary.replace(path)
+
+
+def _make_room_for_legends(figure: Figure) -> None:
+    """Place the four panels, each with its legend on the right. Matplotlib's own layouts draw all several times to find
+    the same, and a training waits for its picture.
+    """
+    numbers, beside = 0.055, [0.0, 0.0]  # shares of the figure's width: left of each panel, right of each column
+    for place, axis in enumerate(figure.axes):
+        if legend := axis.get_legend():
+            beside[place % 2] = max(beside[place % 2], legend.get_window_extent().width / figure.bbox.width + 0.01)
+    width = max(0.1, (0.99 - 2 * numbers - sum(beside)) / 2)
+    for place, axis in enumerate(figure.axes):
+        row, column = divmod(place, 2)
+        axis.set_position((numbers + column * (numbers + width + beside[0]), 0.075 if row else 0.52, width, 0.37))
 
 
 def _title(rows: Sequence[Row], path: Path) -> str:

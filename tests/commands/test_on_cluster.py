@@ -70,6 +70,7 @@ def test_preprocessing_and_all_folds(dask: Dask, tmp_path: Path, capsys: pytest.
     folds = {name: {"train": ["case00", "case01"], "validation": ["case02"]} for name in ("fold0", "fold1")}
     (tmp_path / "two.json").write_text(json.dumps(folds), encoding="utf-8")
     words = ["7", "all-folds", "--iterations", "2", "--no-validation", "--splits-file", str(tmp_path / "two.json")]
+    words += ["--workers", "0", "--precision", "float32"]
     words += ["--device", "cpu", "--workspace", str(tmp_path / "cluster"), "--scheduler", str(dask.file)]
     capsys.readouterr()
     train.main(words)

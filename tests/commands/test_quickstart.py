@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from diffatlas_pipeline.api.model import load_model
+from diffatlas_pipeline.commands import _common
 from diffatlas_pipeline.commands._rerun import products_of, rerun
 from diffatlas_pipeline.commands.quickstart import main
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -97,8 +98,9 @@ def test_a_finished_model_is_moved_aside_and_can_be_used_there(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_from_nothing_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_nothing_to_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A few seconds of training learn next to nothing; what is tested is that every step fits the next one."""
+    monkeypatch.setattr(_common, "default_workers", lambda: 1)  # as with one core: to start more takes longer than the cases
     place = tmp_path / "a workspace"  # the blank must survive the commands that are printed
     options = ["--workspace", str(place), "--max-time", "3s", "--cases", "4", "--test-cases", "2", "--size", "24"]
     main([*options, "--device", "cpu"])

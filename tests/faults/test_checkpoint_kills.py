@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from diffatlas_pipeline.training import checkpoints, loop
+from diffatlas_pipeline.training.state import TrainingState
 from tests.faults.processes import run_module
-from tests.training.test_loop import batches, method, run
+from tests.training.test_loop import CPU, PLAN, batches, method, run
 
 ITERATIONS = 12
 MOMENTS = ("half of it is written", "it is written", "the one before is renamed", "it is renamed")
@@ -65,20 +67,48 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
     return loop.train(method(), run(tmp_path_factory.mktemp("whole"), ITERATIONS), batches, None).weights
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of a training that was killed, by the moment of it."""
+    folders = {moment: tmp_path_factory.mktemp("killed") for moment in MOMENTS}
+    done = run_module("tests.faults.test_checkpoint_kills", *folders.values())
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [-signal.SIGKILL] * len(MOMENTS), done.stderr
+    return folders
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_while_a_checkpoint_is_written(tmp_path: Path, undisturbed: dict[str, torch.Tensor], moment: str) -> None:
-    ended = run_module("tests.faults.test_checkpoint_kills", tmp_path, moment)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    found = checkpoints.load_checkpoint(tmp_path)
+def test_killed_while_a_checkpoint_is_written(
+    killed: dict[str, Path], undisturbed: dict[str, torch.Tensor], moment: str
+) -> None:
+    folder = killed[moment]
+    found = checkpoints.load_checkpoint(folder)
     assert found is not None
     _, status, warning = found
     assert (status.iteration, warning) == (AT if moment == MOMENTS[3] else AT - 1, "")
-    resumed = loop.train(method(), run(tmp_path, ITERATIONS), batches, None).weights
+    resumed = loop.train(method(), run(folder, ITERATIONS), batches, None).weights
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
-    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")], "half a file is left"
+    assert not [path.name for path in folder.iterdir() if path.name.endswith(".tmp")], "half a file is left"
+
+
+def main(folders: list[str]) -> None:
+    """Print how the training of each moment ended. Each is a process of its own, forked from one that has imported all:
+    nothing is computed in that one, so torch has no threads in it yet.
+    """
+    torch.set_num_threads(1)
+    TrainingState(method().build_network(), PLAN.training, 0, CPU)  # with its first optimiser torch imports much more
+    codes = []
+    for moment, folder in zip(MOMENTS, folders, strict=True):
+        child = os.fork()
+        if not child:
+            try:
+                train_until_killed(Path(folder), moment)
+            finally:
+                os._exit(0)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(json.dumps(codes))
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    train_until_killed(Path(sys.argv[1]), sys.argv[2])
+    main(sys.argv[1:])

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from diffatlas_pipeline.api.preparation import plan_and_preprocess
-from tests.faults.processes import on_small_disk, run
+from diffatlas_pipeline.api.training import train
+from tests.faults.processes import on_small_disk
 from tests.planning.raw_data import write_dataset
 
 SCRIPT = """
@@ -39,8 +40,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("workspace")
     write_dataset(place / "raw", cases=3)
     plan_and_preprocess(7, workspace=place, device="cpu", workers=1)
-    trained = run("train", 7, "fold0", "--iterations", 1, "--device", "cpu", "--no-validation", "--workspace", place)
-    assert trained.returncode == 0, trained.stderr
+    train(7, "fold0", iterations=1, validation=False, workspace=place, device="cpu", workers=0, precision="float32")
     return place
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffatlas_pipeline.commands import plan_and_preprocess, train
 from tests.faults.processes import killed_after, run
 from tests.planning.raw_data import write_dataset
 
@@ -57,7 +58,7 @@ def test_killed_while_preprocessing(workspace: Path, prepared: float, tmp_path: 
     shutil.copytree(workspace / "raw", tmp_path / "raw")
     words = ("-d", 7, "--device", "cpu", "--workers", 1, "--workspace", tmp_path)
     kill_at_random(prepared, "plan_and_preprocess", *words)
-    assert run("plan_and_preprocess", *words).returncode == 0
+    plan_and_preprocess.main([str(word) for word in words])
     expected, found = (bytes_below(place / "preprocessed" / "Dataset007_Balls" / "cases") for place in (workspace, tmp_path))
     assert expected.keys() == found.keys()
     arrays = [name for name in expected if name.endswith(".b2nd")]
@@ -66,8 +67,8 @@ def test_killed_while_preprocessing(workspace: Path, prepared: float, tmp_path: 
 
 @pytest.mark.slow
 def test_killed_while_predicting(workspace: Path, prepared: float, tmp_path: Path) -> None:
-    trained = run("train", 7, "fold0", "--iterations", 1, "--device", "cpu", "--no-validation", "--workspace", workspace)
-    assert trained.returncode == 0, trained.stderr
+    few = ["--iterations", "1", "--workers", "0", "--precision", "float32", "--no-validation"]
+    train.main(["7", "fold0", *few, "--device", "cpu", "--workspace", str(workspace)])
     scans = workspace / "raw" / "Dataset007_Balls" / "imagesTr"
     words = ("-i", scans, "--workspace", workspace, "--device", "cpu", "--precision", "float32")
     start = time.monotonic()

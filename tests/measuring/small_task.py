@@ -17,6 +17,7 @@ from benchmarks.commands import CommandFailed
 from tests.planning.raw_data import ball_case, write_nifti
 
 TEST = 2
+FEW_WORKERS = {"train": "0", "plan_and_preprocess": "1"}
 
 
 def write_task(folder: Path, training: int = 6) -> Path:
@@ -49,12 +50,12 @@ def use_lists(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
-    """Let benchmarks run the commands in this process: half of such a small run is the start of processes."""
+    """Let benchmarks run the commands in this process, alone: half of such a small run is the start of processes."""
 
     def do(command: str, words: Sequence[str]) -> float:
-        start = time.monotonic()
+        start, alone = time.monotonic(), ["--workers", FEW_WORKERS[command]] if command in FEW_WORKERS else []
         try:
-            importlib.import_module(f"diffatlas_pipeline.commands.{command}").main(list(words))
+            importlib.import_module(f"diffatlas_pipeline.commands.{command}").main([*words, *alone])
         except SystemExit as ended:
             if ended.code:
                 raise CommandFailed(command, int(ended.code)) from ended

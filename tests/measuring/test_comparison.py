@@ -11,7 +11,7 @@ from benchmarks import comparison, tables
 from benchmarks.protocols import PROTOCOLS, Prepared
 from benchmarks.seeds import over_seeds
 from diffatlas_pipeline.benchmark.choices import MethodChoice
-from tests.measuring.small_task import use_lists, write_task
+from tests.measuring.small_task import run_here, use_lists, write_task
 
 
 def asked_for(protocol: str) -> dict[tuple[str, str], int]:
@@ -71,6 +71,7 @@ def test_what_is_named_alone_is_run_with_the_rest_of_the_defaults(monkeypatch: p
 def test_a_small_protocol_is_run_by_the_real_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_task(tmp_path / "Task04_Hippocampus")
     use_lists(monkeypatch, data / "protocol.json")
+    run_here(monkeypatch, comparison)
     options = ["--workspace", str(tmp_path / "w"), "--results", str(tmp_path), "--data", str(tmp_path)]
     settings = ["2-shot", "zero-shot-unadapted:41@2-shot"]
     comparison.main(["hippocampus", "--settings", *settings, "--seeds", "0", "1", "--methods", "mean", *options])

@@ -216,6 +216,8 @@ def test_benchmark_page(benchmark_folder: Path, tmp_path: Path) -> None:
     ]
     assert len(data["cases"]) == 3 and len(data["cases"][0]["layers"]) == 3
     assert "minutes of training" in made.text
+    training = (tmp_path / "r.html").read_text(encoding="utf-8").partition('<section id="training">')[2]
+    assert all(f"</i>{name}</li>" in training for name in ("diffatlas", "icf"))
 
 
 @pytest.mark.parametrize("count", range(1, 9))

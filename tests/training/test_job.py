@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from diffatlas_pipeline.api.preparation import plan_and_preprocess
+from diffatlas_pipeline.commands import train
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped
 from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint
@@ -24,7 +25,7 @@ from diffatlas_pipeline.training.job import run_training
 from diffatlas_pipeline.training.options import TrainingOptions
 from tests.planning.raw_data import write_dataset
 
-ITERATIONS = 40
+ITERATIONS = 20
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def words_of(workspace: Path, *words: str) -> list[str]:
+    """The arguments of a small training."""
+    made = ["7", "fold0", "--iterations", str(ITERATIONS), "--device", "cpu", "--precision", "float32", "--no-validation"]
+    return [*made, "--workspace", str(workspace), *words]
+
+
 def started(workspace: Path, *words: str) -> subprocess.Popen[str]:
-    call = [sys.executable, "-m", "diffatlas_pipeline", "train", "7", "fold0", "--iterations", str(ITERATIONS)]
-    call += ["--device", "cpu", "--precision", "float32", "--no-validation", "--workspace", str(workspace), *words]
+    call = [sys.executable, "-m", "diffatlas_pipeline", "train", *words_of(workspace, *words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(  # a group of its own, as a job scheduler signals it: workers hear the signal, too
         call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -45,7 +51,7 @@ def started(workspace: Path, *words: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_with_a_checkpoint_from_which_it_goes_on(workspace: Path) -> None:
+def test_sigterm_ends_with_a_checkpoint_from_which_it_goes_on(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0"
     process = started(workspace)
     deadline = time.monotonic() + 240
@@ -61,8 +67,9 @@ def test_sigterm_ends_with_a_checkpoint_from_which_it_goes_on(workspace: Path) -
     assert last == f"Stopped at iteration {iteration}, with a checkpoint: the same training goes on from there."
     assert "Traceback" not in error and 0 < iteration < ITERATIONS
     assert pd.read_csv(folder / "log.csv")["iteration"].iloc[-1] == iteration
-    out, error = started(workspace).communicate(timeout=240)
-    assert f"Going on from iteration {iteration} " in out, error
+    capsys.readouterr()
+    train.main(words_of(workspace, "--workers", "0"))
+    assert f"Going on from iteration {iteration} " in capsys.readouterr().out
     assert (folder / "checkpoint_final.safetensors").is_file()
 
 

@@ -42,6 +42,16 @@ def test_a_resumed_log_goes_on_behind_the_checkpoint(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_picture_is_drawn_now_and_then_and_at_the_end(tmp_path: Path) -> None:
+    """Not at once: it takes longer than the steps of a short training."""
+    log, picture = TrainingLog(tmp_path, 0), tmp_path / "progress.png"
+    for seconds, last, drawn in ((1.0, False, False), (21.0, False, True), (22.0, False, False), (23.0, True, True)):
+        picture.unlink(missing_ok=True)
+        log.collect({"loss_mask": 0.5})
+        log.write_row(int(seconds), seconds, 1e-3, {}, last=last)
+        assert picture.exists() == drawn, seconds
+
+
 def test_the_picture_tells_what_was_trained_for_how_long_and_hides_no_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffatlas_pipeline.commands import _ranks
+from diffatlas_pipeline.commands import train as command
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint
 from diffatlas_pipeline.training.loop import train
 from diffatlas_pipeline.training.ranks import ALONE
 from tests.training.rank_program import gradients
-from tests.training.test_job import started, workspace  # noqa: F401 (a fixture)
+from tests.training.test_job import started, words_of, workspace  # noqa: F401 (a fixture)
 from tests.training.test_loop import batches, method, run
 
 ITERATIONS = 20
@@ -85,9 +86,12 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the processes in /proc")
-def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(workspace: Path) -> None:  # noqa: F811
+def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(
+    workspace: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0"
-    process = started(workspace, "--iterations", "60", "--num-gpus", "2")
+    process = started(workspace, "--iterations", "30", "--num-gpus", "2", "--workers", "0")
     wait_for(folder / LATEST, process)
     both = children_of(process.pid)
     assert len(both) == 2
@@ -99,9 +103,10 @@ def test_a_killed_one_ends_all_and_the_training_goes_on_with_another_number(work
     assert "Process 2 of 2 was killed (signal 9)" in error and "Traceback" not in error
     assert not any(Path(f"/proc/{number}").exists() for number in both)
     found = load_checkpoint(folder)
-    assert found is not None and 0 < found[1].iteration < 60
-    out, error = started(workspace, "--iterations", "60").communicate(timeout=240)
-    assert f"Going on from iteration {found[1].iteration} " in out, error
+    assert found is not None and 0 < found[1].iteration < 30
+    capsys.readouterr()
+    command.main(words_of(workspace, "--iterations", "30", "--workers", "0"))
+    assert f"Going on from iteration {found[1].iteration} " in capsys.readouterr().out
     assert (folder / "checkpoint_final.safetensors").is_file()
 
 
@@ -124,14 +129,21 @@ def test_one_that_stands_still_is_killed_and_named(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_sigterm_leaves_a_checkpoint_and_too_many_are_refused(workspace: Path) -> None:  # noqa: F811
+def test_sigterm_leaves_a_checkpoint_and_too_many_are_refused(
+    workspace: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = workspace / "results" / "Dataset007_Balls" / "diffatlas__default" / "fold0_seed1"
-    process = started(workspace, "--iterations", "60", "--num-gpus", "2", "--seed", "1")
+    process = started(workspace, "--iterations", "30", "--num-gpus", "2", "--seed", "1")
     wait_for(folder / LATEST, process)
     process.terminate()
     _, error = process.communicate(timeout=120)
     assert process.returncode == 143 and "Traceback" not in error, error
     found = load_checkpoint(folder)
-    assert found is not None and 0 < found[1].iteration < 60
-    _, error = started(workspace, "--iterations", "2", "--num-gpus", "9", "--seed", "2").communicate(timeout=240)
+    assert found is not None and 0 < found[1].iteration < 30
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        command.main(words_of(workspace, "--iterations", "2", "--num-gpus", "9", "--seed", "2"))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
     assert "--num-gpus 9: the plan's batches have" in error and error.count("Error") == 1 and "Traceback" not in error
