@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CONNECT_S, FIRST_WORKER_S = 20, 60
-_VARIABLES = ("DIFFATLAS_", "nnUNet_")
+_VARIABLES = ("DIFFATLAS_", "DiffAtlas_", "nnUNet_")
+_connections: weakref.WeakSet[Client] = weakref.WeakSet()
 _scheduler: ContextVar[str | None] = ContextVar("scheduler", default=None)
 
 
@@ -117,11 +119,19 @@ def finished(
                 client.cancel(list(futures), force=True)
 
 
-def run_commands(lines: Sequence[Sequence[str]], gpu: bool = False) -> Iterator[tuple[int, Said | Lost]]:
-    """:func:`finished` of commands, each the words after "DiffAtlas_"; they see the variables of this process by which
-    the program is told where things are.
+def disconnect() -> None:
+    """End all connections of this process: :func:`finished` raises UserError where it waits."""
+    for client in list(_connections):
+        client.close()
+
+
+def run_commands(
+    lines: Sequence[Sequence[str]], gpu: bool = False, environment: Mapping[str, str] = os.environ
+) -> Iterator[tuple[int, Said | Lost]]:
+    """:func:`finished` of commands, each the words after "DiffAtlas_"; of the variables ``environment`` they see those
+    by which the program is told where things are.
     """
-    variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+    variables = {name: value for name, value in environment.items() if name.startswith(_VARIABLES)}
     yield from finished(_command, [(tuple(line), variables) for line in lines], gpu)
 
 
@@ -150,10 +160,12 @@ def _connected(address: str) -> Iterator[Client]:
             f"`scheduler` {address}: cannot be reached ({str(error) or type(error).__name__}). Give the address that `dask "
             "scheduler` prints, such as tcp://HOST:8786, or its scheduler file."
         ) from error
+    _connections.add(client)
     try:
         _check_workers(client, address)
         yield client
     finally:
+        _connections.discard(client)
         client.close()
 
 

@@ -127,6 +127,32 @@ def test_a_cluster_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pyte
         empty.close()
 
 
+def test_a_connection_that_is_ended_here_ends_the_waiting(dask: Dask, tmp_path: Path) -> None:
+    dask.add_worker()
+
+    def end() -> None:
+        deadline = time.monotonic() + 60
+        while not events(tmp_path, "begun") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        cluster.disconnect()
+
+    ender = threading.Thread(target=end)
+    ender.start()
+    with cluster.on(str(dask.file)), pytest.raises(UserError, match="the connection was lost"):
+        run_cases(cluster_work.noted, [(str(tmp_path), "one", 2.0)], ["one"], 1, "Working")
+    ender.join()
+
+
+def test_commands_see_where_things_are(dask: Dask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All variables that are read for it, of this process or as they are given."""
+    monkeypatch.setenv("DiffAtlas_raw", "/somewhere/raw")
+    with cluster.on(str(dask.file)):
+        ((_, found),) = cluster.run_commands([["info"]])
+        ((_, other),) = cluster.run_commands([["info"]], environment={"DiffAtlas_raw": "/elsewhere"})
+    assert isinstance(found, cluster.Said) and "/somewhere/raw" in found.text
+    assert isinstance(other, cluster.Said) and "/elsewhere" in other.text
+
+
 def test_without_the_extra_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     with cluster.on("tcp://127.0.0.1:9"), pytest.raises(UserError, match=r"pip install \"diffatlas-pipeline\[cluster\]\""):

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffatlas_pipeline import cluster
 from diffatlas_pipeline.benchmark import paper_table
 from diffatlas_pipeline.benchmark.cells import Conditions, plan_cells, safe
 from diffatlas_pipeline.benchmark.choices import MEAN_ATLAS, MethodChoice
+from diffatlas_pipeline.benchmark.on_cluster import OnCluster
 from diffatlas_pipeline.benchmark.record import FAILED, Benchmark, Cell
 from diffatlas_pipeline.benchmark.run import Runner
 from diffatlas_pipeline.benchmark.schedule import Schedule
@@ -74,6 +76,7 @@ class Outcome:
 def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
     """Train, predict and evaluate every method in every setting with every seed, and write the table.
 
+    In :func:`~diffatlas_pipeline.cluster.on` the workers of a cluster do it, as many ``jobs`` at a time as they can.
     UserError for anything that can be seen to be wrong before it starts. A cell that fails does not end the others.
     """
     _check(asked)
@@ -87,8 +90,13 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
     name = asked.name or ("planned" if asked.max_time_s is None else f"{asked.max_time_s:g}s")
     folder = asked.output or workspace.results.parent / "benchmarks" / f"{dataset.folder.name}_{name}"
     folder = folder.expanduser().resolve()
-    children = Children(_environment(workspace, folder, asked.jobs))
-    _plan_if_needed(dataset, workspace, device, children)
+    scheduler, jobs = cluster.scheduler(), asked.jobs
+    environment = _environment(workspace, folder, jobs)
+    here = Children(environment)
+    children: Children | OnCluster = here
+    _plan_if_needed(dataset, workspace, device, here, scheduler)
+    if scheduler is not None:
+        children, jobs = OnCluster(scheduler, environment, device == "cuda"), cluster.slots()
     source = workspace.preprocessed / dataset.folder.name
     plan = _plan(source / "plans.json", methods)
     splits = known_splits(source / "splits.json", asked.splits_file, [files.case for files in dataset.training])
@@ -103,14 +111,14 @@ def run_benchmark(asked: Comparison, workspace: Workspace) -> Outcome:
         left_out = status.begin(_described(dataset, methods, prepared, conditions, seeds), cells, conditions)
         if left_out:
             say(f"{left_out} finished cell(s) of an earlier run with other options leave the table.")
-        schedule = Schedule(cells, [cell for cell in cells if not status.is_done(cell)], status, asked.jobs)
+        schedule = Schedule(cells, [cell for cell in cells if not status.is_done(cell)], status, jobs)
         schedule.announce(prepared)
         if schedule.todo:
             named = {setting.text: setting for setting in prepared}
             test_sets = {one.test.dataset: folder / "test_sets" / safe(one.test.dataset) for one in prepared}
             for one in prepared:
                 link_cases(one.test.cases, one.test.description, test_sets[one.test.dataset])
-            workers = 1 if asked.jobs > 1 else default_workers()
+            workers = 1 if jobs > 1 else default_workers()
             labels_json = dataset.folder / "dataset.json"
             schedule.run(Runner(status, children.do, named, test_sets, asked.device, labels_json, workers), children)
         return _outcome(status, cells)
@@ -144,13 +152,13 @@ def _environment(workspace: Workspace, folder: Path, jobs: int) -> dict[str, str
     return environment
 
 
-def _plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, children: Children) -> None:
+def _plan_if_needed(dataset: RawDataset, workspace: Workspace, device: str, children: Children, scheduler: str | None) -> None:
     """Plan and preprocess unless all training cases are preprocessed. UserError if that fails."""
     source = workspace.preprocessed / dataset.folder.name
     stored = set(list_stored(source)) if (source / "plans.json").is_file() else set()
     if stored >= {files.case for files in dataset.training} and (source / "splits.json").is_file():
         return
-    words = ["-d", str(dataset.folder), "--device", device]
+    words = ["-d", str(dataset.folder), "--device", device, *(["--scheduler", scheduler] if scheduler else [])]
     say(f"{dataset.folder.name} is not planned yet:\n$ {shlex.join(['DiffAtlas_plan_and_preprocess', *words])}")
     if children.do("plan_and_preprocess", words, None):
         raise UserError(f"{dataset.folder.name} could not be planned; the message above says why.")

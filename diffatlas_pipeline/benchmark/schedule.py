@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffatlas_pipeline.benchmark.on_cluster import OnCluster
 from diffatlas_pipeline.benchmark.paper_table import write_tables
 from diffatlas_pipeline.benchmark.record import DONE, Cell
 from diffatlas_pipeline.benchmark.run import Runner
@@ -40,7 +41,7 @@ class Schedule:
         say(f"{len(self.cells)} cells{done}; {len(models)} model(s) to make. Expected time: {self._left()}.")
         say(f"Results: {self.status.folder} (what each cell prints is in its log.txt)\n")
 
-    def run(self, runner: Runner, children: Children) -> None:
+    def run(self, runner: Runner, children: Children | OnCluster) -> None:
         """Run what is not done, cells of one model together. KeyboardInterrupt if that is stopped."""
         groups: dict[str, list[Cell]] = {}
         for cell in self.todo:

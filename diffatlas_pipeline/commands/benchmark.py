@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace models in the folder that were trained with other options"
     )
+    _common.add_scheduler(parser)
     _common.add_workspace(parser)
     _common.run(_benchmark, parser, argv)
 

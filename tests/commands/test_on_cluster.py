@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataset_conversion.phantom import write_phantom_dataset
 from diffatlas_pipeline.api.preparation import plan_and_preprocess
-from diffatlas_pipeline.commands import _cluster, train
+from diffatlas_pipeline.commands import _cluster, benchmark, train
 from diffatlas_pipeline.commands import plan_and_preprocess as command
 from diffatlas_pipeline.volumes.io import read_volume, write_scalars
 from tests.commands.test_predict import GRID, failing, predict, train_one
@@ -55,6 +56,30 @@ def test_a_prediction_in_parts_is_that_of_one_machine(
     capsys.readouterr()
     predict(tmp_path, "--scheduler", str(dask.file))
     assert "0 segmentation(s) written in 2 parts" in capsys.readouterr().out, "all were there"
+
+
+def test_the_cells_of_a_benchmark(
+    dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its workers plan, train, segment and score; a failure costs its own cell, and is tried again."""
+    monkeypatch.setenv("DIFFATLAS_WORKSPACE", str(tmp_path))
+    write_phantom_dataset(tmp_path / "raw", 1, training_cases=3, test_cases=1, size=(16,))
+    folder = tmp_path / "benchmarks" / "Dataset001_HeartPhantomCT_1s"
+    blocked = folder / "cells" / "2-shot" / "mean__default__seed0" / "predictions"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("in the way of a folder")
+    words = ["-d", "1", "--methods", "mean", "--settings", "2-shot", "--max-time", "1s"]
+    words += ["--device", "cpu", "--scheduler", str(dask.file)]
+    with pytest.raises(SystemExit):
+        benchmark.main(words)
+    said = capsys.readouterr()
+    assert "mean, seed 0: FAILED: DiffAtlas_predict" in said.out and "Traceback" not in said.out + said.err
+    blocked.unlink()
+    benchmark.main(words)
+    assert "1 cells; 0 model(s) to make" in capsys.readouterr().out
+    (cell,) = json.loads((folder / "benchmark.json").read_text(encoding="utf-8"))["cells"]
+    log = (folder / cell["log"]).read_text(encoding="utf-8")
+    assert cell["status"] == "done" and "$ DiffAtlas_predict" in log and "$ DiffAtlas_train" not in log
 
 
 def test_preprocessing_and_all_folds(dask: Dask, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
