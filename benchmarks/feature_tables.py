@@ -21,7 +21,7 @@ def generated_table(table: pd.DataFrame) -> str:
     for _, row in table.iterrows():
         cells = [f"{row['protocol']}, {row['real_cases']} cases", str(row["pairs"]), str(row["steps"]), str(row["max_time"])]
         cells += [number(row["dice_generated"], 3), number(row["dice_real"], 3)]
-        cells += [f"{row['dice_generated'] / row['dice_real']:.0%}" if row["dice_real"] else ""]
+        cells += [f"{row['dice_generated'] / row['dice_real']:.0%}".replace("%", " %") if row["dice_real"] else ""]
         rows.append([*cells, number(row["nearest_dice"], 2), number(row["nearest_dice_of_real"], 2)])
     return markdown(header, rows)
 

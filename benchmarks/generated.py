@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def run(
     out = workspace / "benchmarks" / f"generated_{protocol}_{fold}_{max_time}"
     folder = out / f"Dataset{FIRST_NUMBER + prepared.number:03d}_{protocol.replace('-', '').title()}Generated"
     wanted = ["-n", str(pairs), "-o", str(folder), "--seed", str(seed)]
+    there = len(list((folder / "imagesTr").glob("*"))) if folder.exists() else 0
     generating_s = do("generate", ["-m", str(models["paper"]), "-f", fold, *wanted, *shared])
 
     # A folder of its own: the number of pairs may be another one in the next run.
@@ -93,7 +95,7 @@ def run(
         "pairs": pairs,
         "max_time": max_time,
         "seed": seed,
-        "seconds_per_pair": round(generating_s / pairs, 2),
+        "seconds_per_pair": math.nan if there else round(generating_s / pairs, 2),  # what was there took no time now
     }
     row = {**machine(), **about, **of_pairs(folder / "statistics.json")}
     row |= scores(real, "real") | scores(generated, "generated")
