@@ -132,8 +132,8 @@ class Sampler:
         """
         levels = sampling_levels(plan.schedule, plan.training_steps, self.steps)
         if begin < 1:
-            half_a_step = 0.5 / self.steps_of(plan)
-            levels = [begin, *(level for level in levels if level < begin - half_a_step or level == 0)]
+            below = begin - 0.5 / self.steps_of(plan)  # a first step of half the usual size at least
+            levels = [begin, *(level for level in levels if level < below or level == 0)]
         return sample(denoise, start, levels, SOLVERS[self.solver], self.eta, generator, progress, self.answer, scratch)
 
 

@@ -7,8 +7,9 @@ from torch import Tensor
 from diffatlas_pipeline.diffusion.levels import add_noise
 from diffatlas_pipeline.scratch import Scratch
 
-BEGIN_LEVEL = 0.5
-"""The level at which such a sample begins (benchmarks.md, Large fields of view)."""
+BEGIN_LEVEL = 0.75
+"""The level at which such a sample begins. Below it a network trusts what it is given too much (how-to/large-scans.md).
+"""
 
 
 def begun(noise: Tensor, distances: Tensor, scale: float, scratch: Scratch) -> float:
