@@ -110,12 +110,14 @@ def finished(
                 found = alone(index) if cleared < len(suspects) - 1 else _LOST  # the last one that is left did it
                 cleared += found is not _LOST
                 yield index, found
-        except CancelledError as error:
+        except (CancelledError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and client.status != "closed":  # it is the function's own
+                raise
             raise UserError(
                 f"`scheduler` {address}: the connection was lost. What is finished is kept: give the same again when it runs."
             ) from error
         finally:
-            if futures:
+            if futures and client.status != "closed":
                 client.cancel(list(futures), force=True)
 
 

@@ -25,6 +25,13 @@ class Dask:
         options = ["--scheduler-file", str(self.file), "--nthreads", str(threads), "--no-nanny", "--no-dashboard"]
         self.workers.append(self._start("worker", *options, "--memory-limit", "0", *words))
 
+    def wait_for_workers(self) -> None:
+        """Until all that were added are known to the scheduler."""
+        from distributed import Client
+
+        with Client(scheduler_file=str(self.file), set_as_default=False) as client:
+            client.wait_for_workers(len(self.workers), timeout=60)
+
     def close(self) -> None:
         for process in [*self.workers, self.scheduler]:
             process.kill()

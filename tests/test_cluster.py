@@ -27,6 +27,7 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
     made = Dask(tmp_path_factory.mktemp("dask"))
     for _ in range(2):
         made.add_worker()
+    made.wait_for_workers()
     yield made
     made.close()
 

@@ -27,6 +27,7 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dask]:
     made = Dask(tmp_path_factory.mktemp("dask"))
     made.add_worker()
     made.add_worker()
+    made.wait_for_workers()
     yield made
     made.close()
 
