@@ -22,6 +22,16 @@ def test_a_quick_run_makes_a_row_for_each_size(tmp_path: Path) -> None:
     assert rows["sample_s"][1] > rows["sample_s"][0] > 0
 
 
+def test_the_rows_shown_grow_linearly_and_only_the_network_takes_long() -> None:
+    rows = read_rows(growth.RESULTS / "growth.csv")
+    lines = growth_table(rows).splitlines()[2:]
+    slopes = {line.split(" | ")[0].strip("| "): float(line.split(" | ")[-1].strip(" |")) for line in lines}
+    assert all(slopes[name] == pytest.approx(1, abs=0.15) for name in ("windows", "sampling steps", "cases"))
+    large = rows[rows["side"] >= 128]
+    assert len(large) >= 2
+    assert all((large[f"{stage}_s"] < 0.2 * large["all_s"]).all() for stage in growth.STAGES if stage != "sample")
+
+
 def test_slopes_are_those_of_powers() -> None:
     """Seconds of voxels to the power of 1, steps to that of 2, labels to that of 0, and cases to that of 1/2."""
     rows = [

@@ -32,6 +32,11 @@ def test_a_row_tells_all_parts(planned: Path, tmp_path: Path) -> None:
     assert "`Dataset001_Tiny`, float32" in utilisation_table(read_rows(results))
 
 
+def test_the_rows_shown_reach_half_of_what_convolutions_alone_do() -> None:
+    rows = read_rows(utilisation.RESULTS / "utilisation.csv")
+    assert len(rows) >= 2 and (rows["convolutions_ms"] >= 0.5 * rows["step_ms"]).all()
+
+
 def test_the_convolutions_are_those_of_the_network(planned: Path) -> None:
     """Alone they give the gradients of a loss that is the sum of their outputs, of each weight of each of them."""
     step = utilisation.Step(planned, torch.device("cpu"), "float32")
