@@ -225,7 +225,8 @@ def _options(arguments: argparse.Namespace) -> TrainingOptions:
 
 
 def _say_what_is_next(trained: Sequence[TrainingOutcome]) -> None:
-    from diffatlas_pipeline.training.job import LOW_RESOLUTION, WHOLE
+    from diffatlas_pipeline.datasets.workspace import LOW_RESOLUTION
+    from diffatlas_pipeline.training.job import WHOLE
 
     first, *others = trained
     if others:

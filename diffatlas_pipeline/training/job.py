@@ -46,6 +46,11 @@ MUCH_WAITING = 0.2  # of the time of a training
 FEW_CASES = 12  # trained on so few, a network has been measured to be better with atlases beside it
 UNLIMITED = 10**9  # iterations of a training that a time limit ends
 WHOLE = "whole"
+_FOR_NETWORKS = {
+    "any_contrast": "learn contrasts",
+    "given_labels": "complete drawings",
+    "low_resolution": "find structures",
+}
 _NOTHING, _TRAIN = 0, 1  # what the first of several processes says that there is to do
 
 
@@ -171,7 +176,7 @@ def _lacking(job: Job) -> str:
     """See :class:`TrainingOutcome`."""
     if job.options.low_resolution:
         return "" if ModelFolder(job.model.path.parent).is_trained(job.cases.fold) else WHOLE
-    planned = (job.source / LOW_RESOLUTION / "plans.json").is_file()
+    planned = isinstance(job.method, LearnedMethod) and (job.source / LOW_RESOLUTION / "plans.json").is_file()
     return LOW_RESOLUTION if planned and not job.model.low_resolution.is_trained(job.cases.fold) else ""
 
 
@@ -195,10 +200,10 @@ def checked_job(options: TrainingOptions, workspace: Workspace) -> Job:
     if options.low_resolution:
         source = _low_resolution_of(planned)
     plan = read_plan(source)
-    if not issubclass(known_method(options.method), LearnedMethod) and options.any_contrast:
-        raise UserError(f"`any_contrast`: {options.method} has no network that could learn contrasts. Leave it out.")
-    if not issubclass(known_method(options.method), LearnedMethod) and options.given_labels:
-        raise UserError(f"`given_labels`: {options.method} has no network that could complete drawings. Leave it out.")
+    if not issubclass(known_method(options.method), LearnedMethod):
+        for name, use in _FOR_NETWORKS.items():
+            if getattr(options, name):
+                raise UserError(f"`{name}`: {options.method} has no network that could {use}. Leave it out.")
     if options.any_contrast:
         options = replace(options, recipe=any_contrast_name(options.recipe), any_contrast=False)
     if options.given_labels:

@@ -108,6 +108,9 @@ def test_what_is_missing_is_said(workspace: Path, trained: Path, tmp_path: Path,
     assert "fold1 of" in said and "segmented as a whole" in said
 
     again = [str(NUMBER), FOLD, "--no-validation"]
+    with pytest.raises(SystemExit):
+        train.main([*again, "--method", "rba", "--low-resolution", *shared(workspace)])
+    assert "rba has no network that could find structures" in capsys.readouterr().err
     for lacking, words, hint in (
         ("low_resolution", [], "Train --low-resolution, too"),
         (FOLD, ["--low-resolution"], "the same command without --low-resolution"),
