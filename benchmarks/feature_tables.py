@@ -26,6 +26,18 @@ def generated_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def fine_tuning_table(table: pd.DataFrame) -> str:
+    """One row per run: Dice of a model as it is, of one that began with it, and of one that began afresh."""
+    header = ["learnt", "each training", "begun with", "Dice of that as it is", "trained afresh", "begun with it"]
+    rows = []
+    for _, row in table.iterrows():
+        minutes = f"{row['before_max_time_s'] / 60:g} minutes" if pd.notna(row["before_max_time_s"]) else "as planned"
+        cells = [f"{row['protocol']}, {row['training_cases']} cases", str(row["max_time"])]
+        cells += [f"`{row['before']}`, {row['before_cases']} cases, {minutes}"]
+        rows.append([*cells, *(number(row.get(f"dice_{way}", float("nan")), 3) for way in ("alone", "afresh", "begun"))])
+    return markdown(header, rows)
+
+
 def given_slices_table(table: pd.DataFrame) -> str:
     """Three rows per run: Dice of the voxels not drawn over the number of given slices; the model alone is scored on
     the same voxels.
@@ -72,7 +84,7 @@ def large_field_table(table: pd.DataFrame) -> str:
 def utilisation_table(table: pd.DataFrame) -> str:
     """One row per data set: a training step, the parts of it, and the rates of convolutions and of a matrix product."""
     header = ["plan of", "batch", "ms a step", "convolutions alone", "rest of the network", "loss, own answers"]
-    header += ["optimiser, EMA", "GFLOP/s, convolutions alone", "GFLOP/s, matrix product"]
+    header += ["optimiser, EMA", "GFLOP/s, convolutions alone", "GFLOP/s, matrix product", "network, compiled", "waiting"]
     rows = []
     for _, row in table.iterrows():
         parts = [0.0, *(row[f"{name}_ms"] for name in ("convolutions", "network", "loss", "step"))]
@@ -80,7 +92,11 @@ def utilisation_table(table: pd.DataFrame) -> str:
             f"{max(0.0, (after - before) / parts[-1]):.0%}".replace("%", " %") for before, after in itertools.pairwise(parts)
         ]
         rates = [number(row[f"{name}_gflops"], 0) for name in ("convolutions", "peak")]
-        rows.append([f"`{row['dataset']}`, {row['precision']}", str(row["batch"]), number(row["step_ms"], 0), *shares, *rates])
+        compiled, waiting = row.get("compiled_ms"), row.get("waiting_share")
+        others = ["" if pd.isna(compiled) else f"{compiled / row['network_ms']:.2f} times as long"]
+        others += ["" if pd.isna(waiting) else f"{waiting:.1%}".replace("%", " %")]
+        cells = [f"`{row['dataset']}`, {row['precision']}", str(row["batch"]), number(row["step_ms"], 0)]
+        rows.append([*cells, *shares, *rates, *others])
     return markdown(header, rows)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,14 +33,21 @@ class Prepared:
     options: tuple[str, ...] = ()
 
 
-def prepare(protocol: str, data: Path | None, workspace: Path, seeds: Iterable[int], settings: Iterable[str] = ()) -> Prepared:
+def prepare(
+    protocol: str,
+    data: Path | None,
+    workspace: Path,
+    seeds: Iterable[int],
+    settings: Iterable[str] = (),
+    planning: Sequence[str] = (),
+) -> Prepared:
     """Make the raw data of ``protocol`` and its plan, from its training pool in the few-shot settings too.
 
-    ``data`` holds the real data sets; ``settings`` name those with simulated contrasts that are to be made. UserError
-    if something is not there.
+    ``data`` holds the real data sets; ``settings`` name those with simulated contrasts that are to be made;
+    ``planning`` are further words for DiffAtlas_plan_and_preprocess. UserError if something is not there.
     """
     if protocol in HEARTS:
-        return prepare_hearts(protocol, workspace)
+        return prepare_hearts(protocol, workspace, planning)
     if protocol in CARDIAC:
         number = CARDIAC[protocol][1]
         for sequence in CARDIAC:  # one trains and tests, the other one tests
@@ -52,16 +59,16 @@ def prepare(protocol: str, data: Path | None, workspace: Path, seeds: Iterable[i
         for contrast in TEST | VALIDATION:
             if str(contrast) in named:
                 write_contrast(contrast, folder)
-    do("plan_and_preprocess", ["-d", str(number), "--workspace", str(workspace)])
+    do("plan_and_preprocess", ["-d", str(number), *planning, "--workspace", str(workspace)])
     splits = few_shot_splits(read_protocol(lists_of(protocol)), seeds)
     file = workspace / "benchmark_splits" / f"{protocol}.json"
     write_text_atomically(file, json.dumps(splits, indent=2) + "\n")
     return Prepared(number, ("--splits-file", str(file)))
 
 
-def prepare_hearts(protocol: str, workspace: Path) -> Prepared:
+def prepare_hearts(protocol: str, workspace: Path, planning: Sequence[str] = ()) -> Prepared:
     """Generated hearts of both modalities: one trains and tests, the other one tests."""
     place_hearts(workspace)
     for _, number in HEARTS.values():
-        do("plan_and_preprocess", ["-d", str(number), "--workspace", str(workspace)])
+        do("plan_and_preprocess", ["-d", str(number), *planning, "--workspace", str(workspace)])
     return Prepared(HEARTS[protocol][1])

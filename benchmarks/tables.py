@@ -14,6 +14,7 @@ import pandas as pd
 from benchmarks.comparison import DEFAULT_TIME, kept_as
 from benchmarks.contrasts import TEST
 from benchmarks.feature_tables import (
+    fine_tuning_table,
     foreign_table,
     generated_table,
     given_slices_table,
@@ -236,6 +237,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[..., str]]] = {
     "speed": (("speed.csv",), speed_table),
     "quickstart": (("quickstart.csv",), quickstart_table),
     "foreign": (("foreign_scans.csv",), foreign_table),
+    "fine_tuning": (("fine_tuning.csv",), fine_tuning_table),
     "generated": (("generated.csv",), generated_table),
     "given_slices": (("given_slices.csv",), given_slices_table),
     "missing_channel": (("missing_channel.csv",), missing_channel_table),

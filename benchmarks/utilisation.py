@@ -2,12 +2,14 @@
 
 Four things are timed in turn, so that what else the machine does meets all alike: a matrix product (the peak), the
 network's convolutions alone with tensors of the same shapes, the network, its loss, and the whole step of a training.
+Then, if asked for, the network as torch.compile makes it, and how long a real training waits for its batches.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +21,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.commands import main_of
 from benchmarks.record import RESULTS, append_row, machine
+from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
+from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.networks.execution import resolve_device, running_in
-from diffatlas_pipeline.training.job import read_plan
+from diffatlas_pipeline.training.job import read_plan, run_training
+from diffatlas_pipeline.training.options import TrainingOptions
+from diffatlas_pipeline.training.schedule import seconds_of
 from diffatlas_pipeline.training.state import TrainingState
 
 MATRIX = 1536  # edge of the matrices whose product is the peak
@@ -42,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--preprocessed", type=Path, required=True, metavar="FOLDER", help="a planned data set")
     made.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(default: %(default)s)")
     made.add_argument("--repeats", type=int, default=15, metavar="N", help="rounds (default: %(default)s)")
+    made.add_argument(
+        "--compile", action="store_true", help="time the compiled network, too; on a CPU that needs a C++ compiler"
+    )
+    made.add_argument("--train-for", metavar="TIME", help="train so long, and tell how long it waited for batches")
     made.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps (default: %(default)s)")
     made.add_argument(
         "--results", type=Path, default=RESULTS / "utilisation.csv", metavar="FILE", help="(default: documentation/results/)"
@@ -49,11 +59,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def run(preprocessed: Path, precision: str, repeats: int, device: str, results: Path) -> None:
+def run(
+    preprocessed: Path, precision: str, repeats: int, compile: bool, train_for: str | None, device: str, results: Path
+) -> None:
     """Time everything, keep the row. UserError for a folder that is not planned, or a device that is not there."""
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed.")
-    step = Step(preprocessed, resolve_device(device), precision)
+    step = Step(preprocessed, resolve_device(device), precision, compile)
     found: dict[str, list[float]] = {name: [] for name in step.timed}
     for repeat in range(-2, repeats):  # the first rounds warm up
         for name, work in step.timed.items():
@@ -67,9 +79,22 @@ def run(preprocessed: Path, precision: str, repeats: int, device: str, results: 
     row |= {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
     row["peak_gflops"] = round(2 * MATRIX**3 / seconds["product"] / 1e9, 1)
     row["convolutions_gflops"] = round(step.convolution_flops / seconds["convolutions"] / 1e9, 1)
+    if train_for is not None:
+        row |= {"train_for": train_for, "waiting_share": waiting_share(preprocessed, train_for, precision, device)}
     append_row(results, machine() | {"device": device} | row)
     print(", ".join(f"{name} {value}" for name, value in row.items()))
     print(f"Added to {results}")
+
+
+def waiting_share(preprocessed: Path, train_for: str, precision: str, device: str) -> float:
+    """The part of a training of all stored cases for which it waited for batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Workspace(preprocessed.parent, preprocessed.parent, Path(folder))
+        options = TrainingOptions(
+            preprocessed.name, "all", max_time_s=seconds_of(train_for), precision=precision, device=device, validation=False
+        )
+        trained = ModelFolder(run_training(options, place).model)
+        return float(trained.metadata("all")["waiting_share"])
 
 
 class Step:
@@ -77,7 +102,7 @@ class Step:
     name.
     """
 
-    def __init__(self, preprocessed: Path, device: torch.device, precision: str) -> None:
+    def __init__(self, preprocessed: Path, device: torch.device, precision: str, compile: bool = False) -> None:
         plan = read_plan(preprocessed)
         method = create_method("diffatlas", plan, recipe_of(plan, "diffatlas", "default"))
         assert isinstance(method, LearnedMethod)
@@ -101,6 +126,9 @@ class Step:
             "loss": self.loss,
             "step": self.step,
         }
+        if compile:
+            compiled = torch.compile(self.network)
+            self.timed["compiled"] = lambda: self.through_network(compiled)
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -113,9 +141,9 @@ class Step:
                 out = layer(seen)
             out.backward(gradient.to(out.dtype))
 
-    def through_network(self) -> None:
+    def through_network(self, network: Callable[..., Tensor] | None = None) -> None:
         with running_in(self.precision, self.device):
-            out = self.network(self.seen, self.levels, self.levels)
+            out = (network or self.network)(self.seen, self.levels, self.levels)
         out.backward(torch.ones_like(out))
 
     def loss(self) -> None:

@@ -81,6 +81,7 @@ def finished(
     assert address is not None
     with _connected(address) as client:
         from distributed import CancelledError, KilledWorker, as_completed
+        from distributed.comm import CommClosedError
 
         here, resources = str(Path.cwd()), {"GPU": 1} if gpu else None
 
@@ -110,7 +111,7 @@ def finished(
                 found = alone(index) if cleared < len(suspects) - 1 else _LOST  # the last one that is left did it
                 cleared += found is not _LOST
                 yield index, found
-        except (CancelledError, RuntimeError) as error:
+        except (CancelledError, CommClosedError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and client.status != "closed":  # it is the function's own
                 raise
             raise UserError(
@@ -153,7 +154,8 @@ def _connected(address: str) -> Iterator[Client]:
         raise UserError(
             '`scheduler`: needs the extra "cluster". Install it: pip install "diffatlas-pipeline[cluster]".'
         ) from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it would tell of lost workers in its own words
+    for name in ("distributed", "distributed.client"):  # they would tell of what is lost in their own words
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
     try:
         client = Client(**where, timeout=CONNECT_S, set_as_default=False)

@@ -144,6 +144,30 @@ def test_a_connection_that_is_ended_here_ends_the_waiting(dask: Dask, tmp_path: 
     ender.join()
 
 
+def test_a_killed_scheduler_is_told(tmp_path: Path) -> None:
+    made, names = Dask(tmp_path), [f"case{number}" for number in range(4)]
+
+    def kill() -> None:
+        """When one is done, and the next is begun."""
+        deadline = time.monotonic() + 60
+        while len(events(tmp_path, "begun")) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        made.scheduler.kill()
+
+    killer = threading.Thread(target=kill)
+    try:
+        made.add_worker()
+        killer.start()
+        start = time.monotonic()
+        with cluster.on(str(made.file)), pytest.raises(UserError, match="the connection was lost"):
+            run_cases(cluster_work.noted, [(str(tmp_path), name, 1.0) for name in names], names, 1, "Working")
+        assert time.monotonic() - start < 60
+        killer.join()
+    finally:
+        made.close()
+    assert [name for name, _ in events(tmp_path, "done")][:1] == ["case0"]
+
+
 def test_commands_see_where_things_are(dask: Dask, monkeypatch: pytest.MonkeyPatch) -> None:
     """All variables that are read for it, of this process or as they are given."""
     monkeypatch.setenv("DiffAtlas_raw", "/somewhere/raw")

@@ -17,10 +17,13 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import alone_in, to_json
 from diffatlas_pipeline.machine import default_workers
 from diffatlas_pipeline.methods.registry import default_recipes, with_complete_recipes
+from diffatlas_pipeline.models.archive import UnpackedModel
+from diffatlas_pipeline.models.find import model_at
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.parallel import check_main_guard
 from diffatlas_pipeline.planning.describe import plan_table
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
+from diffatlas_pipeline.planning.like import plan_like
 from diffatlas_pipeline.planning.low_resolution import low_resolution_plan
 from diffatlas_pipeline.planning.measure import compute_fingerprint
 from diffatlas_pipeline.planning.measured_on import Record, make_record, recorded_fingerprint, source_digest
@@ -50,6 +53,7 @@ def plan_and_preprocess(
     memory_gb: float = 8.0,
     device: str | None = None,
     preset: str | None = None,
+    like: str | Path | None = None,
     workers: int | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -57,16 +61,19 @@ def plan_and_preprocess(
 
     ``dataset``: its number, folder name or path. ``memory_gb``: memory for training, of the device. ``device``: "cpu",
     "cuda" or "mps" (default: the best one here). ``preset``: "cpu", "gpu8", "gpu24" or "gpu80" (default: from device
-    and memory). ``workers``: parallel processes (default: as many as cores and memory allow). ``overwrite``: replace
-    another plan that is there, and redo all cases. ``workspace``: folder with raw/, preprocessed/ and results/
-    (default: as the environment says, else ./diffatlas_workspace). A script makes this call under ``if __name__ ==
-    "__main__":``, since it starts processes. UserError for whatever has to be mended.
+    and memory). ``like``: a model (folder or zip file) that a training is to begin with; its network, patch, spacing,
+    distance maps and diffusion take the place of planned ones. ``workers``: parallel processes (default: as many as
+    cores and memory allow). ``overwrite``: replace another plan that is there, and redo all cases. ``workspace``:
+    folder with raw/, preprocessed/ and results/ (default: as the environment says, else ./diffatlas_workspace). A
+    script makes this call under ``if __name__ == "__main__":``, since it starts processes. UserError for whatever has
+    to be mended.
     """
     check_main_guard()
     place = Workspace.resolve(workspace)
     budget = budget_of(memory_gb, device, preset)
     count = default_workers() if workers is None else workers
-    return prepare_dataset(place.raw_dataset(str(dataset)), place, budget, count, overwrite).folder
+    other = None if like is None else plan_of(Path(like))
+    return prepare_dataset(place.raw_dataset(str(dataset)), place, budget, count, overwrite, other).folder
 
 
 def budget_of(memory_gb: float, device: str | None, preset: str | None) -> Budget:
@@ -81,8 +88,20 @@ def budget_of(memory_gb: float, device: str | None, preset: str | None) -> Budge
     return Budget(memory_gb, kind, chosen)
 
 
-def prepare_dataset(raw: Path, workspace: Workspace, budget: Budget, workers: int, overwrite: bool) -> PreparedDataset:
-    """Check, measure, plan and preprocess the raw data set in the folder ``raw``, in ``workers`` processes.
+def plan_of(model: Path) -> Plan:
+    """The plan of the model in a folder or zip file. ModelError if it is none."""
+    place = model.expanduser().resolve()
+    if place.is_file():
+        unpacked = UnpackedModel(place)
+        return unpacked.folder.plan()
+    return model_at(place).plan()
+
+
+def prepare_dataset(
+    raw: Path, workspace: Workspace, budget: Budget, workers: int, overwrite: bool, like: Plan | None = None
+) -> PreparedDataset:
+    """Check, measure, plan (``like`` another plan) and preprocess the raw data set in the folder ``raw``, in
+    ``workers`` processes.
 
     A data set that has not changed since is not checked and measured again, and stored cases that are still right are
     kept, unless ``overwrite``. UserError for whatever has to be mended, also if another plan is there that may not be
@@ -98,7 +117,8 @@ def prepare_dataset(raw: Path, workspace: Workspace, budget: Budget, workers: in
     console.say(f"Data set {raw.name}, {raw}")
     dataset = read_dataset(raw)
     fingerprint, record = _measured(dataset, folder, workers, overwrite, clock)
-    plan = make_plan(fingerprint, budget, default_recipes(len(dataset.description.channels)))
+    recipes = default_recipes(len(dataset.description.channels))
+    plan = make_plan(fingerprint, budget, recipes) if like is None else plan_like(like, fingerprint, budget, recipes)
     clock.done("planned")
     console.say(f"\n{plan_table(plan)}\n")
     rough = low_resolution_plan(plan, fingerprint)

@@ -52,6 +52,14 @@ def main(argv: list[str] | None = None) -> None:
         "from device and memory)",
     )
     parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="MODEL",
+        help="plan the network, its patch, spacing, distance maps and diffusion as those of this model (folder or zip "
+        "file), so that a training can [begin with it](../how-to/few-labels.md#begin-with-another-model) (default: all from "
+        "the data)",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="replace another plan that is already there, measure again, and redo all cases"
     )
     add_workers(parser)
@@ -62,9 +70,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def _plan_and_preprocess(arguments: argparse.Namespace) -> None:
     """One data set after the other: one that cannot be used does not stop the others, but is told at the end."""
-    from diffatlas_pipeline.api.preparation import budget_of, prepare_dataset
+    from diffatlas_pipeline.api.preparation import budget_of, plan_of, prepare_dataset
 
     budget = budget_of(arguments.memory_gb, arguments.device, arguments.preset)
+    like = None if arguments.like is None else plan_of(arguments.like)
     workspace = workspace_of(arguments)
     wanted = list(dict.fromkeys(arguments.dataset))
     closing: dict[Path, str] = {}
@@ -74,7 +83,7 @@ def _plan_and_preprocess(arguments: argparse.Namespace) -> None:
             raw = workspace.raw_dataset(identifier)
             if raw in closing:
                 continue
-            made = prepare_dataset(raw, workspace, budget, arguments.workers, arguments.overwrite)
+            made = prepare_dataset(raw, workspace, budget, arguments.workers, arguments.overwrite, like)
             name = made.number if raw.parent == workspace.raw else str(raw)  # a path, if it was named by one
             following = f"DiffAtlas_train {name} fold0{same_workspace(arguments)}"
             closing[raw] = f"Wrote the plan and {made.cases} preprocessed cases to {made.folder}. Next: {following}"

@@ -29,7 +29,8 @@ from diffatlas_pipeline.volumes.io import read_labels, read_volume
 from diffatlas_pipeline.volumes.resample import resample, resampled_shape
 from diffatlas_pipeline.volumes.upright import to_upright
 
-INTENSITY_SAMPLES = 10_000  # foreground voxels per case and channel
+INTENSITY_SAMPLES = 10_000  # foreground voxels per case and channel,
+MOST_SAMPLES = 2_000_000  # and of all cases: memory is not to grow with them
 MOST_SPECTRA = 50  # cases in the second pass
 LONGEST_AXIS = 128  # voxels per axis of a spectrum, around the foreground
 MOST_SPECTRUM_LABELS = 16  # per case
@@ -41,6 +42,7 @@ class _FirstTask:
     codes: Codes
     count: int  # of labels
     ignore: int | None
+    samples: int  # foreground voxels to draw, at most
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
     codes, count = codes_of(description.labels), len(description.labels)
     names = [files.case for files in dataset.training]
     workers = useful_workers(dataset.training, workers)
-    first = [_FirstTask(files, codes, count, description.ignore) for files in dataset.training]
+    samples = max(1, min(INTENSITY_SAMPLES, MOST_SAMPLES // max(1, len(names))))
+    first = [_FirstTask(files, codes, count, description.ignore, samples) for files in dataset.training]
     looks = run_cases(_first_look, first, names, workers, "Fingerprint", memory=_memory)
     dimensions = max(look.dimensions for look in looks)
     intensities = tuple(_intensity_statistics(dataset, looks, c) for c in range(len(description.channels)))
@@ -138,7 +141,7 @@ def _first_look(task: _FirstTask) -> _FirstLook:
     foreground = case.labels > 0
     rng = np.random.default_rng(zlib.crc32(task.files.case.encode()))
     voxels = np.flatnonzero(foreground)
-    drawn = rng.choice(voxels, INTENSITY_SAMPLES, replace=False) if len(voxels) > INTENSITY_SAMPLES else voxels
+    drawn = rng.choice(voxels, task.samples, replace=False) if len(voxels) > task.samples else voxels
     intensities = []
     for channel in case.image:
         inside = channel[foreground]

@@ -11,6 +11,7 @@ from diffatlas_pipeline.diffusion.levels import cosine_alpha_bar
 from diffatlas_pipeline.diffusion.plan import DiffusionPlan
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.networks.memory import training_bytes
+from diffatlas_pipeline.networks.plan import NetworkPlan
 from diffatlas_pipeline.planning.coarser import coarser_spacing
 from diffatlas_pipeline.planning.diffusion_steps import (
     ALLOWED_LOSS,
@@ -30,7 +31,7 @@ from diffatlas_pipeline.planning.rules import (
 )
 from diffatlas_pipeline.planning.symmetry import X_AXIS, names_a_side, twins_by_name
 from diffatlas_pipeline.planning.topology import TrainingBytes, plan_batch_size, plan_topology, preset_named
-from diffatlas_pipeline.volumes.grids import TripleMm
+from diffatlas_pipeline.volumes.grids import Triple, TripleMm
 
 ROTATION_DEGREES = 15.0
 ZOOM = (0.85, 1.18)
@@ -56,18 +57,16 @@ def make_plan(
         raise UserError("The fingerprint holds no case: nothing can be planned from it. Measure one with training cases.")
     dimensions, description = fingerprint.dimensions, fingerprint.description
     why: dict[str, str] = {}
-    spacing_mm, why["spacing_mm"] = spacing or _planned_spacing(fingerprint, budget)
+    spacing_mm, why["spacing_mm"] = spacing or planned_spacing(fingerprint, budget)
     median = median_shape(fingerprint.cases, spacing_mm)
-    shapes = np.array([planned_shape(case, spacing_mm) for case in fingerprint.cases])
     joint_channels = len(description.channels) + len(description.labels)
     network, patch_size, reasons = plan_topology(budget, median, spacing_mm, joint_channels, training_bytes, dimensions)
     why.update(reasons)
-    dataset_voxels = int(np.prod(shapes, axis=1).sum())
     channels, why["channels"] = plan_channels(description.channels, fingerprint.intensities)
     distance, why["distance"] = plan_distance(fingerprint.labels, spacing_mm, dimensions)
     diffusion, why["diffusion"] = _plan_diffusion(fingerprint)
-    batch_size, why["batch_size"] = plan_batch_size(budget, network, patch_size, joint_channels, dataset_voxels, training_bytes)
-    training, why["training"] = _plan_training(budget, batch_size, dataset_voxels / math.prod(patch_size))
+    training, reasons = plan_training(fingerprint, budget, network, patch_size, spacing_mm, training_bytes)
+    why.update(reasons)
     augmentation, reasons = _plan_augmentation(fingerprint, spacing_mm)
     why.update(reasons)
     why["folds"] = _folds_reason(len(fingerprint.cases))
@@ -88,7 +87,8 @@ def make_plan(
     )
 
 
-def _planned_spacing(fingerprint: Fingerprint, budget: Budget) -> tuple[TripleMm, str]:
+def planned_spacing(fingerprint: Fingerprint, budget: Budget) -> tuple[TripleMm, str]:
+    """Spacing in mm, and why."""
     dimensions, preset = fingerprint.dimensions, preset_named(budget.preset)
     finest_mm, reason = plan_spacing(fingerprint.cases, dimensions)
     spacing_mm, coarser = coarser_spacing(preset, fingerprint.cases, fingerprint.labels, finest_mm, dimensions)
@@ -106,9 +106,23 @@ def _plan_diffusion(fingerprint: Fingerprint) -> tuple[DiffusionPlan, str]:
     return DiffusionPlan("cosine", steps), f"the fewest that lose at most {ALLOWED_LOSS:.0%}; {lost}"
 
 
-def _plan_training(budget: Budget, batch_size: int, patches: float) -> tuple[TrainingPlan, str]:
-    """Iterations grow with the square root of the data set's size in patches, within the preset's range."""
-    preset = preset_named(budget.preset)
+def plan_training(
+    fingerprint: Fingerprint,
+    budget: Budget,
+    network: NetworkPlan,
+    patch_size: Triple,
+    spacing_mm: TripleMm,
+    training_bytes: TrainingBytes = training_bytes,
+) -> tuple[TrainingPlan, dict[str, str]]:
+    """The training of ``network`` in patches of ``patch_size`` voxels of ``spacing_mm``, and why it is so.
+
+    Iterations grow with the square root of the data set's size in patches, within the preset's range.
+    """
+    preset, description = preset_named(budget.preset), fingerprint.description
+    shapes = np.array([planned_shape(case, spacing_mm) for case in fingerprint.cases])
+    voxels, channels = int(np.prod(shapes, axis=1).sum()), len(description.channels) + len(description.labels)
+    batch_size, why_batch = plan_batch_size(budget, network, patch_size, channels, voxels, training_bytes)
+    patches = voxels / math.prod(patch_size)
     fewest, usual, most = preset.iterations
     iterations = int(np.clip(round(usual * math.sqrt(patches / REFERENCE_PATCHES) / 500) * 500, fewest, most))
     plan = TrainingPlan(
@@ -121,10 +135,11 @@ def _plan_training(budget: Budget, batch_size: int, patches: float) -> tuple[Tra
         ema_fraction=EMA_FRACTION,
         optimiser="muon",
     )
-    return plan, (
+    why = (
         f"iterations grow with the square root of the data set's size ({patches:.0f} patches; {usual} for "
         f"{REFERENCE_PATCHES}), within {fewest} to {most}; learning rate of preset {budget.preset}"
     )
+    return plan, {"batch_size": why_batch, "training": why}
 
 
 def _plan_augmentation(fingerprint: Fingerprint, spacing_mm: TripleMm) -> tuple[AugmentationPlan, dict[str, str]]:

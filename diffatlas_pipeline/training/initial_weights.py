@@ -85,8 +85,8 @@ def initial_weights(method: LearnedMethod, fold: TrainedFold, seed: int) -> Init
     if share < FEWEST:
         ours, theirs = (f"widths {plan.network.widths}, strides {plan.network.strides}" for plan in (method.plan, fold.plan))
         raise UserError(
-            f"`init_from`: only {share:.0%} of its weights fit this plan's network ({ours}; there {theirs}). Copy network and "
-            "patch_size from its plans.json into that of the preprocessed data set, or leave it out."
+            f"`init_from`: only {share:.0%} of its weights fit this plan's network ({ours}; there {theirs}). Plan "
+            "the data set with `plan_and_preprocess`, that model as `like`, and `overwrite`; or leave it out."
         )
     labels, known = ([label.name for label in plan.dataset.labels] for plan in (method.plan, fold.plan))
     digest = hashlib.sha256(b"".join(fold.state[name].contiguous().numpy().tobytes() for name in sorted(fold.state)))

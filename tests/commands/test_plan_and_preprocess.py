@@ -12,9 +12,11 @@ from diffatlas_pipeline.commands.plan_and_preprocess import main
 from diffatlas_pipeline.datasets.description import DatasetDescription
 from diffatlas_pipeline.datasets.splits import load_splits
 from diffatlas_pipeline.files import from_json
+from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
+from tests.model_files import plan as model_plan
 from tests.planning.raw_data import ball_case, write_dataset, write_nifti
 
 NAME = "Dataset007_Balls"
@@ -214,3 +216,15 @@ def test_help_is_quick_and_has_an_example(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as stop:
         main(["-h"])
     assert stop.value.code == 0 and "DiffAtlas_plan_and_preprocess -d 001" in capsys.readouterr().out
+
+
+def test_a_plan_like_that_of_a_model(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = model_plan()
+    model = ModelFolder.create(workspace / "model", made).path
+    command(workspace, "-d", "7", "--like", str(shutil.make_archive(str(workspace / "packed"), "zip", model)))
+    plan = from_json(Plan, (workspace / "preprocessed" / NAME / "plans.json").read_text())
+    assert (plan.network, plan.patch_size, plan.distance) == (made.network, made.patch_size, made.distance)
+    assert plan.dataset != made.dataset and "as in the plan that this one is to be like" in capsys.readouterr().out
+    command(workspace, "-d", "7", "--like", str(model))
+    assert "another plan is already there" in refused(capsys, workspace, "-d", "7")
+    assert "is not a model folder" in refused(capsys, workspace, "-d", "7", "--like", str(workspace))

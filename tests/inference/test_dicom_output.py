@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +24,7 @@ from diffatlas_pipeline.volumes.io import read_grid, read_volume, write_labels
 from tests.inference.dicom_series import TURNED, to_voxels, voxels_of_segment, voxels_of_structure, write_ct
 
 CLASSES = (LabelClass("small", 2), LabelClass("Größe", 7), LabelClass("absent", 8))
+VALIDATOR = shutil.which("dciodvfy")
 AUTHOR = Author("Dataset001_A", {"recipe": "default"})
 IMAGE = np.random.default_rng(0).integers(-500, 500, size=(12, 11, 7))
 
@@ -66,6 +70,20 @@ def test_both_lie_where_the_segmentation_does(tmp_path: Path, kind: str) -> None
         structure = voxels_of_structure(tmp_path / "out/dicom/case_rtstruct.dcm", number, grid)
         np.testing.assert_array_equal(structure, labels == one.value)
     assert any("tilted gantry" in warning for warning in found.warnings) == (kind == "tilted")
+
+
+@pytest.mark.skipif(VALIDATOR is None, reason="dciodvfy (package dicom3tools) is not installed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_program_finds_nothing_wrong(tmp_path: Path, kind: str) -> None:
+    """Every element that the standard demands is there, with a value that it allows."""
+    series = write_ct(tmp_path / "series", IMAGE, StudyDate="20260101", StudyTime="101010", **KINDS[kind])  # type: ignore[arg-type]
+    written(tmp_path, series, labelled())
+    made = sorted((tmp_path / "out" / "dicom").iterdir())
+    assert len(made) == 2
+    for path in made:
+        told = subprocess.run([str(VALIDATOR), str(path)], capture_output=True, text=True, check=False)
+        said = told.stdout + told.stderr
+        assert told.returncode == 0 and not re.search("^(Error|Warning)", said, re.MULTILINE), said
 
 
 def test_they_refer_to_series_patient_and_study(tmp_path: Path) -> None:

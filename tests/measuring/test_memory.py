@@ -1,5 +1,6 @@
 """A prediction of a small volume: what the command said, and what it took."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ def test_what_is_said_is_what_is_taken(tmp_path: Path) -> None:
     assert row["said_gb"] == pytest.approx(row["peak_gb"], rel=0.25)
     table = memory_table(read_rows(tmp_path / "memory.csv"))
     assert "| 72 x 72 x 72 | all in memory |" in table
+
+
+@pytest.mark.skipif("DIFFATLAS_TEST_LARGE" not in os.environ, reason="takes ten minutes; DIFFATLAS_TEST_LARGE=1 runs it")
+def test_a_volume_of_512_voxels_along_each_axis_goes_into_six_gigabytes(tmp_path: Path) -> None:
+    memory.main(["--sides", "512", "--steps", "1", "--max-memory", "6", "--results", str(tmp_path / "memory.csv")])
+    (row,) = read_rows(tmp_path / "memory.csv").to_dict("records")
+    assert (row["side"], row["labels"], row["in_files"]) == (512, 5, True)
+    assert row["peak_gb"] < 6 and row["said_gb"] == pytest.approx(row["peak_gb"], rel=0.25)
 
 
 def test_the_rows_shown_said_what_was_taken_and_keep_the_limit() -> None:

@@ -10,8 +10,10 @@ import torch
 from benchmarks import utilisation
 from benchmarks.feature_tables import utilisation_table
 from benchmarks.record import read_rows
+from diffatlas_pipeline.api.preparation import plan_and_preprocess
 from diffatlas_pipeline.files import to_json
 from tests.model_files import plan
+from tests.planning.raw_data import write_dataset
 
 
 @pytest.fixture
@@ -29,12 +31,26 @@ def test_a_row_tells_all_parts(planned: Path, tmp_path: Path) -> None:
     assert row["dataset"] == "Dataset001_Tiny" and row["device"] == "cpu"
     assert all(row[f"{name}_ms"] > 0 for name in ("product", "convolutions", "network", "loss", "step"))
     assert row["peak_gflops"] > 0 and row["convolutions_gflops"] > 0
-    assert "`Dataset001_Tiny`, float32" in utilisation_table(read_rows(results))
+    assert utilisation_table(read_rows(results)).splitlines()[-1].startswith("| `Dataset001_Tiny`, float32 | 1 |")
+
+
+@pytest.mark.slow
+def test_a_training_tells_how_long_it_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "raw")
+    stored = plan_and_preprocess(7, workspace=tmp_path, device="cpu", workers=1)
+    results = tmp_path / "utilisation.csv"
+    utilisation.main(["--preprocessed", str(stored), "--repeats", "1", "--train-for", "2s", "--results", str(results)])
+    (row,) = read_rows(results).to_dict("records")
+    assert row["train_for"] == "2s" and 0 <= row["waiting_share"] < 1
+    assert utilisation_table(read_rows(results)).endswith(f"| {100 * row['waiting_share']:.1f} % |")
+    assert not (tmp_path / "results").exists()
 
 
 def test_the_rows_shown_reach_half_of_what_convolutions_alone_do() -> None:
     rows = read_rows(utilisation.RESULTS / "utilisation.csv")
     assert len(rows) >= 2 and (rows["convolutions_ms"] >= 0.5 * rows["step_ms"]).all()
+    if "waiting_share" in rows:
+        assert (rows["waiting_share"].dropna() < 0.05).all()
 
 
 def test_the_convolutions_are_those_of_the_network(planned: Path) -> None:
