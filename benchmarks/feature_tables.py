@@ -46,7 +46,8 @@ def given_slices_table(table: pd.DataFrame) -> str:
     rows = []
     for _, row in table.iterrows():
         across = "XYZ"[int(row["axis"])]
-        run = f"{row['protocol']}, {row['training_cases']} cases, `{row['method']}`, slices across {across}"
+        name = row["method"] if row["recipe"] == "default" else f"{row['method']}:{row['recipe']}"
+        run = f"{row['protocol']}, {row['training_cases']} cases, `{name}`, slices across {across}"
         ways = {"completed": f"{run}, completed", "alone": "the same without the drawing", "interpolated": "interpolated"}
         for way, title in ways.items():
             rows.append([title, *(number(row.get(f"dice_{way}_{count}", float("nan")), 3) for count in counts)])

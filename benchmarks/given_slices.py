@@ -1,8 +1,8 @@
 """What a few drawn slices are worth: Dice of the voxels not drawn, completed by a model and interpolated alone.
 
-A model of recipe given-labels learns a few cases. Of each test case so many slices are given, evenly spread over the
-structures; the model completes them. Beside it stand the same model without the drawing, on the same voxels, and
-interpolation of the drawn slices without the scan.
+A model, of recipe given-labels or another, learns a few cases. Of each test case so many slices are given, evenly
+spread over the structures; the model completes them. Beside it stand the same model without the drawing, on the same
+voxels, and interpolation of the drawn slices without the scan.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
@@ -33,7 +34,7 @@ from diffatlas_pipeline.volumes.orientation import to_canonical
 
 COUNTS = (0, 1, 2, 3, 5, 9)
 SHOWN = 3  # slices of the picture
-RECIPE, ENDING = "given-labels", ".nii.gz"
+RECIPES, ENDING = ("given-labels", "default"), ".nii.gz"
 CASES = ("test", "validation")
 
 
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("protocol", choices=PROTOCOLS, nargs="?", default="hippocampus", help="(default: %(default)s)")
     made.add_argument("--setting", metavar="S", help="split that is learnt (default: 4-shot; hearts: fold0)")
     made.add_argument("--method", default="diffatlas", help="diffatlas, icf or icmd (default: %(default)s)")
+    made.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="(default: %(default)s)")
     made.add_argument("--max-time", default="10m", metavar="TIME", help="time of the training (default: %(default)s)")
     made.add_argument("--axis", type=int, choices=(0, 1, 2), default=1, help="that slices lie across (default: %(default)s)")
     made.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
@@ -72,6 +74,7 @@ def run(
     protocol: str,
     setting: str | None,
     method: str,
+    recipe: str,
     max_time: str,
     axis: int,
     seed: int,
@@ -86,12 +89,15 @@ def run(
     split = setting or ("fold0" if protocol in HEARTS else "4-shot")
     place = Workspace.resolve(workspace)
     source = place.preprocessed_dataset(str(prepared.number)).name
-    model, fold = ModelFolder.location(place, source, method, RECIPE), f"{split}_seed{seed}" if seed else split
-    words = [str(prepared.number), split, "--method", method, "--given-labels", "--max-time", max_time, "--seed", str(seed)]
+    model, fold = ModelFolder.location(place, source, method, recipe), f"{split}_seed{seed}" if seed else split
+    words = [str(prepared.number), split, "--method", method, "--recipe", recipe, "--max-time", max_time, "--seed", str(seed)]
     do("train", [*words, *prepared.options, "--no-validation", "--workspace", str(workspace)])
     check_time(ModelFolder(model), fold, max_time)
 
-    raw, out = place.raw_dataset(str(prepared.number)), workspace / "benchmarks" / f"given_slices_{protocol}_{method}_{fold}"
+    raw, out = (
+        place.raw_dataset(str(prepared.number)),
+        workspace / "benchmarks" / f"given_slices_{protocol}_{method}_{recipe}_{fold}",
+    )
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     scans, references = raw / "imagesTs", raw / "labelsTs"
@@ -102,8 +108,9 @@ def run(
         files = [path for path in sorted((raw / "imagesTr").iterdir()) if path.name.split("_0000")[0] in wanted]
         scans.write_text("\n".join(map(str, files)), encoding="utf-8")
     truths = {f"{name}{ENDING}": read_labels(references / f"{name}{ENDING}") for name in sorted(wanted)}
-    about = {"protocol": protocol, "setting": split, "method": method, "max_time": max_time, "axis": axis, "seed": seed}
-    about |= {"training_cases": len(ModelFolder(model).metadata(fold)["training_cases"]), "test_cases": len(truths)}
+    about: dict[str, Any] = {"protocol": protocol, "setting": split, "method": method, "recipe": recipe, "max_time": max_time}
+    about |= {"axis": axis, "seed": seed, "test_cases": len(truths)}
+    about["training_cases"] = len(ModelFolder(model).metadata(fold)["training_cases"])
     scores = scored(scans, truths, model, fold, axis, out)
     if on == "validation":
         return

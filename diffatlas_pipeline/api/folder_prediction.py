@@ -32,6 +32,7 @@ from diffatlas_pipeline.inference.for_viewers import (
 )
 from diffatlas_pipeline.inference.memory import in_words, largest_scan, need_of_scan
 from diffatlas_pipeline.inference.parts import Part, alone, entries_of, finishing
+from diffatlas_pipeline.inference.predictor import NOT_LEARNT
 from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
@@ -202,8 +203,9 @@ class FolderPrediction:
         }
 
     def _find_drawings(self, source: Path) -> dict[str, Path]:
-        """What is drawn of which case. UserError if the model cannot complete drawings, or they belong to no case."""
-        self.segmenter.predictor.check_takes_drawings()
+        """What is drawn of which case. UserError if drawings belong to no case."""
+        if not self.segmenter.predictor.method.drawn_channels:
+            console.say(f"Drawings: {NOT_LEARNT}. All else that is drawn is kept.")
         return find_drawings(source, self.cases)
 
     def _check_kept(self, before: dict[str, Any]) -> None:

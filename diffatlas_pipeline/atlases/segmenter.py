@@ -14,6 +14,7 @@ from diffatlas_pipeline.atlases.late_fusion import NETWORK_SHARE, fitting_share,
 from diffatlas_pipeline.atlases.policy import AtlasUse
 from diffatlas_pipeline.atlases.registered import ask_atlases
 from diffatlas_pipeline.errors import ModelError, UserError
+from diffatlas_pipeline.inference.drawn_slices import followed
 from diffatlas_pipeline.inference.familiarity import Familiarity
 from diffatlas_pipeline.inference.predictor import Predictor, Prepared
 from diffatlas_pipeline.inference.result import Maps, Result
@@ -90,9 +91,14 @@ class Segmenter:
         return self.predictor.is_large(scan.shown)
 
     def segment(self, scan: PreparedScan, progress: Progress | None = None) -> PlannedSegmentation:
-        """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases."""
+        """Signed distances (K, x, y, z) on the planned grid, mean over draws, folds and atlases; they follow what is
+        drawn.
+        """
         found = self.predictor.segment(scan.shown, progress)
-        return found if scan.atlases is None else fused(found, scan.atlases, self._network_share(scan, found))
+        if scan.atlases is not None:
+            found = fused(found, scan.atlases, self._network_share(scan, found))
+        drawing = scan.shown.drawing
+        return found if drawing is None else followed(found, drawing, self.plan, self.predictor.method.codes)
 
     def familiarity(self, segmentation: PlannedSegmentation, scan: PreparedScan) -> Familiarity | None:
         """How far ``scan`` lies from what the model has learnt, None if that is not known; see

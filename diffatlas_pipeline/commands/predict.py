@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="FOLDER",
         help="folder of what a reader has drawn of some scans, named as the cases (of one scan also a file): label values, 0 "
         "for background, 255 where nobody has looked. It is kept, and the rest is [fitted to "
-        "it](../how-to/annotate.md). For models trained with `--given-labels`",
+        "it](../how-to/annotate.md). Any model follows whole slices; one trained with `--given-labels` all that is drawn",
     )
     parser.add_argument(
         "--modality",

@@ -47,6 +47,7 @@ from diffatlas_pipeline.volumes.channels import missing_channels
 from diffatlas_pipeline.volumes.grids import LabelVolume, Volume
 from diffatlas_pipeline.volumes.orientation import to_canonical
 
+NOT_LEARNT = "a model that was not trained with `given_labels` follows slices alone, drawn from edge to edge"
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -136,14 +137,6 @@ class Predictor:
             return False
         return is_out_of_domain(modality, self.plan.channels) and str(modality).upper() not in self.learnt_modalities
 
-    def check_takes_drawings(self) -> None:
-        """UserError if the networks have not learnt to complete drawings."""
-        if not self.method.drawn_channels:
-            raise UserError(
-                "`given_labels`: this model has not learnt to complete what is drawn. Train one that has: `train` with "
-                "`given_labels`; then choose its `recipe`, which is called 'given-labels'."
-            )
-
     @property
     def models_images(self) -> bool:
         """Whether the networks model images, too, so that a scan can be reconstructed."""
@@ -161,10 +154,11 @@ class Predictor:
         warnings = [*unusual(image, record, self.plan, modality), *of_padding(volume, self.plan, modality)]
         if drawing is None:
             return Prepared(image, record, seed, tuple(warnings), source=volume.source)
-        self.check_takes_drawings()
         prepared = prepare_drawing(drawing, record, self.plan)
         if prepared.is_complete:
             warnings = [*warnings, "every voxel of it is given, so nothing was left to segment"]
+        elif not (self.method.drawn_channels or prepared.whole_slices):
+            warnings = [*warnings, f"what is drawn of it is kept, but tells nothing of the rest: {NOT_LEARNT}"]
         return Prepared(image, record, seed, tuple(warnings), prepared, volume.source)
 
     def _check_channels(self, image: np.ndarray, source: str) -> None:

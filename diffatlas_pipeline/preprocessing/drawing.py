@@ -35,6 +35,19 @@ class Drawing:
         """Whether no voxel is unknown."""
         return not (self.native == UNKNOWN).any()
 
+    @property
+    def whole_slices(self) -> dict[int, np.ndarray]:
+        """By axis, the planned slices across it of which every voxel is known, in rising order; axes without are left
+        out.
+        """
+        known, found = (self.planned != 0).all(axis=0), {}
+        for axis in range(3):
+            others = tuple(other for other in range(3) if other != axis)
+            slices = np.flatnonzero(known.all(axis=others))
+            if len(slices) and known.shape[axis] > 1:
+                found[axis] = slices
+        return found
+
     def keep_in(self, labels: np.ndarray, distances: np.ndarray | None, uncertainty: np.ndarray | None) -> None:
         """Write what was drawn into ``labels`` (X, Y, Z), and make the maps agree with it: the sign of ``distances``
         (K, X, Y, Z), and an ``uncertainty`` (X, Y, Z) of 0.

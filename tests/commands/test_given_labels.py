@@ -28,7 +28,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan_and_preprocess.main(["-d", "7", "--workers", "1", *shared])
     few = ["--iterations", "4", "--workers", "0", "--precision", "float32", "--no-validation", *shared]
     train.main(["7", "fold0", "--given-labels", *few])
-    train.main(["7", "fold0", "--method", "icf", *few])
+    train.main(["7", "fold0", "--method", "mean", *shared])
     return place
 
 
@@ -105,15 +105,31 @@ def test_the_drawing_of_one_scan_is_one_file(workspace: Path, scans: Path, tmp_p
     np.testing.assert_array_equal(read_labels(out).array[10:12], drawn[10:12])
 
 
+def test_a_model_that_has_not_learnt_drawings_follows_slices(
+    workspace: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(workspace, tmp_path / "slices", "case00", (slice(None), slice(None), slice(2, 20, 4)))
+    draw(workspace, tmp_path / "slices", "case01", (slice(4, 12), slice(None), slice(10)))
+    completed(workspace, scans, tmp_path / "out", tmp_path / "slices", model="mean__default")
+    said = capsys.readouterr()
+    assert "trained with --given-labels follows slices alone, drawn from edge to edge. All else" in said.out
+    assert "case01: what is drawn of it is kept, but tells nothing of the rest" in said.out + said.err
+    assert "case00: what is drawn" not in said.out + said.err
+    model = load_model(model_of(workspace, "mean__default"), "cpu", precision="float32")
+    for case, follows in (("case00", True), ("case01", False)):
+        truth = read_labels(workspace / "raw" / NAME / "labelsTr" / f"{case}.nii.gz").array
+        drawn = read_labels(tmp_path / "slices" / f"{case}.nii.gz").array
+        found = read_labels(tmp_path / "out" / f"{case}.nii.gz").array
+        alone = model.segment(scans / f"{case}_0000.nii.gz").labels
+        rest = drawn == UNKNOWN
+        np.testing.assert_array_equal(found[~rest], drawn[~rest])
+        wrong, before = ((one[rest] != truth[rest]).mean() for one in (found, alone))
+        assert wrong < before if follows else wrong == before, (case, wrong, before)
+
+
 def test_what_is_wrong_is_said(workspace: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given, out = tmp_path / "given", tmp_path / "out"
     draw(workspace, given, "case00", (slice(10),))
-    error = refused(capsys, workspace, scans, out, given, model="icf__default")
-    assert "--given-labels: this model has not learnt" in error and "DiffAtlas_train" in error
-    with pytest.raises(UserError, match="`given_labels`: this model has not learnt"):
-        load_model(model_of(workspace, "icf__default"), "cpu").segment(
-            scans / "case00_0000.nii.gz", given_labels=given / "case00.nii.gz"
-        )
     (given / "case00.nii.gz").rename(given / "other.nii.gz")
     assert "no scan belongs to other.nii.gz" in refused(capsys, workspace, scans, out, given)
     assert "one file, but there are 4 cases" in refused(capsys, workspace, scans, out, given / "other.nii.gz")

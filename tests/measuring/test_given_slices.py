@@ -88,6 +88,7 @@ def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert f"| {row['dice_completed_3']:.3f} |" in tables.table_of("given_slices", tmp_path)
     monkeypatch.setattr(given_slices, "COUNTS", (0,))
     given_slices.main(["hippocampus", "--setting", "2-shot", "--max-time", "3s", "--on", "validation", *places])
+    assert row["recipe"] == "given-labels" and "`diffatlas:given-labels`" in tables.table_of("given_slices", tmp_path)
     assert len(read_rows(tmp_path / "given_slices.csv")) == 1, "scores to choose by are not kept"
     (out,) = (tmp_path / "w" / "benchmarks").glob("given_slices_*")
     trained = ModelFolder(tmp_path / "w" / "results" / "Dataset004_Hippocampus" / "diffatlas__given-labels")
