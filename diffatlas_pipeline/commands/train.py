@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> None:
         "--given-labels",
         action="store_true",
         help="also learn to [complete what a reader has drawn](../how-to/annotate.md): parts of slices, or some of the "
-        "structures; slices drawn whole are followed by every model. The recipe is then called `given-labels`, `paper-given-labels` or `any-contrast-given-labels`",
+        "structures; slices drawn whole are followed by every model. The recipe is then called `given-labels`, "
+        "`paper-given-labels` or `any-contrast-given-labels`",
     )
     parser.add_argument(
         "--low-resolution",
