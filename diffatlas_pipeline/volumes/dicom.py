@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MODALITY = "0008|0060"
 _STORED_AS = ("0028|1052", "0028|1053", "0028|0100", "0028|0103")  # intercept, slope, bits, signed: of each slice
+_CROOKED = 0.01  # by which directions may be off unit vectors at right angles
 _UNEVEN = 0.1  # of the slice distance: positions may be rounded in the header, a missing slice is off by 1
 
 
@@ -93,6 +94,7 @@ def _slices(folder: Path) -> tuple[list[str], Grid]:
     """The files of the series, sorted by position, and its grid."""
     names = _one_series(folder)
     headers = [open_header(Path(name)) for name in names]
+    _check_directions(headers[0], names[0])
     check_room(sum(math.prod(header.GetSize()) for header in headers) * BYTES_PER_VOXEL, folder)
     first = header_grid(headers[0], folder)
     if len(names) == 1:
@@ -110,6 +112,21 @@ def _slices(folder: Path) -> tuple[list[str], Grid]:
     affine[:3, 2] = LPS_TO_RAS[:3, :3] @ _step(positions, folder)
     affine[:3, 3] = LPS_TO_RAS[:3, :3] @ positions[0]
     return [names[i] for i in order], Grid.of((first.shape[0], first.shape[1], len(names)), affine)
+
+
+def _check_directions(header: sitk.ImageFileReader, name: str) -> None:
+    """ImageError if the directions of rows and columns are none: GDCM would take others, and not say so."""
+    found = numbers(header, ORIENTATION)
+    if len(found) != 6:
+        return
+    with np.errstate(over="ignore"):
+        products = np.reshape(found, (2, 3)) @ np.reshape(found, (2, 3)).T
+    if not np.allclose(products, np.eye(2), atol=_CROOKED):
+        told = ", ".join(f"{one:g}" for one in found)
+        raise ImageError(
+            f"{name}: its rows and columns have the directions {told}, which are no unit vectors at right angles. The header "
+            "is damaged: export the series again."
+        )
 
 
 def _step(positions: np.ndarray, folder: Path) -> np.ndarray:

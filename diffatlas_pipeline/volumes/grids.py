@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from diffatlas_pipeline.errors import ImageError
 
 Triple = tuple[int, int, int]
 TripleMm = tuple[float, float, float]
@@ -73,6 +76,18 @@ class Grid:
         to_full = np.diag([*steps, 1.0])
         to_full[:3, 3] = [part.start + (step - 1) / 2 for part, step in zip(box, steps, strict=True)]
         return Grid.of(shape, self.matrix @ to_full, self.dimensions)
+
+
+def usable(grid: Grid, path: Path) -> Grid:
+    """``grid`` itself, of the file ``path``; ImageError if its affine does not span space."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        edge_mm, volume_mm3 = max(grid.spacing_mm), abs(np.linalg.det(grid.matrix[:3, :3]))
+        spans = np.isfinite(grid.matrix).all() and volume_mm3 > 1e-12 * edge_mm**3
+    if not spans:
+        raise ImageError(
+            f"{path}: its voxel-to-world matrix is not invertible ({grid.affine}). Repair the header or export it again."
+        )
+    return grid
 
 
 @dataclass(frozen=True)

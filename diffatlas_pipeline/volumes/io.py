@@ -13,7 +13,7 @@ import numpy as np
 from diffatlas_pipeline.errors import ImageError, NotScalar
 from diffatlas_pipeline.volumes import dicom, itk, nifti, pictures
 from diffatlas_pipeline.volumes.dicom_series import stands_for_series
-from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference
+from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference, usable
 from diffatlas_pipeline.volumes.in_memory import finite
 
 _DICOM = (".dcm", ".dicom", ".ima")
@@ -125,7 +125,7 @@ def read_scalars(path: Path) -> tuple[np.ndarray, Grid]:
         raise ImageError(
             f"{path}: its voxels are of type {values.dtype}, but must be integers or real numbers. Export it again."
         )
-    return values, _usable(grid, path)
+    return values, usable(grid, path)
 
 
 def read_grid(path: Path) -> Grid:
@@ -134,8 +134,8 @@ def read_grid(path: Path) -> Grid:
     """
     path = Path(path)
     if is_series(path):
-        return _usable(dicom.read_grid(path), path)
-    return _usable(_format_of(path, "read").read_grid(path), path)
+        return usable(dicom.read_grid(path), path)
+    return usable(_format_of(path, "read").read_grid(path), path)
 
 
 def modality_in_header(path: Path) -> str | None:
@@ -197,7 +197,7 @@ def _read_channels(path: Path) -> tuple[np.ndarray, Grid]:
         values, grid = read_scalars(path)
         return values[None], grid
     values, grid = pictures.read_channels(path)
-    return values, _usable(grid, path)
+    return values, usable(grid, path)
 
 
 def _format_of(path: Path, verb: str) -> types.ModuleType:
@@ -216,15 +216,6 @@ def _format_of(path: Path, verb: str) -> types.ModuleType:
     raise ImageError(
         f"{path}: cannot {verb} this kind of file. Allowed are {', '.join(FILE_ENDINGS)} (to read, DICOM folders too)."
     )
-
-
-def _usable(grid: Grid, path: Path) -> Grid:
-    """``grid`` itself; ImageError if its affine does not span space."""
-    if not np.isfinite(grid.matrix).all() or abs(np.linalg.det(grid.matrix[:3, :3])) <= 1e-12 * max(grid.spacing_mm) ** 3:
-        raise ImageError(
-            f"{path}: its voxel-to-world matrix is not invertible ({grid.affine}). Repair the header or export it again."
-        )
-    return grid
 
 
 def _write(path: Path, array: np.ndarray, grid: Grid, like: Path | None, names: Mapping[int, str] | None = None) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from diffatlas_pipeline.errors import ImageError, NotScalar
 from diffatlas_pipeline.volumes.compressed import check_checksum
-from diffatlas_pipeline.volumes.grids import Grid
+from diffatlas_pipeline.volumes.grids import Grid, usable
 from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
 
 if TYPE_CHECKING:
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 ENDINGS = (".nrrd", ".mha", ".mhd")
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_META_HEADER_BYTES = 4096
+_META_HEADER_BYTES, _NRRD_HEADER_BYTES = 4096, 65536
+_LARGEST = 1e100
 _READERS = {".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".nrrd": "NrrdImageIO"}
 
 
 def read(path: Path) -> tuple[np.ndarray, Grid]:
     """The values (X, Y, Z) of an NRRD or MetaImage file and their grid. Raises ImageError."""
     reader = open_header(path)
-    grid = header_grid(reader, path)
+    grid = usable(header_grid(reader, path), path)  # before the values: ITK never ends at a direction of 1e308
     check_room(math.prod(grid.shape) * BYTES_PER_VOXEL, path)
     try:
         check_checksum(path)
@@ -102,6 +103,8 @@ def open_header(path: Path) -> sitk.ImageFileReader:
 
     if path.name.lower().endswith((".mha", ".mhd")):
         _check_meta_header(path)
+    if path.name.lower().endswith(".nrrd"):
+        _check_nrrd_header(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     if (kind := _READERS.get(path.suffix.lower())) is not None:  # ITK itself goes by small letters
@@ -127,6 +130,19 @@ def _check_meta_header(path: Path) -> None:
     name = data.group(1).strip().decode("utf-8", errors="replace")
     if name not in ("LOCAL", "LIST") and "%" not in name and not (path.parent / name).is_file():
         raise _damaged(path, FileNotFoundError(f"its data file {name!r} is missing"))
+
+
+def _check_nrrd_header(path: Path) -> None:
+    """Refuse a geometry of numbers so large that ITK takes the identity in its place, and does not say so."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_NRRD_HEADER_BYTES).split(b"\n\n")[0]
+    except OSError as error:
+        raise _damaged(path, error) from error
+    for line in re.findall(rb"^(?:space directions|space origin|spacings):(.*)$", header, re.MULTILINE):
+        numbers = [float(one) for one in re.findall(rb"[-+]?\d+\.?\d*(?:[eE][-+]?\d+)?", line)]
+        if any(abs(number) > _LARGEST for number in numbers):
+            raise _damaged(path, ValueError(f"numbers beyond {_LARGEST:g} in its geometry"))
 
 
 def execute(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Files that are damaged, or no images, are refused by name."""
 
 import gzip
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -54,6 +56,22 @@ def test_meta_image_headers_that_would_end_the_process_are_refused(tmp_path):
         path.write_bytes(content.replace(old, new))
         with pytest.raises(ImageError, match=r"bad\.mha"):
             read_volume([path])
+
+
+@pytest.mark.parametrize("ending", [".mha", ".mhd", ".nrrd"])
+def test_a_direction_at_which_itk_never_ends_is_refused(tmp_path, ending):
+    path = tmp_path / f"bad{ending}"
+    write_labels(path, labels(), Grid.of(SHAPE, np.diag([-1.0, -1, 1, 1])))
+    content = path.read_bytes()
+    old, new = (b"(0,0,1)", b"(0,1e308,1)") if ending == ".nrrd" else (b"0 0 1\n", b"0 1e308 1\n")
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    read = (
+        "import sys, pathlib; from diffatlas_pipeline.volumes.io import read_volume; read_volume([pathlib.Path(sys.argv[1])])"
+    )
+    told = subprocess.run([sys.executable, "-c", read, str(path)], capture_output=True, text=True, timeout=120, check=False)
+    reason = "numbers beyond 1e" if ending == ".nrrd" else "its voxel-to-world matrix is not invertible"
+    assert told.returncode == 1 and f"bad{ending}: " in told.stderr and reason in told.stderr
 
 
 @pytest.mark.parametrize("ending", VOLUME_ENDINGS)

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -146,6 +147,19 @@ def test_folder_without_series_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(ImageError, match="holds no DICOM series"):
         read_volume([tmp_path])
+
+
+@pytest.mark.parametrize("directions", [[1, 0, 0, 0, 1, "1e308"], [2, 0, 0, 0, 1, 0], [1, 0, 0, 0.5, 0.8, 0], [0] * 6])
+def test_directions_that_are_none_are_an_error(tmp_path, directions):
+    """GDCM would take the axes of the patient instead."""
+    folder = write_series(tmp_path / "series", VALUES)
+    for path in folder.iterdir():
+        header = pydicom.dcmread(path)
+        header.ImageOrientationPatient = [str(one) for one in directions]
+        header.save_as(path)
+    for read in (read_grid, lambda folder: read_volume([folder])):
+        with pytest.raises(ImageError, match=r"\.dcm: its rows and columns have the directions .* no unit vectors"):
+            read(folder)
 
 
 def test_single_slice_is_a_flat_image(tmp_path):
