@@ -153,6 +153,9 @@ def _tiff_shape(path: Path) -> tuple[tuple[int, int, int], int]:
             )
         series, page = file.series[0], file.series[0].keyframe
         axes, shape = series.axes, series.shape
+        told, there = math.prod(page.chunked), len(page.dataoffsets)
+        if told != there:  # it would be gone through part by part, be they millions
+            raise ImageError(f"{path}: is damaged: {there} of {told} parts of its first slice are there. Export it again.")
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             raise ImageError(f"{path}: has a palette. Save it with plain numbers, or as PNG.")
     channels = 1

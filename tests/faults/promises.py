@@ -39,6 +39,7 @@ PROMISES = (
             "a worker process is killed": "test_parallel::test_cases_after_a_killed_one_are_done",
             "a worker process is stopped (SIGSTOP)": "test_parallel::test_a_stopped_worker_is_named_and_ended",
             "one is stopped or killed while evaluating": "evaluation/test_evaluate::test_a_lost_worker_is_named_with_its_case",
+            "the scheduler of a cluster is killed": "test_cluster::test_a_killed_scheduler_is_told",
             "a worker process does not end": "test_parallel::test_a_slow_worker_is_named_and_ended_and_others_go_on",
         },
     ),
@@ -106,6 +107,9 @@ PROMISES = (
             "one bit of compressed voxels is flipped": "volumes/test_compressed::"
             "test_one_flipped_bit_is_found_or_changes_nothing",
             "a file is cut off": "volumes/test_bad_files::test_truncated_file_is_named",
+            "a direction of 1e308 in MHA, MHD, NRRD": "volumes/test_bad_files::"
+            "test_a_direction_at_which_itk_never_ends_is_refused",
+            "directions in DICOM that are none": "volumes/test_dicom::test_directions_that_are_none_are_an_error",
             "the last slice of a DICOM series is lost": "volumes/test_dicom::test_a_last_slice_that_was_lost_is_an_error",
             "a model's plan is edited": "models/test_folder::test_a_plan_that_was_changed_after_the_training_is_refused",
             "the plan of stored cases is edited": "data/test_patches::test_cases_made_with_another_plan_are_refused",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,16 @@ def test_pictures_beside_scans_and_segmentations_are_none_of_them(tmp_path: Path
     write_labels(tmp_path / "case.nii.gz", LABELS.T[..., None].astype(np.int32), grid())
     assert [path.name for path in segmentation_files(tmp_path).values()] == ["case.nii.gz"]
     assert [case.images[0].name for case in list_cases(tmp_path, None, channels=1)] == ["case.nii.gz"]
+
+
+def test_a_height_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None:
+    """tifffile would look for forty million strips."""
+    path = tmp_path / "bad.tif"
+    tifffile.imwrite(path, np.arange(42, dtype=np.uint8).reshape(6, 7), compression="zlib", metadata=None)
+    content = path.read_bytes()
+    height = struct.pack("<HHI", 257, 4, 1), struct.pack("<HHI", 257, 3, 1)  # as a long or a short number
+    at = max(content.find(one) for one in height)
+    path.write_bytes(content[: at + 2] + struct.pack("<HII", 4, 1, 1 << 28) + content[at + 12 :])
+    for read in (read_grid, lambda path: read_volume([path])):
+        with pytest.raises(ImageError, match=r"bad\.tif: is damaged: 1 of \d+ parts"):
+            read(path)
