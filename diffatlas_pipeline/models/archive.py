@@ -49,7 +49,7 @@ class UnpackedModel:
                 f"{archive}: cannot be unpacked to {root} ({error.strerror or error}). "
                 + ("Make room there, or set TMPDIR to another folder." if told else "Copy it again.")
             ) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError) as error:
             raise ModelError(f"{archive}: cannot be unpacked ({error}). Copy it again.") from error
         if self.manifest is not None:
             check_content(self.manifest, root, archive)

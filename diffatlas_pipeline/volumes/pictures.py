@@ -23,6 +23,7 @@ from diffatlas_pipeline.volumes.grids import Grid, TripleMm
 from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
 
 if TYPE_CHECKING:
+    import tifffile
     from PIL.Image import Image
 
 TIFF = (".tif", ".tiff")
@@ -147,6 +148,7 @@ def _tiff_shape(path: Path) -> tuple[tuple[int, int, int], int]:
     import tifffile
 
     with tifffile.TiffFile(path) as file:
+        _check_pages(file, path)
         if len(file.series) != 1:
             raise ImageError(
                 f"{path}: holds {len(file.series)} images of several sizes or kinds. Save each to a file of its own."
@@ -169,6 +171,15 @@ def _tiff_shape(path: Path) -> tuple[tuple[int, int, int], int]:
         )
     slices, rows, columns = (1, *shape) if len(shape) == 2 else shape
     return (columns, rows, slices), channels
+
+
+def _check_pages(file: tifffile.TiffFile, path: Path) -> None:
+    """ImageError if a page leads back to an earlier one: tifffile would go round for ever."""
+    seen = set[int]()
+    for page in file.pages:
+        if page.offset in seen:
+            raise ImageError(f"{path}: is damaged: its pages lead round in a circle. Export it again.")
+        seen.add(page.offset)
 
 
 def _planes(shape: tuple[int, int, int]) -> tuple[int, int, int]:

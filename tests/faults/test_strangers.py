@@ -68,6 +68,15 @@ def test_a_pickle_in_a_checkpoint_or_an_archive_is_not_run(tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
+def test_a_name_in_an_archive_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = model(tmp_path / "packed")
+    (folder / "größe.txt").write_text("large", encoding="utf-8")
+    path = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tmp_path / "packed"))
+    path.write_bytes(path.read_bytes().replace("ö".encode(), b"\xff\xff", 1))  # where the file lies, not in the list at the end
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        UnpackedModel(path)
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"])
 def test_a_pickle_called_an_image_is_not_run(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"

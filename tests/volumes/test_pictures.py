@@ -154,3 +154,17 @@ def test_a_height_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None
     for read in (read_grid, lambda path: read_volume([path])):
         with pytest.raises(ImageError, match=r"bad\.tif: is damaged: 1 of \d+ parts"):
             read(path)
+
+
+def test_pages_that_lead_round_are_refused(tmp_path: Path) -> None:
+    """tifffile would go round for ever."""
+    path = tmp_path / "bad.tif"
+    tifffile.imwrite(path, np.zeros((2, 6, 7), dtype=np.uint8), metadata=None)
+    with tifffile.TiffFile(path) as file:
+        first, last = (page.offset for page in file.pages)
+    content, count = path.read_bytes(), struct.unpack("<H", path.read_bytes()[last : last + 2])[0]
+    end = last + 2 + 12 * count
+    path.write_bytes(content[:end] + struct.pack("<I", first) + content[end + 4 :])
+    for read in (read_grid, lambda path: read_volume([path])):
+        with pytest.raises(ImageError, match=r"bad\.tif: is damaged: its pages lead round"):
+            read(path)
