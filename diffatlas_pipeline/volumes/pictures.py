@@ -133,6 +133,8 @@ def _tiff_values(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
         check_room(math.prod(shape) * channels * BYTES_PER_VOXEL, path)
         with tifffile.TiffFile(path) as file:
             array = file.series[0].asarray()
+        if array.size != math.prod(shape) * channels:
+            raise ValueError(f"{array.size} of {math.prod(shape) * channels} values are there")
     last = array.reshape((*_planes(shape), channels))  # rows and columns last, but for the colours
     return _without_opacity(np.moveaxis(last, -1, 0).transpose(0, 3, 2, 1)), shape
 
