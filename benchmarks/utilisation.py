@@ -143,7 +143,7 @@ class Step:
 
     def through_network(self, network: Callable[..., Tensor] | None = None) -> None:
         with running_in(self.precision, self.device):
-            out = (network or self.network)(self.seen, self.levels, self.levels)
+            out = (self.network if network is None else network)(self.seen, self.levels, self.levels)
         out.backward(torch.ones_like(out))
 
     def loss(self) -> None:
