@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -36,19 +37,21 @@ STEPS = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Configuration:
-    """The ``folds`` of one ``model``, and how they are asked: ``steps`` of sampling (None: as the recipe says), and
-    ``with_atlases`` averaged.
+    """The ``folds`` of one ``model``, and how they are asked: ``steps`` of sampling and mean of so many ``draws``
+    (None: as the recipe says), and ``with_atlases`` averaged.
     """
 
     model: Path
     folds: tuple[str, ...]
     steps: int | None = None
+    draws: int | None = None
     with_atlases: bool = False
 
     @property
     def name(self) -> str:
-        steps = [] if self.steps is None else [f"steps{self.steps}"]
-        return "__".join([self.model.name, *steps, *(["atlases"] if self.with_atlases else [])])
+        numbers = {"steps": self.steps, "draws": self.draws}
+        sampled = [f"{name}{number}" for name, number in numbers.items() if number is not None]
+        return "__".join([self.model.name, *sampled, *(["atlases"] if self.with_atlases else [])])
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def find_best_configuration(
     dataset: str | int | Path,
     *,
     steps: Sequence[int] = STEPS,
+    draws: Sequence[int] = (),
     with_atlases: bool = False,
     device: str = "auto",
     workers: int = 1,
@@ -86,16 +90,18 @@ def find_best_configuration(
     """Try all trained models of ``dataset`` on their validation cases, each with several settings, and choose.
 
     Every case is segmented by the fold that has not learnt from it, from its raw scan. Methods that sample are asked as
-    their recipe says, and with each number of ``steps``; ``with_atlases`` also tries the registered training cases,
-    which takes long. Models are compared on the cases that all of them have validated. What is there is kept, so the
-    same call goes on after an interruption. Raises UserError, if no trained model has validation cases, or a case
-    fails.
+    their recipe says, and with each number of ``steps`` and of ``draws``; ``with_atlases`` also tries the registered
+    training cases, which takes long. Models are compared on the cases that all of them have validated. What is there is
+    kept, so the same call goes on after an interruption. Raises UserError, if no trained model has validation cases, or
+    a case fails.
     """
     if wrong := [one for one in steps if one < 0]:
         raise UserError(f"`steps` {listed(wrong)}: must be 0 or more; 0 means all training steps.")
+    if wrong := [one for one in draws if one < 1]:
+        raise UserError(f"`draws` {listed(wrong)}: must be 1 or more.")
     search = _Search(Workspace.resolve(workspace), str(dataset), device, workers)
     configurations = [
-        one for model in search.models for one in _configurations(model, search.folds[model], steps, with_atlases)
+        one for model in search.models for one in _configurations(model, search.folds[model], steps, draws, with_atlases)
     ]
     tried = [search.tried(one) for one in console.each(configurations, "Trying", len(configurations), "configurations")]
     ordered = tuple(sorted(tried, key=lambda one: -one.mean_dice))
@@ -161,7 +167,7 @@ class _Search:
         return next(model for model in self.models if model.path == one.model)
 
     def _segment(self, one: Configuration, fold: str, cases: Sequence[str], output: Path) -> None:
-        model = load_model(self._model(one), self.device, folds=fold, steps=one.steps)
+        model = load_model(self._model(one), self.device, folds=fold, steps=one.steps, draws=one.draws)
         sources = [path for case in cases for path in self.images[case]]
         known, digest = read_record(output / FOLDS), digest_of_file(one.model / fold / WEIGHTS)
         stale = known.get(fold) not in (None, digest) or (fold not in known and (output / RECORD).is_file())
@@ -194,17 +200,18 @@ def _validated(model: ModelFolder) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _configurations(
-    model: ModelFolder, folds: Mapping[str, Sequence[str]], steps: Sequence[int], with_atlases: bool
+    model: ModelFolder, folds: Mapping[str, Sequence[str]], steps: Sequence[int], draws: Sequence[int], with_atlases: bool
 ) -> Iterator[Configuration]:
-    """As the recipe says, and with other ``steps``; with atlases where all folds keep some."""
+    """As the recipe says, and with other ``steps`` and ``draws``; with atlases where all folds keep some."""
     recipe = recipe_of(model.plan(), model.method, model.recipe)
-    own = recipe.sampler.steps if isinstance(recipe, DiffusionRecipe) else None
-    others = [] if own is None else [number for number in dict.fromkeys(steps) if number != own]
+    sampler = recipe.sampler if isinstance(recipe, DiffusionRecipe) else None
+    other_steps = [] if sampler is None else [number for number in dict.fromkeys(steps) if number != sampler.steps]
+    other_draws = [] if sampler is None else [number for number in dict.fromkeys(draws) if number != sampler.draws]
     learned = issubclass(known_method(model.method), LearnedMethod)
     keeps = learned and all((model.path / fold / atlas_file.FILE).is_file() for fold in folds)
-    for number in (None, *others):
+    for number, drawn in itertools.product((None, *other_steps), (None, *other_draws)):
         for atlases in (False, True) if with_atlases and keeps else (False,):
-            yield Configuration(model.path, tuple(folds), number, atlases)
+            yield Configuration(model.path, tuple(folds), number, drawn, atlases)
 
 
 def _scored(one: Configuration, evaluation: Evaluation, output: Path, cases: Sequence[str]) -> Tried:

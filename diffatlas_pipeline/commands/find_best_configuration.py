@@ -31,6 +31,14 @@ def main(argv: list[str] | None = None) -> None:
         "(default: 1 2 4)",
     )
     parser.add_argument(
+        "--draws",
+        nargs="+",
+        type=int,
+        default=(),
+        metavar="N",
+        help="draws to try with methods that sample, beside those of their recipe; several are averaged (default: none)",
+    )
+    parser.add_argument(
         "--with-atlases", action="store_true", help="also try the network averaged with registered training cases; takes long"
     )
     _common.add_device(parser)
@@ -45,6 +53,7 @@ def _find(arguments: argparse.Namespace) -> None:
     found = find_best_configuration(
         arguments.dataset,
         steps=arguments.steps,
+        draws=arguments.draws,
         with_atlases=arguments.with_atlases,
         device=arguments.device,
         workers=arguments.workers,
@@ -79,4 +88,5 @@ def _predict_words(found: BestConfiguration) -> list[str]:
     one = found.chosen.configuration
     words = ["DiffAtlas_predict", "-i", "INPUT_FOLDER", "-o", "OUTPUT_FOLDER", "-m", str(one.model), "-f", *one.folds]
     words += [] if one.steps is None else ["--steps", str(one.steps)]
+    words += [] if one.draws is None else ["--draws", str(one.draws)]
     return [*words, *(["--with-atlases"] if one.with_atlases else [])]

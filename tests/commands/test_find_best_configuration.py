@@ -45,13 +45,17 @@ def test_all_models_are_tried_on_cases_that_they_have_not_learnt_from(
     train.main(["7", "fold2", "--method", "icf", "--iterations", "2", *few])
     train.main(["7", "all", "--method", "mean", *few])  # has no validation cases
     capsys.readouterr()
-    words = ["-d", "7", "--steps", "1", "2", "--workers", "1", *shared]
+    words = ["-d", "7", "--steps", "1", "2", "--draws", "1", "2", "--workers", "1", *shared]
     find_best_configuration.main(words)
     said = capsys.readouterr().out
     place = tmp_path / "results" / NAME
     told = json.loads((place / "configurations" / "best_configuration.json").read_text())
     names = {Path(one["configuration"]["model"]).name for one in told["tried"]}
-    assert names == {"diffatlas__default", "icf__default"} and len(told["tried"]) == 3  # two steps are the recipe's own
+    assert names == {"diffatlas__default", "icf__default"} and len(told["tried"]) == 5
+    sampled = [  # two steps and one draw are the recipe's own
+        (one["configuration"]["steps"], one["configuration"]["draws"]) for one in told["tried"]
+    ]
+    assert {*sampled} == {(None, None), (1, None), (None, 2), (1, 2)}
     held_out = [
         case
         for fold in ("fold0", "fold1")
