@@ -34,7 +34,6 @@ def main(argv: list[str] | None = None) -> None:
         "--draws",
         nargs="+",
         type=int,
-        default=(),
         metavar="N",
         help="draws to try with methods that sample, beside those of their recipe; several are averaged (default: none)",
     )
@@ -53,7 +52,7 @@ def _find(arguments: argparse.Namespace) -> None:
     found = find_best_configuration(
         arguments.dataset,
         steps=arguments.steps,
-        draws=arguments.draws,
+        draws=arguments.draws or (),
         with_atlases=arguments.with_atlases,
         device=arguments.device,
         workers=arguments.workers,
