@@ -158,7 +158,10 @@ def _connected(address: str) -> Iterator[Client]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
     try:
-        client = Client(**where, timeout=CONNECT_S, set_as_default=False)
+        try:
+            client = Client(**where, timeout=CONNECT_S, set_as_default=False)
+        except AssertionError:  # of distributed, on a machine that stood still: its thread has not begun in ten seconds
+            client = Client(**where, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"`scheduler` {address}: cannot be reached ({str(error) or type(error).__name__}). Give the address that `dask "

@@ -128,6 +128,21 @@ def test_a_cluster_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pyte
         empty.close()
 
 
+def test_a_connection_is_tried_again_where_the_machine_stood_still(dask: Dask, monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed
+
+    real, tries = distributed.Client, list[int]()
+
+    def client(**words: object) -> distributed.Client:
+        tries.append(1)
+        assert len(tries) > 1  # as distributed says that its thread has not begun
+        return real(**words)
+
+    monkeypatch.setattr(distributed, "Client", client)
+    with cluster.on(str(dask.file)):
+        assert run_cases(cluster_work.here, [1], ["one"], 1, "Working") and len(tries) == 2
+
+
 def test_a_connection_that_is_ended_here_ends_the_waiting(dask: Dask, tmp_path: Path) -> None:
     dask.add_worker()
 
