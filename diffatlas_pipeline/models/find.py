@@ -44,6 +44,8 @@ def find_model(
 
 def model_at(path: Path) -> ModelFolder:
     """The model in the folder ``path``. ModelError if it is none."""
+    if not path.exists():
+        raise ModelError(f"{path}: no such file or folder. Give the folder of a model, or a zip file of one.")
     if (path / PLANS).is_file():
         return ModelFolder(path)
     if (path.parent / PLANS).is_file():

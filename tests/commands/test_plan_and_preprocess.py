@@ -228,3 +228,4 @@ def test_a_plan_like_that_of_a_model(workspace: Path, capsys: pytest.CaptureFixt
     command(workspace, "-d", "7", "--like", str(model))
     assert "another plan is already there" in refused(capsys, workspace, "-d", "7")
     assert "is not a model folder" in refused(capsys, workspace, "-d", "7", "--like", str(workspace))
+    assert "no such file or folder" in refused(capsys, workspace, "-d", "7", "--like", str(workspace / "model.zip"))

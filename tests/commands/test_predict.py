@@ -240,7 +240,7 @@ def test_several_models_must_be_told_apart(workspace: Path, capsys: pytest.Captu
         (("--registrations", __file__), "not a folder"),
         (("-d", "9"), "Dataset001_A"),
         (("-f", "all"), "all: not trained"),
-        (("-m", "nowhere"), "not a model folder"),
+        (("-m", "nowhere"), "nowhere: no such file or folder"),
         (("-i", "nowhere"), "nowhere"),
     ],
 )
