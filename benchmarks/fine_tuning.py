@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.generated import check_time, scores, tested
-from benchmarks.protocols import PROTOCOLS, prepare
+from benchmarks.protocols import PROTOCOLS, fold_of, prepare
 from benchmarks.raw_data import HEARTS
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -59,7 +59,7 @@ def run(
     """Train twice, test three times, keep the row. UserError or CommandFailed if something is wrong."""
     before, fold_before = _model(init_from)
     split = setting or ("fold0" if protocol in HEARTS else "4-shot")
-    fold = f"{split}_seed{seed}" if seed else split
+    fold = fold_of(split, seed)
     out = workspace / "benchmarks" / f"fine_tuning_{protocol}_{before.dataset}_{before.method}_{fold}_{max_time}"
     found: dict[str, dict[str, float]] = {}
     for way, words in (("afresh", []), ("begun", ["--init-from", str(before.path / fold_before)])):

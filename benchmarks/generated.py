@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import add_places, do, main_of
-from benchmarks.protocols import PROTOCOLS, prepare
+from benchmarks.protocols import PROTOCOLS, fold_of, prepare
 from benchmarks.raw_data import HEARTS
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -66,7 +66,7 @@ def run(
     training = ["--max-time", max_time, "--seed", str(seed), "--no-validation", *shared]
     place = Workspace.resolve(workspace)
     source = place.preprocessed_dataset(str(prepared.number)).name
-    fold = f"{split}_seed{seed}" if seed else split
+    fold = fold_of(split, seed)
     models = {recipe: ModelFolder.location(place, source, "diffatlas", recipe) for recipe in ("paper", "default")}
     for recipe in models:
         do("train", [str(prepared.number), split, "--recipe", recipe, *prepared.options, *training])
@@ -87,7 +87,7 @@ def run(
 
     raw = place.raw_dataset(str(prepared.number))
     real = tested(raw, models["default"], fold, out / "trained_on_real")
-    generated = tested(raw, on_pairs, f"all_seed{seed}" if seed else "all", out / "trained_on_generated")
+    generated = tested(raw, on_pairs, fold_of("all", seed), out / "trained_on_generated")
     about = {
         "protocol": protocol,
         "setting": split,

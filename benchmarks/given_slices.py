@@ -19,7 +19,7 @@ from scipy.ndimage import distance_transform_edt
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.generated import check_time
 from benchmarks.pictures import View, views_png
-from benchmarks.protocols import PROTOCOLS, prepare
+from benchmarks.protocols import PROTOCOLS, fold_of, prepare
 from benchmarks.raw_data import HEARTS
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -89,15 +89,13 @@ def run(
     split = setting or ("fold0" if protocol in HEARTS else "4-shot")
     place = Workspace.resolve(workspace)
     source = place.preprocessed_dataset(str(prepared.number)).name
-    model, fold = ModelFolder.location(place, source, method, recipe), f"{split}_seed{seed}" if seed else split
+    model, fold = ModelFolder.location(place, source, method, recipe), fold_of(split, seed)
     words = [str(prepared.number), split, "--method", method, "--recipe", recipe, "--max-time", max_time, "--seed", str(seed)]
     do("train", [*words, *prepared.options, "--no-validation", "--workspace", str(workspace)])
     check_time(ModelFolder(model), fold, max_time)
 
-    raw, out = (
-        place.raw_dataset(str(prepared.number)),
-        workspace / "benchmarks" / f"given_slices_{protocol}_{method}_{recipe}_{fold}",
-    )
+    raw = place.raw_dataset(str(prepared.number))
+    out = workspace / "benchmarks" / f"given_slices_{protocol}_{method}_{recipe}_{fold}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     scans, references = raw / "imagesTs", raw / "labelsTs"

@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.generated import check_time
+from benchmarks.protocols import fold_of
 from benchmarks.record import RESULTS, append_row, machine
 from dataset_conversion.phantom import TEST_INDEX, generate_case
 from dataset_conversion.phantom_anatomy import LABELS
@@ -79,7 +80,7 @@ def run(
     do("train", training)
     do("train", [*training, "--low-resolution"])
     model = ModelFolder(ModelFolder.location(place, NAME, "diffatlas", "default"))
-    fold = f"{FOLD}_seed{seed}" if seed else FOLD
+    fold = fold_of(FOLD, seed)
     for trained in (model, model.low_resolution):
         check_time(trained, fold, max_time)
     out = workspace / "benchmarks" / f"large_field_{fold}"

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.commands import add_places, do, main_of
 from benchmarks.generated import check_time
 from benchmarks.pictures import View, views_png
+from benchmarks.protocols import fold_of
 from benchmarks.raw_data import TWO_CHANNELS_ID, place_hearts, place_two_channels
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.datasets.workspace import Workspace
@@ -62,7 +63,7 @@ def run(max_time: str, seed: int, picture: Path | None, workspace: Path, data: P
     do("plan_and_preprocess", ["-d", str(TWO_CHANNELS_ID), *here])
     do("train", [str(TWO_CHANNELS_ID), SPLIT, "--max-time", max_time, "--seed", str(seed), "--no-validation", *here])
     model = ModelFolder.location(Workspace.resolve(workspace), raw.name, "diffatlas", "default")
-    fold = f"{SPLIT}_seed{seed}" if seed else SPLIT
+    fold = fold_of(SPLIT, seed)
     check_time(ModelFolder(model), fold, max_time)
     metadata, channels = ModelFolder(model).metadata(fold), ModelFolder(model).plan().channels
     cases = {"training_cases": len(metadata["training_cases"]), "test_cases": len(list((raw / "labelsTs").iterdir()))}

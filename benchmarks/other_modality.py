@@ -56,8 +56,9 @@ def run(benchmark: Path, picture: Path, seed: int) -> None:
     for recipe, title in RECIPES.items():
         prediction = pairs[recipe].prediction
         assert prediction is not None  # a cell that is done has all of them
-        dice = found[recipe].cases.query("case == @case")["dice"].mean()
-        views.append(View(f"{title}: {dice:.2f}", shown, read_labels(prediction).array))
+        means = found[recipe].cases.groupby("case")["dice"].mean()
+        told = f"{title}\nDice {means[case]:.2f}; of all {len(means)} scans {means.mean():.2f}"
+        views.append(View(told, shown, read_labels(prediction).array))
     middle = round(float(np.nonzero(to_canonical(truth.array[None], truth.grid)[0][0])[2].mean()))
     views_png(views, truth.grid, 2, middle, found["default"].labels, picture)
     print(f"Written: {picture} ({case})")

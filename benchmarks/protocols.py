@@ -33,6 +33,11 @@ class Prepared:
     options: tuple[str, ...] = ()
 
 
+def fold_of(split: str, seed: int) -> str:
+    """What a training of ``split`` with ``seed`` is called."""
+    return f"{split}_seed{seed}" if seed else split
+
+
 def prepare(
     protocol: str,
     data: Path | None,

@@ -18,7 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import rankdata
 
 from benchmarks.commands import add_places, do, main_of
-from benchmarks.protocols import PROTOCOLS, prepare
+from benchmarks.protocols import PROTOCOLS, fold_of, prepare
 from benchmarks.raw_data import HEARTS
 from benchmarks.record import RESULTS, append_row, machine
 from diffatlas_pipeline.api.model import load_model
@@ -74,7 +74,7 @@ def run(
     do("train", [*words, *prepared.options, "--workspace", str(workspace)])
     raw = place.raw_dataset(str(prepared.number))
     model = ModelFolder(ModelFolder.location(place, raw.name, method, "default"))
-    fold = f"{split}_seed{seed}" if seed else split
+    fold = fold_of(split, seed)
     out = workspace / "benchmarks" / f"uncertainty_{protocol}_{method}_{fold}"
     words = ["-i", str(raw / "imagesTs"), "-o", str(out), "-m", str(model.path), "-f", fold]
     do("predict", [*words, "--save-uncertainty", "--overwrite"])

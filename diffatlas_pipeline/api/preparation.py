@@ -17,8 +17,7 @@ from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import alone_in, to_json
 from diffatlas_pipeline.machine import default_workers
 from diffatlas_pipeline.methods.registry import default_recipes, with_complete_recipes
-from diffatlas_pipeline.models.archive import UnpackedModel
-from diffatlas_pipeline.models.find import model_at
+from diffatlas_pipeline.models.archive import opened
 from diffatlas_pipeline.networks.execution import resolve_device
 from diffatlas_pipeline.parallel import check_main_guard
 from diffatlas_pipeline.planning.describe import plan_table
@@ -90,11 +89,8 @@ def budget_of(memory_gb: float, device: str | None, preset: str | None) -> Budge
 
 def plan_of(model: Path) -> Plan:
     """The plan of the model in a folder or zip file. ModelError if it is none."""
-    place = model.expanduser().resolve()
-    if place.is_file():
-        unpacked = UnpackedModel(place)
-        return unpacked.folder.plan()
-    return model_at(place).plan()
+    with opened(model) as folder:
+        return folder.plan()
 
 
 def prepare_dataset(

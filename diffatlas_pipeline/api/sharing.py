@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.workspace import Workspace
-from diffatlas_pipeline.models.archive import UnpackedModel
+from diffatlas_pipeline.models.archive import opened
 from diffatlas_pipeline.models.card import facts_of, model_card
 from diffatlas_pipeline.models.find import model_at
 from diffatlas_pipeline.models.folder import PLANS, ModelFolder
@@ -43,12 +43,8 @@ def install_model(archive: str | Path, *, workspace: str | Path | None = None, o
 
 def card_of(model: str | Path | ModelFolder) -> str:
     """What a model is, as Markdown: of a model folder, or of a zip file of one. Raises UserError."""
-    unpacked = None
-    if not isinstance(model, ModelFolder):
-        path = Path(model).expanduser().resolve()
-        unpacked = UnpackedModel(path) if path.is_file() else None
-        model = model_at(path) if unpacked is None else unpacked.folder
-    return model_card(model, model.folds(), licence_of(model.path))
+    with opened(model.path if isinstance(model, ModelFolder) else Path(model)) as folder:
+        return model_card(folder, folder.folds(), licence_of(folder.path))
 
 
 def overview(workspace: str | Path | None = None) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.files import drive_fault
+from diffatlas_pipeline.models.find import model_at
 from diffatlas_pipeline.models.folder import PLANS, ModelFolder
 from diffatlas_pipeline.models.package import check_content, read_manifest
 
 MOST_BYTES = 8 * 2**30  # unpacked: a model with its atlases has a hundredth of that
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[ModelFolder]:
+    """The model at ``path``, a folder or a zip file, which is unpacked as long as it is used in here. ModelError if it
+    is none.
+    """
+    place = path.expanduser().resolve()
+    unpacked = UnpackedModel(place) if place.is_file() else None
+    yield model_at(place) if unpacked is None else unpacked.folder
 
 
 class UnpackedModel:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.base import LearnedMethod
 from diffatlas_pipeline.methods.registry import create_method, recipe_of
-from diffatlas_pipeline.models.archive import UnpackedModel
+from diffatlas_pipeline.models.archive import opened
 from diffatlas_pipeline.models.find import model_at
 from diffatlas_pipeline.models.folder import WEIGHTS, ModelFolder, TrainedFold
 
@@ -50,12 +50,10 @@ def read_initial_fold(path: Path) -> TrainedFold:
     UserError if there is none, or several to choose from; ModelError if it is damaged.
     """
     place = path.expanduser().resolve()
-    if place.is_file():
-        unpacked = UnpackedModel(place)
-        return _only_fold(unpacked.folder, place)
     if (place / WEIGHTS).is_file():
         return model_at(place.parent).load(place.name)
-    return _only_fold(model_at(place), place)
+    with opened(place) as model:
+        return _only_fold(model, place)
 
 
 def _only_fold(model: ModelFolder, named: Path) -> TrainedFold:
