@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from diffatlas_pipeline import __version__
 from diffatlas_pipeline.children import line_of
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.processes import Lost
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -31,13 +32,6 @@ CONNECT_S, FIRST_WORKER_S = 20, 60
 _VARIABLES = ("DIFFATLAS_", "DiffAtlas_", "nnUNet_")
 _connections: weakref.WeakSet[Client] = weakref.WeakSet()
 _scheduler: ContextVar[str | None] = ContextVar("scheduler", default=None)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """What came of an item whose process ended without a result."""
-
-    reason: str
 
 
 _LOST = Lost("each of several workers of the cluster was lost while it worked on it.")

@@ -5,41 +5,27 @@ Workers import what the function's module imports before they begin, so that sho
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
-import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from diffatlas_pipeline import cluster, console
-from diffatlas_pipeline.cluster import Lost
 from diffatlas_pipeline.errors import DatasetError, UserError
-from diffatlas_pipeline.machine import is_stopped
+from diffatlas_pipeline.files import drive_fault
+from diffatlas_pipeline.machine import available_bytes
+from diffatlas_pipeline.processes import KILLED, Lost, Pools, unguarded_script
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 TIMEOUT_S = 1800.0  # a case takes seconds, a huge one minutes: one that takes this long will not end
 WORTH_WORKERS_S = 10.0  # of work left, from which on other processes are worth their start
-ENDING_S = 5.0  # for a terminated process to be gone
-LOOK_S, LOOKS = 5.0, 6  # seconds between looks at the processes; a stopped one is given up after so many looks
-ONE_THREAD = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "BLOSC_NTHREADS",
-    "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
-)
 
 
 def run_cases(
@@ -51,109 +37,198 @@ def run_cases(
     timeout_s: float = TIMEOUT_S,
     memory: Callable[[Item], str] | None = None,
     kept: str = "",
+    item_bytes: int = 0,
 ) -> list[Result]:
     """``function`` of each item, in the order of ``items``, whatever the number of ``workers`` (1 = in this process).
 
-    In :func:`~diffatlas_pipeline.cluster.on` a cluster does it, whatever the ``workers``.
+    In :func:`~diffatlas_pipeline.cluster.on` a cluster does it, whatever the ``workers``. Here they are no more than
+    the free memory has room for, if an item takes up to ``item_bytes`` (0: unknown); that is said.
 
     ``function`` must be importable (spawned workers). A worker that is killed, or stopped and not woken, or not
     finished after ``timeout_s`` seconds costs its case alone: that is said at once, the other cases are done, and then
     DatasetError names those that were lost and says what to do: with ``memory`` of an item (a sentence) and ``kept``, a
-    sentence on what need not be done again. An exception of ``function`` is passed on at once.
+    sentence on what need not be done again. So does a MemoryError of ``function``. UserErrors of it, and errors of a
+    drive, are passed on at once; any other exception when the other cases are done, with a note that names the case.
+    Where nothing but such faults comes of the first cases, the others are not tried.
     """
-    results: dict[int, Result] = {}
-    lost: dict[int, str] = {}
-    with console.bar(title, len(items), "cases") as bar:
-        on_cluster = cluster.scheduler() is not None
-        if not on_cluster and (workers <= 1 or len(items) <= 1):
-            for index, item in enumerate(items):
-                results[index] = function(item)
-                bar.advance()
-        else:
-            workers = min(workers, len(items))
-            local = _Pools(function, items, workers, timeout_s).finished
-            for index, found in cluster.finished(function, items) if on_cluster else local():
-                if isinstance(found, Lost):
-                    needs = memory(items[index]) if memory and found.reason is _KILLED else ""
-                    lost[index] = _sentences(f"{names[index]}:", found.reason, needs)
-                    if not results and len(lost) >= workers and not on_cluster:
-                        break  # none of the processes lives long enough: the others would die as well
-                    console.warn(f"{lost[index]} The other cases go on.")
-                else:
-                    results[index] = found
-                    bar.advance()
-    if lost:
-        killed = any(_KILLED in said for said in lost.values())
-        script = unguarded_script() if killed and not results else ""
-        raise DatasetError(_sentences(*lost.values(), script, kept, _FEWER if killed else _STALLED))
-    return [results[index] for index in range(len(items))]
+    fitting = _affordable(workers, item_bytes)
+    each = _each(_Guarded(function), items, fitting, timeout_s, apart=fitting < workers)
+    return _collected(each, items, names, fitting, title, memory, kept)
 
 
 def run_short_cases(
     function: Callable[[Item], Result], items: Sequence[Item], names: Sequence[str], workers: int, title: str
 ) -> list[Result]:
     """:func:`run_cases`, but in this process where starting others would take longer than the work itself."""
+    return _collected(_each_short(_Guarded(function), items, workers), items, names, workers, title)
+
+
+def _affordable(workers: int, item_bytes: int) -> int:
+    free = available_bytes()
+    if workers <= 1 or not item_bytes or free is None or cluster.scheduler() is not None:
+        return workers
+    fitting = max(1, min(workers, free // item_bytes))
+    if fitting < workers:
+        console.say(
+            f"{fitting} of {workers} workers: a case takes up to {item_bytes / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
+            "free."
+        )
+    return fitting
+
+
+@dataclass(frozen=True)
+class _Crashed:
+    """The exception of an item, and where it was raised: that does not go from process to process with it."""
+
+    error: Exception
+    where: str
+
+
+@dataclass(frozen=True)
+class _Guarded(Generic[Item, Result]):
+    """A function that returns what it raised, so that other items go on; but for what the user has to mend."""
+
+    function: Callable[[Item], Result]
+
+    def __call__(self, item: Item) -> Result | _Crashed:
+        try:
+            return self.function(item)
+        except UserError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and drive_fault(error) is not None:
+                raise
+            traceback.clear_frames(error.__traceback__)  # which would keep the arrays of a case beside those of the next
+            return _Crashed(_portable(error), traceback.format_exc())
+
+
+def _portable(error: Exception) -> Exception:
+    """``error``, or what it says, if it is one that cannot go to another process and this is not the first."""
+    if multiprocessing.parent_process() is None:
+        return error
+    try:
+        copy.copy(error)  # as it is made anew over there
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+_Found = Generator[tuple[int, Result | Lost | _Crashed], None, None]
+
+
+def _each(
+    work: _Guarded[Item, Result], items: Sequence[Item], workers: int, timeout_s: float = TIMEOUT_S, apart: bool = False
+) -> _Found[Result]:
+    """(index, what came of it) of each item as it ends; a single worker is this process, unless it works ``apart``."""
     if cluster.scheduler() is not None:
-        return run_cases(function, items, names, workers, title)
+        yield from cluster.finished(work, items)
+    elif (workers <= 1 and not apart) or len(items) <= 1:
+        for index, item in enumerate(items):
+            yield index, work(item)
+    else:
+        yield from Pools(work, items, min(workers, len(items)), timeout_s).finished()
+
+
+def _each_short(work: _Guarded[Item, Result], items: Sequence[Item], workers: int) -> _Found[Result]:
+    """:func:`_each`, with as many ``workers`` as the first item shows to be worth their start."""
+    if cluster.scheduler() is not None or not items:
+        yield from _each(work, items, workers)
+        return
     start = time.perf_counter()
-    first, rest = [function(item) for item in items[:1]], items[1:]
-    if (time.perf_counter() - start) * len(rest) < WORTH_WORKERS_S:
-        workers = 1
-    return first + run_cases(function, rest, names[1:], workers, title)
+    first = work(items[0])
+    is_short = (time.perf_counter() - start) * (len(items) - 1) < WORTH_WORKERS_S and not isinstance(first, _Crashed)
+    yield 0, first
+    for index, found in _each(work, items[1:], 1 if is_short else workers):
+        yield index + 1, found
 
 
-def start_tracker() -> None:
-    """Start Python's tracker of shared memory and semaphores, which removes what processes that were killed have left.
+def _collected(
+    each: _Found[Result],
+    items: Sequence[Item],
+    names: Sequence[str],
+    workers: int,
+    title: str,
+    memory: Callable[[Item], str] | None = None,
+    kept: str = "",
+) -> list[Result]:
+    """The results of ``each``, or the error that tells of those that failed: see :func:`run_cases`."""
+    results: dict[int, Result] = {}
+    failures = _Failures(f", {title[:1].lower()}{title[1:]}:", workers > 1 and cluster.scheduler() is None)
+    with console.bar(title, len(items), "cases") as bar, closing(each):
+        try:
+            for index, found in each:
+                if not isinstance(found, (Lost, _Crashed)):
+                    results[index] = found
+                    bar.advance()
+                    continue
+                told = failures.note(names[index], found, memory(items[index]) if memory else "")
+                left = len(items) - len(results) - failures.count
+                if left and not results and failures.all_would_fail(min(workers, len(items))):
+                    failures.untried = left
+                    break
+                console.warn(f"{told} The other cases go on." if left else told)
+        except UserError:
+            for one in failures.crashed.values():  # they would go unseen
+                print(one.where, file=sys.stderr)
+            raise
+    if failures.count:
+        raise failures.error(kept, any_done=bool(results))
+    return [results[index] for index in range(len(items))]
 
-    It does not say so: its words for that would be taken for an error of ours.
-    """
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore::UserWarning:multiprocessing.resource_tracker")))
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONWARNINGS"]
+
+class _Failures:
+    """What failed, and what is said of it; ``at`` follows the name of a case."""
+
+    def __init__(self, at: str, several: bool) -> None:
+        self.at, self.several = at, several
+        self.lost: dict[str, str] = {}
+        self.crashed: dict[str, _Crashed] = {}
+        self.killed = self.short_of_memory = self.untried = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.lost) + len(self.crashed)
+
+    def note(self, name: str, found: Lost | _Crashed, needs: str) -> str:
+        """Keep in mind what became of a case; what is to be said of it."""
+        if isinstance(found, _Crashed) and not isinstance(found.error, MemoryError):
+            self.crashed[name] = found
+            return f"{name}{self.at} a fault of this program ({type(found.error).__name__}: {found.error})."
+        if isinstance(found, Lost):
+            reason, by_memory = found.reason, found.reason is KILLED
+            self.killed += by_memory
         else:
-            os.environ["PYTHONWARNINGS"] = before
+            reason, by_memory = f"{_NO_MEMORY} ({found.error})." if str(found.error) else f"{_NO_MEMORY}.", True
+            self.short_of_memory += 1
+        self.lost[name] = _sentences(f"{name}{self.at}", reason, needs if by_memory else "")
+        return self.lost[name]
+
+    def all_would_fail(self, workers: int) -> bool:
+        """Whether, where nothing is done yet, so much failed that the others need not be tried: by a bug, or since
+        processes do not live long enough. A case that is too large tells nothing of others.
+        """
+        certain = len(self.crashed) + (self.killed if cluster.scheduler() is None else 0)
+        return certain >= max(2, workers)
+
+    def error(self, kept: str, any_done: bool) -> Exception:
+        """The first exception that is no want of memory, with notes; else what the user is to do."""
+        untried = f"The other {self.untried} were not tried." if self.untried else ""
+        if self.crashed:
+            first, *_ = self.crashed.values()
+            if first.error.__traceback__ is None:  # it comes from another process
+                first.error.add_note(first.where)
+            first.error.add_note(_sentences(f"Failed: {', '.join(self.crashed)}.", *self.lost.values(), untried, kept))
+            return first.error
+        script = unguarded_script() if self.killed and not any_done else ""
+        mend = _FEWER if self.killed or self.short_of_memory else _STALLED
+        if self.short_of_memory and not self.several:
+            mend = _LESS
+        return DatasetError(_sentences(*self.lost.values(), untried, script, kept, mend))
 
 
-def end_with_parent() -> None:
-    """Make this process, which another one started, end when that one does, however that comes about.
-
-    One that waits for work, or to hand over its result, would wait for ever: it holds both ends of the pipe itself.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent,), daemon=True, name="end with the parent").start()
-
-
-def _end_after(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def check_main_guard() -> None:
-    """UserError in a process that is being started: it runs the user's script, and so this call, once more."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise UserError(f"This call starts processes, each of which runs the script from its beginning. {_GUARD}")
-
-
-def unguarded_script() -> str:
-    """A sentence on why started processes die, if the script that runs does not keep its calls from them; else ""."""
-    script = getattr(sys.modules["__main__"], "__file__", None)  # none in a notebook
-    try:
-        if script is None or "__main__" in Path(script).read_text(encoding="utf-8", errors="replace"):
-            return ""
-    except OSError:
-        return ""
-    return f"Here it is more likely that {Path(script).name}, which it runs from the beginning, makes its calls again. {_GUARD}"
-
-
-_GUARD = 'In the script, put the calls under the line: if __name__ == "__main__":'
-_KILLED = "the process working on it was killed, most often by the system for lack of memory."
-_STOPPED = "the process working on it was stopped from outside (SIGSTOP) and not woken, so it was ended."
+_NO_MEMORY = "there was not enough memory for it"
 _FEWER = "Run the same command again with fewer `workers`."
+_LESS = "Close other programs, crop the image, or leave it out. Then run the same command again."
 _STALLED = (
     "Open the file in a viewer: if it is damaged, or far larger than the others, mend it or leave it out. If it lies on a "
     "network drive, copy the data to a local disk. If the computer is short of memory, use fewer `workers`. Then run the same "
@@ -163,132 +238,3 @@ _STALLED = (
 
 def _sentences(*sentences: str) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
-
-
-class StoppedProcesses:
-    """Tells which processes stand still because a signal stopped them. It counts looks, not seconds: where all were
-    stopped together, by Ctrl-Z or a job scheduler, the looks were, too.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[int, int] = {}
-
-    def look(self, processes: Iterable[int]) -> list[int]:
-        """Those of ``processes`` (their numbers) that were found stopped at this and the LOOKS - 1 looks before."""
-        self._seen = {number: self._seen.get(number, 0) + 1 for number in processes if is_stopped(number)}
-        return [number for number, times in self._seen.items() if times >= LOOKS]
-
-
-@dataclass(frozen=True)
-class _Task:
-    index: int
-    pool: int
-    deadline: float
-
-
-class _Pools(Generic[Item, Result]):
-    """One pool per process: when a process dies, its pool breaks and no other, so the case is known."""
-
-    def __init__(self, function: Callable[[Item], Result], items: Sequence[Item], workers: int, timeout_s: float) -> None:
-        start_tracker()
-        self._pools = [_pool() for _ in range(workers)]
-        self._function, self._items, self._timeout_s = function, items, timeout_s
-        self._waiting = iter(range(len(items)))
-        self._running: dict[Future[Result], _Task] = {}
-        self._processes: dict[int, BaseProcess] = {}  # the last of each pool
-        self._ended: dict[int, str] = {}  # why the process of an item was ended from here
-        self._stopped, self._look_at = StoppedProcesses(), time.monotonic() + LOOK_S
-
-    def finished(self) -> Iterator[tuple[int, Result | Lost]]:
-        """(index, result) of each item as it ends; raises what the function raised."""
-        try:
-            with _one_thread():  # a process inherits the environment in which it is started: at a submit
-                for pool in range(len(self._pools)):
-                    self._submit(pool)
-                while self._running:
-                    done, _ = wait(self._running, timeout=self._look_at - time.monotonic(), return_when=FIRST_COMPLETED)
-                    for future in done:
-                        task = self._running.pop(future)
-                        try:
-                            result: Result | Lost = future.result()
-                        except BrokenProcessPool:
-                            result = Lost(self._ended.pop(task.index, _KILLED))
-                            self._replace(task.pool)
-                        self._submit(task.pool)
-                        yield task.index, result
-                    if time.monotonic() >= self._look_at:
-                        self._end_those_that_hang()
-        except BaseException:
-            self._end(self._processes.values())
-            self._shut_down(wait=False)
-            raise
-        self._shut_down(wait=True)  # idle processes end at once; left to themselves, they disturb the end of this one
-
-    def _end_those_that_hang(self) -> None:
-        """End the processes of items that take too long or stand still: then their pools break."""
-        now = time.monotonic()
-        self._look_at = now + LOOK_S
-        numbers = {process.pid: pool for pool, process in self._processes.items() if process.pid is not None}
-        stopped = {numbers[number] for number in self._stopped.look(numbers)}
-        for task in self._running.values():
-            if task.pool in stopped:
-                self._ended[task.index] = _STOPPED
-            elif now >= task.deadline:
-                limit = self._timeout_s
-                waited = f"{limit / 60:.0f} minutes" if limit >= 120 else f"{limit:.0f} s"
-                self._ended[task.index] = f"not finished after {waited}, so it was ended."
-            else:
-                continue
-            self._end([self._processes[task.pool]])
-
-    def _submit(self, pool: int) -> None:
-        index = next(self._waiting, None)
-        if index is None:
-            return
-        try:
-            future = self._pools[pool].submit(self._function, self._items[index])
-        except BrokenProcessPool:  # its process died while it was idle
-            self._replace(pool)
-            future = self._pools[pool].submit(self._function, self._items[index])
-        for process in (getattr(self._pools[pool], "_processes", None) or {}).values():
-            self._processes[pool] = process
-        self._running[future] = _Task(index, pool, time.monotonic() + self._timeout_s)
-
-    def _replace(self, pool: int) -> None:
-        self._pools[pool].shutdown(wait=True)
-        self._pools[pool] = _pool()
-
-    def _shut_down(self, wait: bool) -> None:
-        for pool in self._pools:
-            pool.shutdown(wait=wait, cancel_futures=True)
-
-    @staticmethod
-    def _end(processes: Iterable[BaseProcess]) -> None:
-        """Terminate, and kill what does not hear it: a process that was stopped, or that waits for a lost disk."""
-        ending = list(processes)
-        for process in ending:
-            process.terminate()
-        for process in ending:
-            process.join(ENDING_S)
-            if process.is_alive():
-                process.kill()
-                process.join(ENDING_S)
-
-
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Processes started in here use one thread each, so that they do not fight for cores."""
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -33,9 +34,33 @@ def make_folder_or_die(folder: str) -> None:
     Path(folder).mkdir()
 
 
+def make_folder_or_fail(folder: str) -> None:
+    if folder.endswith("fails"):
+        raise ZeroDivisionError("a bug of ours")
+    if folder.endswith("large"):
+        raise MemoryError
+    Path(folder).mkdir()
+
+
 def threads(_: int) -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
 
 
 def fail(number: int) -> int:
     raise ZeroDivisionError("a bug of ours")
+
+
+def process_number(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+class Stubborn(Exception):
+    """It cannot be made anew of its message alone."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"of two {first} and {second}")
+
+
+def raise_stubborn(_: int) -> None:
+    raise Stubborn(1, 2)

@@ -10,7 +10,8 @@ import diffatlas_pipeline
 
 ROOT = Path(diffatlas_pipeline.__file__).parent
 ORDER = [
-    "errors", "fields", "files", "machine", "scratch", "console", "children", "cluster", "parallel", "volumes", "datasets",
+    "errors", "fields", "files", "machine", "scratch", "console", "processes", "children", "cluster", "parallel",
+    "volumes", "datasets",
     "diffusion", "networks", "planning", "preprocessing", "registration", "data", "methods", "models", "inference",
     "atlases", "evaluation", "training", "benchmark", "report", "api", "commands",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffatlas_pipeline import console
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.folders import score_and_write
-from diffatlas_pipeline.parallel import check_main_guard
+from diffatlas_pipeline.processes import check_main_guard
 
 
 def evaluate(

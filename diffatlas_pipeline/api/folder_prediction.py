@@ -37,7 +37,7 @@ from diffatlas_pipeline.inference.result import Maps
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.versions import versions
 
-SECONDS_BETWEEN_RECORDS = 5.0  # the most of the record that a killed prediction loses
+SHARE_FOR_RECORDS = 0.05  # of the time, at most, is spent on writing the record: with few cases, after each of them
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class FolderPrediction:
         before = read_record(self.destination.record)
         self._check_kept(before)
         old = self._entries(before)
-        start = written = time.perf_counter()
+        start = next_record = time.perf_counter()
         decisions = {files.case: self._decision(files, old.get(files.case)) for files in self.cases}
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
         kept = [files for files in self.cases if decisions[files.case].is_kept]
@@ -132,11 +132,11 @@ class FolderPrediction:
             write_record(record, self._record(so_far, names, old, time.perf_counter() - start))
 
         def told(outcome: CaseOutcome) -> None:
-            nonlocal written
+            nonlocal next_record
             outcomes[outcome.case] = replace(outcome, warnings=(*warned[outcome.case], *outcome.warnings))
-            if time.perf_counter() - written > SECONDS_BETWEEN_RECORDS:
+            if (begun := time.perf_counter()) >= next_record:
                 write()
-                written = time.perf_counter()
+                next_record = begun + (time.perf_counter() - begun) / SHARE_FOR_RECORDS
 
         try:
             for files in console.each(kept, "Writing DICOM", len(kept), "cases", quiet=not dicom.kinds):
@@ -147,7 +147,7 @@ class FolderPrediction:
         with finishing(self.destination.folder, self.part):
             self._write_for_others()
         made_with = _as_json(self._made_with())
-        differ = any(old[files.case]["made_with"] != made_with for files in kept if files.case in old)
+        differ = any(_differ(old[files.case]["made_with"], made_with) for files in kept if files.case in old)
         return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
 
     def _kept(self, files: CaseFiles, dicom: DicomOutput, warnings: tuple[str, ...]) -> CaseOutcome:
@@ -200,6 +200,9 @@ class FolderPrediction:
             "given_labels": None if self._given_labels is None else str(self._given_labels.resolve()),
             "postprocessing": predictor.postprocessing,
             "low_resolution": predictor.looks_first,
+            "weights": list(predictor.weights),
+            "modality": self.segmenter.modality,
+            "precision": predictor.precision,
         }
 
     def _find_drawings(self, source: Path) -> dict[str, Path]:
@@ -237,9 +240,7 @@ class FolderPrediction:
             **labels_entry(predictor.plan.dataset),
             "method": predictor.method.name,
             "recipe": self._model.recipe,
-            "modality": self.segmenter.modality,
             "device": str(predictor.device),
-            "precision": predictor.precision,
             "versions": versions(),
             "wall_s": wall_s,
             "skipped": [{"path": str(one.path), "files": len(one.files), "reason": one.reason} for one in self._skipped],
@@ -254,6 +255,11 @@ def _of_today(entry: dict[str, Any]) -> dict[str, Any]:
         return entry
     added = {"postprocessing": {}, "low_resolution": False}
     return {**entry, "made_with": made_with | {name: made_with.get(name) or before for name, before in added.items()}}
+
+
+def _differ(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
+    """Whether a segmentation was made otherwise than now; what an earlier release did not tell is no difference."""
+    return before is None or any(before.get(name, value) != value for name, value in now.items())
 
 
 def _as_json(value: Any) -> Any:

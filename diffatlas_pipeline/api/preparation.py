@@ -19,7 +19,6 @@ from diffatlas_pipeline.machine import default_workers
 from diffatlas_pipeline.methods.registry import default_recipes, with_complete_recipes
 from diffatlas_pipeline.models.archive import opened
 from diffatlas_pipeline.networks.execution import resolve_device
-from diffatlas_pipeline.parallel import check_main_guard
 from diffatlas_pipeline.planning.describe import plan_table
 from diffatlas_pipeline.planning.fingerprint import Fingerprint
 from diffatlas_pipeline.planning.like import plan_like
@@ -31,6 +30,7 @@ from diffatlas_pipeline.planning.plan_file import write_all_splits, write_plan
 from diffatlas_pipeline.planning.planner import make_plan
 from diffatlas_pipeline.planning.topology import preset_for, preset_named
 from diffatlas_pipeline.preprocessing.run import preprocess_dataset
+from diffatlas_pipeline.processes import check_main_guard
 
 _FOLDER = re.compile(r"Dataset(\d{3})_.+")
 
@@ -111,7 +111,10 @@ def prepare_dataset(
     folder = workspace.preprocessed / raw.name
     clock = _Clock()
     console.say(f"Data set {raw.name}, {raw}")
-    dataset = read_dataset(raw)
+    of_files: list[tuple[str, str]] = []
+    dataset = read_dataset(raw, of_files)
+    if of_files:
+        check_dataset(dataset, workers, of_files)  # raises, and lists what else is wrong
     fingerprint, record = _measured(dataset, folder, workers, overwrite, clock)
     recipes = default_recipes(len(dataset.description.channels))
     plan = make_plan(fingerprint, budget, recipes) if like is None else plan_like(like, fingerprint, budget, recipes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.workspace import Workspace
-from diffatlas_pipeline.parallel import check_main_guard
+from diffatlas_pipeline.processes import check_main_guard
 from diffatlas_pipeline.training.cross_validation import run_trainings
 from diffatlas_pipeline.training.options import TrainingOptions
 from diffatlas_pipeline.training.schedule import seconds_of

@@ -16,7 +16,7 @@ from typing import IO
 from diffatlas_pipeline.children import line_of
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.machine import rank_here, usable_cores
-from diffatlas_pipeline.parallel import ENDING_S, LOOK_S, StoppedProcesses
+from diffatlas_pipeline.processes import ENDING_S, LOOK_S, StoppedProcesses
 
 _POLL_S = 0.2
 _TOLD_S = 60.0  # for a training that was told to end: it finishes its step and writes a checkpoint

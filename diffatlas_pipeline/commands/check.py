@@ -42,7 +42,8 @@ def _check(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.datasets.raw import read_dataset
 
     raw = workspace_of(arguments).raw_dataset(arguments.dataset)
-    dataset = read_dataset(raw)
+    of_files: list[tuple[str, str]] = []
+    dataset = read_dataset(raw, None if arguments.fix_geometry is not None else of_files)
     if arguments.fix_geometry is not None:
         changed = copy_with_fixed_geometry(dataset, arguments.fix_geometry)
         print(f"Copied to {arguments.fix_geometry}; {len(changed)} file(s) got the geometry of their case's first channel:")
@@ -50,7 +51,7 @@ def _check(arguments: argparse.Namespace) -> None:
         print("Look at some of them in a viewer: no file tells which geometry is right.")
         print(f"Next: DiffAtlas_check -d {arguments.fix_geometry}")
         return
-    found = inspect_dataset(dataset, arguments.workers)
+    found = inspect_dataset(dataset, arguments.workers, of_files)
     cases = len(dataset.training) + len(dataset.unlabelled)
     if found.notes:
         print(table(("case", "note"), found.notes, most=len(found.notes)))

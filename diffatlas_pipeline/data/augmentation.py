@@ -126,7 +126,8 @@ class Augmentation:
         state = torch.from_numpy(np.concatenate([image, distances]).astype(np.float32, copy=False))
         scale: torch.Tensor | float = parameters.zoom
         if parameters.resamples:
-            shifts = self._shifts(parameters) if parameters.elastic_strength else None
+            deforms = parameters.elastic_strength and max(self.patch) > 1
+            shifts = self._shifts(parameters) if deforms else None
             state = self._resample(state, parameters, shifts)
             if shifts is not None:
                 scale = scale / _stretch(shifts)

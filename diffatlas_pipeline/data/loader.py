@@ -27,8 +27,8 @@ from diffatlas_pipeline.data.batches import Batch, BatchStream, Unlabelled
 from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.machine import SHARED, folder_for_sockets, shared_memory_bytes
-from diffatlas_pipeline.parallel import LOOK_S, StoppedProcesses, end_with_parent, start_tracker, unguarded_script
 from diffatlas_pipeline.planning.plan import Plan
+from diffatlas_pipeline.processes import LOOK_S, StoppedProcesses, end_with_parent, start_tracker, unguarded_script
 
 PREFETCHED = 2  # batches that each worker makes ahead
 STOP_SECONDS = 10.0  # for a worker that was told to end

@@ -15,6 +15,22 @@ from diffatlas_pipeline.volumes.io import FILE_ENDINGS, channels_in, ending_of, 
 
 _OVERLAY = re.compile("^(worst|median|best)_")  # of a case: drawn by an evaluation
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+Problem = tuple[str, str]  # a case, and what is wrong with it
+
+
+class IncompleteCases(ImageError):
+    """Some cases cannot be used for want of a channel, or of a name of their own: ``problems`` (case, what is wrong),
+    and the ``complete`` others.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem], complete: Sequence[CaseFiles]) -> None:
+        super().__init__(message)
+        self.problems, self.complete = tuple(problems), tuple(complete)
+
+
+def is_case_name(name: str) -> bool:
+    """Whether files can be named so in one folder: a name from a stranger's file must not lead to another."""
+    return not {"/", "\\", "\0"} & set(name) and name not in ("", ".", "..")
 
 
 def list_cases(
@@ -77,18 +93,24 @@ def cases_named(
     lacks = {name: tuple(c for c in range(channels) if c not in paths) for name, paths in found.items()}
     unnumbered = {stem for stem in stems.values() if not _CHANNEL.fullmatch(stem)}  # what is which channel, they do not tell
     refused = [
-        _missing(name, found[name], lacks[name], channels, may_lack)
+        (name, _missing(found[name], lacks[name], channels, may_lack))
         for name in found
         if lacks[name] and (not may_lack or name in unnumbered)
     ]
-    problems = [*refused, *(problem for name, paths in found.items() for problem in _problems(name, paths, channels))]
-    if problems:
-        lines = [f"{named}: {len(problems)} problem(s) with its files:", *(f"  {problem}" for problem in problems)]
-        raise ImageError("\n".join([*lines, *([advice] if refused and advice else [])]))
-    return [
+    problems = [*refused, *((name, problem) for name, paths in found.items() for problem in _problems(paths, channels))]
+    bad = {name for name, _ in problems}
+    complete = [
         CaseFiles(name, tuple(found[name][c][0] for c in sorted(found[name])), None, missing=lacks[name])
         for name in sorted(found)
+        if name not in bad
     ]
+    if problems:
+        lines = [
+            f"{named}: {len(problems)} problem(s) with its files:",
+            *(f"  {name}: {problem}" for name, problem in problems),
+        ]
+        raise IncompleteCases("\n".join([*lines, *([advice] if refused and advice else [])]), problems, complete)
+    return complete
 
 
 def _holds_colours(paths: Iterable[Path]) -> bool:
@@ -193,24 +215,24 @@ def _split(stem: str, channels: int, stems: set[str]) -> tuple[str, int]:
     return stem, 0
 
 
-def _missing(name: str, paths: dict[int, list[Path]], missing: tuple[int, ...], channels: int, may_lack: bool) -> str:
+def _missing(paths: dict[int, list[Path]], missing: tuple[int, ...], channels: int, may_lack: bool) -> str:
     numbers = ", ".join(f"_{channel:04d}" for channel in missing)
     present = ", ".join(path.name for files in paths.values() for path in files)
     needed = "their names must end in the number of their channel" if may_lack else f"{channels} channel(s) needed"
-    return f"{name}: channel {numbers} missing (found {present}; {needed})"
+    return f"channel {numbers} missing (found {present}; {needed})"
 
 
-def _problems(name: str, paths: dict[int, list[Path]], channels: int) -> list[str]:
+def _problems(paths: dict[int, list[Path]], channels: int) -> list[str]:
     """What is too much or doubled of a case."""
     problems = []
     for channel, files in paths.items():
         names = _names(files)
         if channel >= channels:
             wanted = "_0000 only" if channels == 1 else f"_0000 to _{channels - 1:04d}"
-            problems.append(f"{name}: {names} is one channel too many ({wanted}); if it is a case of its own, rename it")
+            problems.append(f"{names} is one channel too many ({wanted}); if it is a case of its own, rename it")
         if len(files) > 1:
             advice = "If one of them is a segmentation or a copy, move it to another folder"
-            problems.append(f"{name}: {names} are the same channel. {advice}")
+            problems.append(f"{names} are the same channel. {advice}")
     return problems
 
 

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffatlas_pipeline import console
+from diffatlas_pipeline.datasets.cases import Problem
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
 from diffatlas_pipeline.datasets.raw import MAX_LISTED, listed
-from diffatlas_pipeline.datasets.sizes import reading_memory, useful_workers
+from diffatlas_pipeline.datasets.sizes import largest_bytes, reading_bytes, reading_memory, useful_workers
 from diffatlas_pipeline.errors import DatasetError, ImageError
 from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.volumes.grids import grid_difference
 from diffatlas_pipeline.volumes.io import read_labels, read_volume
+from diffatlas_pipeline.volumes.padding import padding_value
 
 ALL = "all cases"
 Row = tuple[str, str]  # of a table: a case, and what is told of it
+_FIXED_BOUNDS = ("ct", "nonorm", "rgb_to_0_1")  # channels of these names do not go by each image's own intensities
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,12 @@ class _Finding:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     digest: int | None = None  # of its voxels
+    padding: tuple[float | None, ...] = ()  # what pads each channel
 
 
-def check_dataset(dataset: RawDataset, workers: int) -> None:
+def check_dataset(dataset: RawDataset, workers: int, of_files: Sequence[Problem] = ()) -> None:
     """Raise one DatasetError with a table of all bad cases; say what is unusual. See :func:`inspect_dataset`."""
-    found = inspect_dataset(dataset, workers)
+    found = inspect_dataset(dataset, workers, of_files)
     if found.problems:
         raise DatasetError(problem_table(dataset, found.problems))
     for case, note in found.notes[:MAX_LISTED]:
@@ -57,23 +61,34 @@ def check_dataset(dataset: RawDataset, workers: int) -> None:
         console.warn(f"and {len(found.notes) - MAX_LISTED} more such notes")
 
 
-def inspect_dataset(dataset: RawDataset, workers: int) -> Inspection:
-    """Look at files, grids and label values of all training and unlabelled cases, ``workers`` at a time.
+def inspect_dataset(dataset: RawDataset, workers: int, of_files: Sequence[Problem] = ()) -> Inspection:
+    """Look at files, grids and label values of all training and unlabelled cases, ``workers`` at a time. ``of_files``
+    are the problems that listing them has found; what no case tells alone is not noted then, since some are not there.
 
     Problems are: files that cannot be read, NaN, channels on different grids, constant images, a label grid that is not
     the image's, label values that ``dataset.json`` does not name, two- and three-dimensional cases mixed, no foreground
-    at all. Notes are: files that are left out, axes that are not perpendicular, labels in no case, one image twice.
+    at all. Notes are: files that are left out, axes that are not perpendicular, labels in no case, one image twice,
+    values that pad images.
     """
     description = dataset.description
     values = description.label_values + (() if description.ignore is None else (description.ignore,))
     cases = [*dataset.training, *dataset.unlabelled]
+    if not dataset.training and of_files:
+        return Inspection(tuple(of_files), ())
     if not dataset.training:
         raise DatasetError(f"{dataset.folder / 'imagesTr'}: no training case. At least one image with its label is needed.")
     tasks = [_Task(files, values) for files in cases]
     names = [files.case for files in cases]
-    workers = useful_workers(cases, workers)
-    findings = run_cases(_look_at, tasks, names, workers, "Checking", memory=lambda task: reading_memory(task.files))
-    problems = [(finding.case, problem) for finding in findings for problem in finding.problems]
+    findings = run_cases(
+        _look_at,
+        tasks,
+        names,
+        useful_workers(cases, workers),
+        "Checking",
+        memory=lambda task: reading_memory(task.files),
+        item_bytes=largest_bytes(cases, reading_bytes),
+    )
+    problems = [*of_files, *((finding.case, problem) for finding in findings for problem in finding.problems)]
     dimensions = [finding.dimensions for finding in findings if finding.dimensions]
     usual = max((2, 3), key=lambda d: (dimensions.count(d), d))
     problems += [
@@ -85,13 +100,13 @@ def inspect_dataset(dataset: RawDataset, workers: int) -> Inspection:
     if not problems and not seen & {*description.label_values[1:]}:
         problems.append((ALL, f"no voxel of any label ({', '.join(label.name for label in dataset.description.labels)})"))
     notes = [(finding.case, note) for finding in findings for note in finding.notes]
-    return Inspection(tuple(problems), (*notes, *_notes_on_all(dataset, findings, seen)))
+    return Inspection(tuple(problems), (*notes, *(() if of_files else _notes_on_all(dataset, findings, seen))))
 
 
 def problem_table(dataset: RawDataset, problems: Sequence[Row], most: int = MAX_LISTED) -> str:
     """``problems`` as an error shows them, at most so many."""
     bad = len({case for case, _ in problems})
-    total = len(dataset.training) + len(dataset.unlabelled)
+    total = len({files.case for files in (*dataset.training, *dataset.unlabelled)} | {case for case, _ in problems} - {ALL})
     first = f"{dataset.folder}: {bad} of {total} cases cannot be used. Mend or remove them."
     return "\n".join([first, table(("case", "problem"), problems, most)])
 
@@ -113,6 +128,7 @@ def _notes_on_all(dataset: RawDataset, findings: Sequence[_Finding], seen: set[i
         )
     if absent := [label.name for label in dataset.description.labels if not seen & {*label.values}]:
         yield ALL, f"no case has label {', '.join(absent)}: it is learnt as absent"
+    yield from _notes_on_padding(dataset, findings)
     same: dict[int, list[str]] = defaultdict(list)
     for finding in findings:
         if finding.digest is not None:
@@ -120,6 +136,19 @@ def _notes_on_all(dataset: RawDataset, findings: Sequence[_Finding], seen: set[i
     for first, *others in same.values():
         if others:
             yield first, f"the same image as {listed(others)}: in different folds, validation would be too good"
+
+
+def _notes_on_padding(dataset: RawDataset, findings: Sequence[_Finding]) -> Iterator[Row]:
+    """What pads images, of channels whose contrast goes by each image's own intensities."""
+    padded: dict[tuple[int, float], list[str]] = defaultdict(list)
+    for finding in findings:
+        for channel, value in enumerate(finding.padding[: len(dataset.description.channels)]):
+            if value is not None:
+                padded[channel, value].append(finding.case)
+    for (channel, value), cases in sorted(padded.items()):
+        name = dataset.description.channels[channel]
+        if name.lower() not in _FIXED_BOUNDS:
+            yield ALL, f"channel {name} is padded with {value:g}, which is taken for no intensity: {listed(cases)}"
 
 
 def _look_at(task: _Task) -> _Finding:
@@ -130,6 +159,7 @@ def _look_at(task: _Task) -> _Finding:
         return _Finding(files.case, problems=(str(error),))
     problems += [f"channel {index} is constant" for index, channel in enumerate(volume.array) if np.ptp(channel) == 0]
     grid, digest = volume.grid, zlib.crc32(np.ascontiguousarray(volume.array).data)
+    padding = tuple(padding_value(channel) for channel in volume.array)
     if grid.is_sheared:
         notes.append("its axes are not perpendicular, as with a tilted gantry: it is resampled so that they are")
     del volume
@@ -138,7 +168,7 @@ def _look_at(task: _Task) -> _Finding:
         try:
             labels = read_labels(files.label)
         except ImageError as error:
-            return _Finding(files.case, grid.dimensions, (), (*problems, str(error)), tuple(notes), digest)
+            return _Finding(files.case, grid.dimensions, (), (*problems, str(error)), tuple(notes), digest, padding)
         difference = grid_difference(grid, labels.grid)
         if difference:
             same_shape = " (DiffAtlas_check can mend it in a copy)" if grid.shape == labels.grid.shape else ""
@@ -148,4 +178,4 @@ def _look_at(task: _Task) -> _Finding:
         if foreign:
             shown = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
             problems.append(f"label value(s) {shown} not in dataset.json (allowed: {', '.join(map(str, sorted(task.values)))})")
-    return _Finding(files.case, grid.dimensions, values, tuple(problems), tuple(notes), digest)
+    return _Finding(files.case, grid.dimensions, values, tuple(problems), tuple(notes), digest, padding)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffatlas_pipeline.datasets.cases import left_out, list_cases
+from diffatlas_pipeline.datasets.cases import IncompleteCases, Problem, is_case_name, left_out, list_cases
 from diffatlas_pipeline.datasets.description import MODALITIES, CaseFiles, DatasetDescription, RawDataset
 from diffatlas_pipeline.datasets.label_entries import read_labels_entry
 from diffatlas_pipeline.errors import DatasetError, ImageError
@@ -28,12 +28,13 @@ FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "imagesUn")
 MAX_LISTED = 20  # problems written out in one message; the rest are counted
 
 
-def read_dataset(folder: Path) -> RawDataset:
+def read_dataset(folder: Path, problems: list[Problem] | None = None) -> RawDataset:
     """List the raw data set in ``folder`` (``dataset.json``, ``imagesTr``, ``labelsTr``, optional ``imagesTs``,
     ``imagesUn``).
 
     Raises DatasetError for a missing or wrong ``dataset.json``, a missing folder, and for files that are missing: one
-    message lists every case concerned.
+    message lists every case concerned. With ``problems``, these are added to it instead, and the other cases are
+    listed; what is left out is not, then.
     """
     path = folder / "dataset.json"
     if not path.is_file():
@@ -42,21 +43,22 @@ def read_dataset(folder: Path) -> RawDataset:
     description = read_description(raw, path)
     channels = len(description.channels)
     if "dataset" in raw:
-        training = _listed_cases(folder, raw["dataset"], channels, path)
+        training = _listed_cases(folder, raw["dataset"], channels, path, problems)
     else:
-        images = _list(folder / "imagesTr", description.file_ending, channels, needed=True)
-        training = _attach_labels(images, folder / "labelsTr", description.file_ending)
+        images = _list(folder / "imagesTr", description.file_ending, channels, problems, needed=True)
+        training = _attach_labels(images, folder / "labelsTr", description.file_ending, problems)
     expected = raw.get("numTraining")
-    if isinstance(expected, int) and expected != len(training):
+    if isinstance(expected, int) and expected != len(training) and not problems:
         raise DatasetError(
             f"{path}: numTraining is {expected}, but {folder} holds {len(training)} training cases. "
             "Add the missing files or correct numTraining."
         )
-    test = _list(folder / "imagesTs", description.file_ending, channels)
+    test = _list(folder / "imagesTs", description.file_ending, channels, problems)
     modality = _unlabelled_modality(raw, path)
-    unlabelled = [replace(files, modality=modality) for files in _list(folder / "imagesUn", description.file_ending, channels)]
+    others = _list(folder / "imagesUn", description.file_ending, channels, problems)
+    unlabelled = [replace(files, modality=modality) for files in others]
     used = [path for files in (*training, *test, *unlabelled) for path in (*files.images, files.label) if path is not None]
-    passed = [f"{kind}/{name}" for kind in FOLDERS for name in left_out(folder / kind, used)]
+    passed = [] if problems else [f"{kind}/{name}" for kind in FOLDERS for name in left_out(folder / kind, used)]
     return RawDataset(folder, description, tuple(training), tuple(test), tuple(unlabelled), tuple(passed))
 
 
@@ -116,7 +118,7 @@ def _unlabelled_modality(raw: Mapping[str, Any], path: Path) -> str | None:
     return value.upper()
 
 
-def _list(folder: Path, ending: str, channels: int, needed: bool = False) -> list[CaseFiles]:
+def _list(folder: Path, ending: str, channels: int, problems: list[Problem] | None, needed: bool = False) -> list[CaseFiles]:
     """The cases in ``folder``; none when an optional folder is missing or empty."""
     if not needed and (not folder.is_dir() or not any(folder.iterdir())):
         return []
@@ -124,49 +126,66 @@ def _list(folder: Path, ending: str, channels: int, needed: bool = False) -> lis
         raise DatasetError(f"{folder}: no such folder. Put the training images there, named case_0000.nii.gz and so on.")
     try:
         return sorted(list_cases(folder, ending, channels), key=lambda files: files.case)
+    except IncompleteCases as error:
+        if problems is None:
+            raise DatasetError(str(error)) from error
+        problems += [(case, f"{folder.name}: {problem}") for case, problem in error.problems]
+        return list(error.complete)
     except ImageError as error:
         raise DatasetError(str(error)) from error
 
 
-def _attach_labels(images: Sequence[CaseFiles], folder: Path, ending: str) -> list[CaseFiles]:
+def _attach_labels(images: Sequence[CaseFiles], folder: Path, ending: str, told: list[Problem] | None) -> list[CaseFiles]:
     """Give each case its label file; DatasetError lists every image without label and every label without image."""
     if not folder.is_dir():
         raise DatasetError(f"{folder}: no such folder. Put one label file per training case there.")
     training: list[CaseFiles] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     there = [path for path in sorted(folder.iterdir()) if (ending_of(path) or "").lower() == ending]
     labels = {name_without_ending(path): path for path in there if not path.name.startswith(".")}
     for files in images:
         label = labels.get(files.case)
         if label is None:
-            problems.append(f"{files.case}: no label file {folder / f'{files.case}{ending}'}")
-        training.append(CaseFiles(files.case, files.images, label))
-    known = {files.case for files in images}
-    problems += [f"{case}: label {path} has no image" for case, path in labels.items() if case not in known]
-    if problems:
-        raise DatasetError(problem_list(folder.parent, problems, "Add the missing files or remove their partners."))
+            problems.append((files.case, f"no label file {folder / f'{files.case}{ending}'}"))
+        else:
+            training.append(CaseFiles(files.case, files.images, label))
+    known = {files.case for files in images} | {case for case, _ in told or ()}
+    problems += [(case, f"label {path} has no image") for case, path in labels.items() if case not in known]
+    _tell(folder.parent, problems, "Add the missing files or remove their partners.", told)
     return training
 
 
-def _listed_cases(folder: Path, raw: Any, channels: int, path: Path) -> list[CaseFiles]:
+def _listed_cases(folder: Path, raw: Any, channels: int, path: Path, told: list[Problem] | None) -> list[CaseFiles]:
     """Training cases written out in ``dataset.json`` ("dataset": {case: {"images": [...], "label": ...}})."""
     training: list[CaseFiles] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     if not isinstance(raw, Mapping) or not raw:
         raise DatasetError(f"{path}: 'dataset' must map each case to its images and label.")
     for case, entry in sorted(raw.items()):
         if not isinstance(entry, Mapping) or "images" not in entry or "label" not in entry:
             raise DatasetError(f'{path}: case \'{case}\' needs {{"images": [...], "label": "..."}}, found {entry!r}.')
+        if not is_case_name(case):
+            problems.append((case, "cannot be the name of a case, since files are named so"))
+            continue
         images = tuple((folder / image).resolve() for image in entry["images"])
         label = (folder / entry["label"]).resolve()
         in_one = len(images) == 1 and images[0].is_file() and is_picture(images[0]) and channels_in(images[0]) == channels
+        wrong = [(case, f"no file {p}") for p in (*images, label) if not p.exists()]
         if len(images) != channels and not in_one:
-            problems.append(f"{case}: {len(images)} images for {channels} channels")
-        problems += [f"{case}: no file {p}" for p in (*images, label) if not p.exists()]
-        training.append(CaseFiles(case, images, label))
-    if problems:
-        raise DatasetError(problem_list(folder, problems, "Correct 'dataset' in dataset.json or add the files."))
+            wrong.insert(0, (case, f"{len(images)} images for {channels} channels"))
+        problems += wrong
+        if not wrong:
+            training.append(CaseFiles(case, images, label))
+    _tell(folder, problems, "Correct 'dataset' in dataset.json or add the files.", told)
     return training
+
+
+def _tell(folder: Path, problems: Sequence[Problem], remedy: str, told: list[Problem] | None) -> None:
+    """Add ``problems`` to those that are ``told`` later; DatasetError at once if that is None."""
+    if told is not None:
+        told += problems
+    elif problems:
+        raise DatasetError(problem_list(folder, [f"{case}: {problem}" for case, problem in problems], remedy))
 
 
 def listed(values: Sequence[object]) -> str:

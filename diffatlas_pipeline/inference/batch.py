@@ -255,24 +255,28 @@ def _finish(
     made: _Made,
     wanted: Wanted,
 ) -> CaseOutcome:
-    labels = segmenter.plan.dataset.labels
-    try:
-        if wanted.look is not None:
-            wanted.look(files, made.segmentation, loaded.prepared)
-        result, restore_s = _timed(lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.maps))
-        _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))
-    except Exception as error:
+    outcome, error = _tried(lambda: _written(segmenter, files, loaded, made, wanted))
+    if outcome is None:
         return _failed(files.case, error)
-    digests = loaded.digest, digest_of_file(wanted.destination.labels(files))
-    seconds = {**made.seconds, "restore": restore_s, "write": write_s}
+    return outcome if wanted.dicom is None else _with_dicom(wanted.dicom, files, outcome)
+
+
+def _written(segmenter: CaseSegmenter, files: CaseFiles, loaded: _Loaded, made: _Made, wanted: Wanted) -> CaseOutcome:
+    """Bring the segmentation back to the scan's grid and write it."""
+    labels = segmenter.plan.dataset.labels
+    if wanted.look is not None:
+        wanted.look(files, made.segmentation, loaded.prepared)
+    result, restore_s = _timed(lambda: segmenter.restore(made.segmentation, loaded.prepared, wanted.maps))
     foreign = made.familiarity and made.familiarity.warning
     warnings = (*result.warnings, foreign) if foreign else result.warnings
     errors = None if foreign else segmenter.volume_errors(made.segmentation, loaded.prepared)
     volumes = estimates(volumes_ml(result.labels, labels, loaded.volume.grid), errors, loaded.volume.grid.dimensions == 2)
     share = made.segmentation.network_share
     names = tuple(segmenter.plan.channels[c].name for c in files.missing)
-    outcome = CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names, *digests)
-    return outcome if wanted.dicom is None else _with_dicom(wanted.dicom, files, outcome)
+    _, write_s = _timed(lambda: write_result(wanted.destination, files, result, loaded.volume.grid, labels))  # last
+    digests = loaded.digest, digest_of_file(wanted.destination.labels(files))
+    seconds = {**made.seconds, "restore": restore_s, "write": write_s}
+    return CaseOutcome(files.case, "segmented", "", warnings, seconds, share, made.familiarity, volumes, names, *digests)
 
 
 def _with_dicom(output: DicomOutput, files: CaseFiles, outcome: CaseOutcome) -> CaseOutcome:

@@ -42,6 +42,7 @@ class CoarseToFine(Predictor):
     def __init__(self, rough: Predictor, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.rough = rough
+        self.weights += rough.weights
         self.volume_errors = VolumeErrors.joined(())  # held-out cases were segmented as a whole
 
     def prepare(self, volume: Volume, modality: str | None = None, drawing: LabelVolume | None = None) -> Prepared:

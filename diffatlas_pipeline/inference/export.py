@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffatlas_pipeline.datasets.cases import is_case_name
 from diffatlas_pipeline.datasets.codes import shown_classes
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass
 from diffatlas_pipeline.errors import UserError
@@ -110,7 +111,7 @@ def check_output(destination: Destination, cases: Sequence[CaseFiles]) -> None:
             f"{folder}: holds the scans. Segmentations among them would be taken for scans next time: give another `output`."
         )
     for files in cases:
-        if {"/", "\\", "\0"} & set(files.case) or files.case in ("", ".", ".."):
+        if not is_case_name(files.case):
             raise UserError(f"{files.images[0]}: '{files.case}' cannot be the name of a case. Rename the scan.")
         path = destination.labels(files)
         if path.resolve() in inputs:

@@ -93,7 +93,7 @@ def entries_of(record: Mapping[str, Any], settings: Sequence[str]) -> dict[str, 
     """What a ``record`` says by case; earlier releases said once for all cases what they were made with: these
     ``settings``.
     """
-    once = {key: record.get(key) for key in settings}
+    once = {key: record[key] for key in settings if key in record}
     return {case: {"made_with": once, **entry} for case, entry in (record.get("cases") or {}).items()}
 
 

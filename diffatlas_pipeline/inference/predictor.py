@@ -100,6 +100,7 @@ class Predictor:
                 )
         self.plan: Plan = first.plan
         self.folds = tuple(fold.fold for fold in folds)
+        self.weights = tuple(fold.weights for fold in folds)
         self.learnt_modalities = frozenset.intersection(*(frozenset(f.metadata.get("learnt_modalities", ())) for f in folds))
         text = first.known_cases
         self.known = None if text is None else from_json(KnownCases, text, f"known cases of {first.fold}")
@@ -126,7 +127,7 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """What the networks really run in; "auto" until the first scan decides."""
+        """What the networks really run in."""
         return str(getattr(self.networks[0], "precision", "float32"))
 
     def is_out_of_domain(self, modality: str | None) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.preprocessing.normalisation import goes_by_percentiles, padding_value
+from diffatlas_pipeline.preprocessing.normalisation import goes_by_percentiles
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
 from diffatlas_pipeline.volumes.channels import missing_channels
 from diffatlas_pipeline.volumes.grids import Volume
+from diffatlas_pipeline.volumes.padding import padding_value
 
 FAR_SPACING = 2.5  # a scan this many times coarser or finer than the planned spacing is unlike the training data
 FEW_INSIDE = 0.01  # share of voxels within a CT model's intensity bounds below which the scan is hardly a CT

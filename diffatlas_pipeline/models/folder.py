@@ -32,7 +32,7 @@ from diffatlas_pipeline.files import read_json, to_json, write_text_atomically
 from diffatlas_pipeline.methods.registry import check_plan, training_digest
 from diffatlas_pipeline.models.atlas_file import read_atlases, write_atlases
 from diffatlas_pipeline.models.postprocessing import Postprocessing, read_postprocessing
-from diffatlas_pipeline.models.tensors import read_tensors, write_tensors
+from diffatlas_pipeline.models.tensors import checksum, read_tensors, write_tensors
 from diffatlas_pipeline.models.versions import versions
 from diffatlas_pipeline.planning.plan import Plan
 from diffatlas_pipeline.registration.atlas import Atlas
@@ -61,6 +61,11 @@ class TrainedFold:
     known_cases: str | None = None
     calibration: str | None = None
     postprocessing: Postprocessing | None = None
+
+    @property
+    def weights(self) -> str:
+        """Eight hexadecimal digits that tell its weights from those of another training."""
+        return checksum(self.state)
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,7 @@ def dataset_json(description: DatasetDescription) -> dict[str, Any]:
 
 def _digest_of_plans(path: Path, metadata: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits of all that segmentations depend on in the file: not reasons, nor other recipes."""
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = json.loads(path.read_text(encoding="utf-8-sig"))  # as read_json does
     own = raw.get("recipes", {}).get(metadata["method"], {}).get(metadata["recipe"])
     counted = {**raw, "recipes": own, "why": None}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:16]

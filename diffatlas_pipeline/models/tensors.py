@@ -18,7 +18,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """Tensors and text, with a checksum, through to the disk. OSError if it cannot be written."""
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        save_file(stored, path, {**metadata, "checksum": f"{_checksum(stored)}-{_checksum_of_text(metadata)}"})
+        save_file(stored, path, {**metadata, "checksum": f"{checksum(stored)}-{_checksum_of_text(metadata)}"})
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
@@ -38,19 +38,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"not a readable safetensors file: {error}") from error
     # Earlier releases wrote the first half alone.
     of_tensors, dash, of_text = metadata.pop("checksum", "").partition("-")
-    if of_tensors != _checksum(tensors) or (dash and of_text != _checksum_of_text(metadata)):
+    if of_tensors != checksum(tensors) or (dash and of_text != _checksum_of_text(metadata)):
         raise ValueError("its checksum does not match its content")
     return tensors, metadata
 
 
-def _checksum_of_text(metadata: dict[str, str]) -> str:
-    return f"{zlib.crc32(json.dumps(metadata, sort_keys=True).encode()):08x}"
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
+def checksum(tensors: dict[str, Tensor]) -> str:
+    """Eight hexadecimal digits of the names and values of ``tensors``."""
     value = 0
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
         data = tensors[name].contiguous()
         value = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"", value)
     return f"{value:08x}"
+
+
+def _checksum_of_text(metadata: dict[str, str]) -> str:
+    return f"{zlib.crc32(json.dumps(metadata, sort_keys=True).encode()):08x}"

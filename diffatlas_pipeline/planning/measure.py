@@ -14,7 +14,7 @@ import numpy as np
 
 from diffatlas_pipeline.datasets.codes import Codes, codes_of
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
-from diffatlas_pipeline.datasets.sizes import reading_memory, useful_workers
+from diffatlas_pipeline.datasets.sizes import largest_bytes, reading_bytes, reading_memory, useful_workers
 from diffatlas_pipeline.errors import DatasetError
 from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.planning.fingerprint import CaseShape, Fingerprint, IntensityStatistics, LabelStatistics
@@ -100,10 +100,10 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
     description = dataset.description
     codes, count = codes_of(description.labels), len(description.labels)
     names = [files.case for files in dataset.training]
-    workers = useful_workers(dataset.training, workers)
+    workers, largest = useful_workers(dataset.training, workers), largest_bytes(dataset.training, reading_bytes)
     samples = max(1, min(INTENSITY_SAMPLES, MOST_SAMPLES // max(1, len(names))))
     first = [_FirstTask(files, codes, count, description.ignore, samples) for files in dataset.training]
-    looks = run_cases(_first_look, first, names, workers, "Fingerprint", memory=_memory)
+    looks = run_cases(_first_look, first, names, workers, "Fingerprint", memory=_memory, item_bytes=largest)
     dimensions = max(look.dimensions for look in looks)
     intensities = tuple(_intensity_statistics(dataset, looks, c) for c in range(len(description.channels)))
     cases = tuple(look.shape for look in looks)
@@ -121,7 +121,7 @@ def compute_fingerprint(dataset: RawDataset, workers: int) -> Fingerprint:
         )
         for i in chosen
     ]
-    seconds = run_cases(_second_look, tasks, [names[i] for i in chosen], workers, "Spectra", memory=_memory)
+    seconds = run_cases(_second_look, tasks, [names[i] for i in chosen], workers, "Spectra", memory=_memory, item_bytes=largest)
 
     coarse = [second.coarse for second in seconds if second.coarse is not None]
     mirrors = mirror_axes_of_labels(coarse, [label.name for label in description.labels], dimensions, codes)

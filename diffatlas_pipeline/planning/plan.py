@@ -50,6 +50,13 @@ class ChannelPlan:
     lower: float
     upper: float
 
+    def problems(self) -> Iterator[str]:
+        """What does not go together."""
+        if not self.lower < self.upper:
+            yield f"lower {self.lower:g}, upper {self.upper:g}; the upper one must be larger"
+        elif self.scheme == "percentile" and not 0 <= self.lower < self.upper <= 100:
+            yield f"lower {self.lower:g}, upper {self.upper:g}; percentiles are 0 to 100"
+
 
 @dataclass(frozen=True)
 class DistancePlan:

@@ -59,11 +59,12 @@ def plan_channels(names: Sequence[str], intensities: Sequence[IntensityStatistic
     channels, reasons = [], []
     for name, statistics in zip(names, intensities, strict=True):
         lower, upper = round(statistics.percentile_00_5, 4), round(statistics.percentile_99_5, 4)
+        lowest, highest = statistics.lowest, statistics.highest
         if name.lower() == "ct" and lower < upper:
             channels.append(ChannelPlan(name, "ct", lower, upper))
             reasons.append(f"{name}: calibrated intensities, so the data set's foreground 0.5 to 99.5 percentiles")
-        elif name.lower() == "nonorm" and statistics.lowest is not None and statistics.highest is not None:
-            channels.append(ChannelPlan(name, "fixed", statistics.lowest, statistics.highest))
+        elif name.lower() == "nonorm" and lowest is not None and highest is not None and lowest < highest:
+            channels.append(ChannelPlan(name, "fixed", lowest, highest))
             reasons.append(f"{name}: by its name not to be normalised, so only the data set's own range becomes -1 to 1")
         elif name.lower() == "rgb_to_0_1":
             channels.append(ChannelPlan(name, "fixed", 0.0, 255.0))

@@ -9,10 +9,9 @@ import numpy as np
 from diffatlas_pipeline.datasets.description import MODALITIES
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import ChannelPlan
+from diffatlas_pipeline.volumes.padding import content_sample
 
 DEFAULT_PERCENTILES = (0.5, 99.5)
-_FEWEST_PADDED = 0.001  # of the voxels; fewer do not move the percentiles
-_SAMPLED_VOXELS = 1 << 22  # percentiles of so many evenly spread voxels are exact enough, and quick on a large scan
 
 
 def normalise(array: np.ndarray, channels: Sequence[ChannelPlan], modality: str | None = None) -> np.ndarray:
@@ -108,28 +107,5 @@ def _percentiles(image: np.ndarray, channel: ChannelPlan) -> tuple[float, float]
             f"Channel '{channel.name}': unknown normalisation '{channel.scheme}'; allowed are ct, fixed and percentile."
         )
     percentiles = (channel.lower, channel.upper) if channel.scheme == "percentile" else DEFAULT_PERCENTILES
-    voxels = image.reshape(-1)
-    lower, upper = np.percentile(_without_padding(voxels[:: max(1, voxels.size // _SAMPLED_VOXELS)])[0], percentiles)
+    lower, upper = np.percentile(content_sample(image), percentiles)
     return float(lower), float(upper)
-
-
-def padding_value(channel: np.ndarray) -> float | None:
-    """The value that pads ``channel`` (X, Y, Z) where a scanner or a program saw nothing, such as -9999; None if none
-    does.
-
-    It is the smallest or the largest, and further from the other intensities than these are from each other.
-    """
-    voxels = channel.reshape(-1)
-    return _without_padding(voxels[:: max(1, voxels.size // _SAMPLED_VOXELS)])[1]
-
-
-def _without_padding(voxels: np.ndarray) -> tuple[np.ndarray, float | None]:
-    """``voxels`` without those that hold the padding value, and this value."""
-    for end, other in ((voxels.min(), voxels.max()), (voxels.max(), voxels.min())):
-        inside = voxels[voxels != end]
-        if not len(inside) or len(inside) > (1 - _FEWEST_PADDED) * len(voxels):
-            continue
-        nearest = float(inside.min() if end < other else inside.max())
-        if abs(float(end) - nearest) > abs(nearest - float(other)) > 0:
-            return inside, float(end)
-    return voxels, None

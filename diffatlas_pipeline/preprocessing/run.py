@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass, RawDataset
-from diffatlas_pipeline.datasets.sizes import memory_note
+from diffatlas_pipeline.datasets.sizes import case_bytes, largest_bytes, memory_note
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.parallel import run_cases
 from diffatlas_pipeline.planning.measured_on import file_states
@@ -38,7 +38,9 @@ def preprocess_dataset(dataset: RawDataset, plan: Plan, folder: Path, workers: i
     remove_left_over(folder)
     task = partial(preprocess_case, plan=plan, folder=folder, overwrite=overwrite)
     memory = partial(_memory, plan=plan)
-    found = run_cases(task, cases, names, workers, "Preprocessing", memory=memory, kept="Finished cases are kept.")
+    largest = largest_bytes(cases, lambda files: case_bytes(files, _bytes_per_voxel(plan), plan.spacing_mm))
+    kept = "Finished cases are kept."
+    found = run_cases(task, cases, names, workers, "Preprocessing", memory=memory, kept=kept, item_bytes=largest)
     problems = [problem for problem in found if problem]
     if problems:
         shown = [f"  {problem}" for problem in problems[:_LISTED]]
@@ -97,7 +99,12 @@ def _as_written(label: LabelClass) -> dict[str, Any]:
 
 
 def _memory(files: CaseFiles, plan: Plan) -> str:
-    # Measured: image, canonical and normalised copy and spline work space per channel; what of a CT lies beyond the
-    # bounds; labels; one float32 map per label.
+    return memory_note(files, _bytes_per_voxel(plan), plan.spacing_mm)
+
+
+def _bytes_per_voxel(plan: Plan) -> int:
+    """Measured: image, canonical and normalised copy and spline work space per channel; what of a CT lies beyond the
+    bounds; labels; one float32 map per label.
+    """
     beyond = 8 * sum(channel.scheme == "ct" for channel in plan.channels)
-    return memory_note(files, 16 * len(plan.channels) + beyond + 4 + 5 * plan.dataset.distance_maps, plan.spacing_mm)
+    return 16 * len(plan.channels) + beyond + 4 + 5 * plan.dataset.distance_maps

@@ -246,7 +246,12 @@ def _resume(run: Run, state: TrainingState) -> TrainingStatus:
             f"{run.folder} holds an unfinished training with other settings ({'; '.join(different)}). "
             "Give the same settings to go on with it, or `overwrite` to start again."
         )
-    state.restore(tensors)
+    try:
+        state.restore(tensors)
+    except ValueError as error:  # whole, but written by something else
+        raise UserError(
+            f"{run.folder}: its checkpoint does not fit this training ({error}). Give `overwrite` to start again."
+        ) from error
     console.say(f"Going on from iteration {progress.iteration} ({progress.elapsed_s / 60:.1f} minutes of training done).")
     return progress
 

@@ -46,6 +46,11 @@ class TrainingState:
         return named
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """ValueError if tensors of the network, of its average or of the noise are missing or of another shape."""
+        own = {name: tensor.shape for name, tensor in self.tensors().items() if not name.startswith("optimiser.")}
+        wrong = sorted(name for name, shape in own.items() if name not in tensors or tensors[name].shape != shape)
+        if wrong:
+            raise ValueError(f"{len(wrong)} tensors are missing or of another shape, such as {wrong[0]}")
         self.network.load_state_dict(_below("network.", tensors))
         self.ema.module.load_state_dict(_below("ema.", tensors))
         self.updates = int(tensors["ema_updates"])

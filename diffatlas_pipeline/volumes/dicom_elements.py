@@ -45,6 +45,15 @@ def begins_as_dicom(path: Path) -> bool:
     return True
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether ``path`` is a file that can be read and begins as DICOM files do, whatever else is in it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_PREAMBLE)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
 def class_of(path: Path) -> str:
     """The UID of what kind of object the DICOM file ``path`` says that it is (its SOP class), "" if it says nothing.
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffatlas_pipeline.errors import ImageError, NotScalar
 from diffatlas_pipeline.volumes import dicom, itk, nifti, pictures
+from diffatlas_pipeline.volumes.dicom_elements import is_dicom
 from diffatlas_pipeline.volumes.dicom_series import stands_for_series
 from diffatlas_pipeline.volumes.grids import Grid, LabelVolume, Volume, grid_difference, usable
 from diffatlas_pipeline.volumes.in_memory import finite
@@ -211,7 +212,7 @@ def _format_of(path: Path, verb: str) -> types.ModuleType:
         return itk
     if ending in pictures.ENDINGS:
         return pictures
-    if verb == "read" and path.name.lower().endswith(_DICOM):
+    if verb == "read" and (path.name.lower().endswith(_DICOM) or is_dicom(path)):
         raise ImageError(f"{path}: one slice of DICOM. Give the folder that holds its whole series.")
     raise ImageError(
         f"{path}: cannot {verb} this kind of file. Allowed are {', '.join(FILE_ENDINGS)} (to read, DICOM folders too)."

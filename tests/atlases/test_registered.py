@@ -16,6 +16,7 @@ from diffatlas_pipeline.atlases.registered import ask_atlases
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.registration.atlas import Atlas
 from tests.factories import make_plan, store_cases
+from tests.faults.test_strangers import Trap
 
 PLAN = make_plan()
 
@@ -100,3 +101,13 @@ def test_a_scan_that_nothing_can_be_registered_to_is_told(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="none of 2"):
         ask_atlases(np.full((1, 20, 24, 18), -1, np.float32), two, PLAN, tmp_path / "kept")
     assert not any((tmp_path / "kept").glob("*.npz"))
+
+
+def test_a_pickle_among_kept_registrations_is_not_run(tmp_path: Path) -> None:
+    image, two = known(tmp_path / "cases")
+    first = ask_atlases(image, two, PLAN, tmp_path / "kept")
+    (path,) = (tmp_path / "kept").glob("*.npz")
+    np.savez(path, appearance=np.array([Trap(tmp_path / "run")], dtype=object), distances=np.zeros(1), seconds=np.zeros(1))
+    again = ask_atlases(image, two, PLAN, tmp_path / "kept")
+    assert not again.kept and not (tmp_path / "run").exists()
+    np.testing.assert_array_equal(again.distances, first.distances)

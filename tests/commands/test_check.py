@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffatlas_pipeline.commands import plan_and_preprocess
 from diffatlas_pipeline.commands.check import main
-from diffatlas_pipeline.volumes.io import read_grid, read_labels
-from tests.planning.raw_data import write_dataset, write_nifti
+from diffatlas_pipeline.volumes.io import read_grid, read_labels, read_volume
+from tests.planning.raw_data import change_description, write_dataset, write_nifti
 
 
 @pytest.fixture
@@ -71,3 +72,41 @@ def test_geometry_is_mended_in_a_copy(raw: Path, tmp_path: Path, capsys: pytest.
     assert read_grid(mended / "labelsTr" / "case03.nii.gz") == read_grid(raw / "imagesTr" / "case03_0000.nii.gz")
     _, error = refused(raw, capsys, "--fix-geometry", str(mended))
     assert "is not empty. Give a new folder" in error
+
+
+def test_files_that_lack_and_files_that_are_bad_are_in_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write_dataset(tmp_path / "raw", cases=8, channels=("T1", "T2"))
+    (raw / "imagesTr" / "case01_0001.nii.gz").unlink()
+    (raw / "labelsTr" / "case02.nii.gz").unlink()
+    (raw / "labelsTr" / "case03.nii.gz").write_bytes(b"damaged")
+    values = read_labels(raw / "labelsTr" / "case04.nii.gz").array.astype(np.uint8)
+    write_nifti(raw / "labelsTr" / "case04.nii.gz", (values + 90 * (values > 0)).astype(np.uint8), np.eye(4))
+    write_nifti(raw / "imagesTr" / "case05_0000.nii.gz", np.full(values.shape, np.inf, np.float32), np.eye(4))
+    write_nifti(raw / "imagesTr" / "case06_0001.nii.gz", np.ones((*values.shape, 2), np.float32), np.eye(4))
+    printed, error = refused(raw, capsys)
+    assert "6 of 8 cases cannot be used" in error and "left out" not in printed
+    rows = {line.split()[0]: line for line in error.splitlines() if line.startswith("  case")}
+    said = ("_0001 missing", "no label file", "case03.nii.gz", "93, 97", "case05_0000", "case06_0001")
+    assert all(words in rows[f"case{number:02d}"] for number, words in enumerate(said, start=1)), rows
+    with pytest.raises(SystemExit):  # planning says the same
+        plan_and_preprocess.main(["-d", str(raw), "--device", "cpu", "--workers", "1", "--workspace", str(tmp_path)])
+    assert "6 of 8 cases cannot be used" in capsys.readouterr().err
+
+
+def test_a_channel_elsewhere_is_mended_in_a_copy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write_dataset(tmp_path / "raw", cases=2, channels=("T1", "T2"))
+    path = raw / "imagesTr" / "case01_0001.nii.gz"
+    moved = np.eye(4)
+    moved[0, 3] = 9
+    write_nifti(path, read_volume([path]).array[0], moved)
+    refused(raw, capsys)
+    check(raw, "--fix-geometry", str(tmp_path / "mended" / raw.name))
+    check(tmp_path / "mended" / raw.name)
+    assert "no problem in 2 cases" in capsys.readouterr().out
+
+
+def test_a_label_in_no_case_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write_dataset(tmp_path / "raw", cases=2)
+    change_description(raw, labels={"background": 0, "large": 3, "small": 7, "rare": 9})
+    check(raw)
+    assert "no case has label rare: it is learnt as absent" in capsys.readouterr().out

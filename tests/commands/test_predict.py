@@ -167,8 +167,11 @@ def test_existing_outputs_are_kept_and_it_is_said(workspace: Path, capsys: pytes
 
 def test_a_corrupt_scan_is_named_and_the_others_are_done(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (workspace / "in" / "bad.nii.gz").write_bytes(b"nothing" * 100)
+    large = Grid.of((17, 22, 15), np.diag([1e3, 1e3, 1e3, 1]))
+    write_scalars(workspace / "in" / "huge.nii.gz", np.ones(large.shape, np.float32), large)
     text = failing(workspace, capsys, code=1)
-    assert "1 of 3" in text
+    assert "huge" in text and "1000 x 1000 x 1000 mm" in text
+    assert "2 of 4" in text
     assert "bad.nii.gz" in text
     assert (workspace / "out" / "one.nii.gz").exists()
     assert (workspace / "out" / "two.nii.gz").exists()
@@ -310,6 +313,39 @@ def test_the_record_says_what_each_segmentation_was_made_with(workspace: Path, m
     cases = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]
     steps = {case: entry["made_with"]["settings"]["sampler"]["steps"] for case, entry in cases.items()}
     assert steps["one"] == 1 and steps["zero"] == 2
+
+
+def test_the_precision_that_was_taken_is_recorded(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["-i", str(workspace / "in"), "-o", str(workspace / "out"), "--device", "cpu"])
+    record = json.loads((workspace / "out" / "prediction.json").read_text())
+    assert record["precision"] == record["cases"]["one"]["made_with"]["precision"] in ("float32", "bfloat16")
+    capsys.readouterr()
+    main(["-i", str(workspace / "in"), "-o", str(workspace / "out"), "--device", "cpu"])
+    assert "other settings" not in capsys.readouterr().out
+
+
+def test_what_was_made_otherwise_is_kept_and_told(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also by weights that were trained anew in the same place."""
+    predict(workspace)
+    before = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]["one"]["made_with"]
+    assert (before["precision"], before["modality"], before["seed"]) == ("float32", None, 0)
+    told = "made with another model or other settings"
+    for options in (["--seed", "3"], ["--modality", "CT"], ["--precision", "bfloat16"]):
+        capsys.readouterr()
+        predict(workspace, *options)
+        assert told in capsys.readouterr().out, options
+    predict(workspace)
+    assert told not in capsys.readouterr().out
+    (model,) = (workspace / "workspace" / "results").glob("*/*")
+    state = ModelFolder(model).load("fold0").state
+    add_fold(model, "fold0", state={name: tensor * 1.1 for name, tensor in state.items()})
+    predict(workspace)
+    assert told in capsys.readouterr().out
+    kept = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]["one"]["made_with"]
+    assert kept == before, "what it says of a segmentation is what that was made with"
+    predict(workspace, "--overwrite")
+    made = json.loads((workspace / "out" / "prediction.json").read_text())["cases"]["one"]["made_with"]
+    assert made["weights"] != before["weights"] and made | {"weights": before["weights"]} == before
 
 
 def test_a_changed_scan_is_segmented_again(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

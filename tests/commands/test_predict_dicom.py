@@ -165,3 +165,11 @@ def test_a_scan_that_is_no_dicom_is_refused_before_anything_is_done(
     monkeypatch.setitem(sys.modules, "highdicom", None)
     assert "Error: --dicom needs highdicom" in failing(workspace, capsys, "--dicom", "seg")
     assert not (workspace / "out").exists()
+
+
+def test_one_slice_of_a_series_is_told_what_to_give(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = sorted(write_ct(workspace / "series", IMAGE).iterdir())[3]
+    with pytest.raises(SystemExit) as stopped:
+        main(["-i", str(one), "-o", str(workspace / "out"), "--device", "cpu"])
+    assert stopped.value.code in (1, 2)
+    assert "folder that holds its whole series" in capsys.readouterr().err

@@ -33,6 +33,14 @@ def test_with_references(folders: tuple[Path, Path], tmp_path: Path, capsys: pyt
     assert "NSD (2 mm)" in page.read_text(encoding="utf-8")
 
 
+def test_cases_may_end_like_channels(tmp_path: Path) -> None:
+    names = ["scan_0000", "scan_0001"]
+    dataset, predictions = write_dataset(tmp_path / "raw", names), write_predictions(tmp_path / "out", names)
+    main(["-p", str(predictions), "-r", str(dataset / "labelsTs"), "-i", str(dataset / "imagesTs"), "--workers", "1"])
+    page = (predictions / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in names) and "1.000" in page, "the first is its own reference"
+
+
 def test_a_name_without_html_gets_it(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictions, _ = folders
     for name, written in (("page", "page.html"), ("v1.2", "v1.2.html"), ("old.HTM", "old.HTM")):

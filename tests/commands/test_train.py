@@ -52,6 +52,7 @@ def test_from_plan_to_a_model_that_predicts(planned: Path, tmp_path: Path, capsy
     assert not (folder / LATEST).exists()
     metadata = json.loads((folder / "checkpoint_final.json").read_text())
     assert metadata["iterations"] == 6 and metadata["fold"] == "fold0"
+    assert metadata["precision"] in ("float32", "bfloat16"), "what was taken, not 'auto'"
     assert set(metadata["training_cases"]).isdisjoint(metadata["validation_cases"])
     summary = json.loads((folder / "validation" / "summary.json").read_text())
     cases = pd.read_csv(folder / "validation" / "cases.csv")
@@ -89,8 +90,12 @@ def test_a_model_of_any_contrast_needs_no_registration(
 
 @pytest.mark.slow
 def test_all_folds_are_trained_and_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Three cases make three folds. What is trained is left as it is, and mistakes are told before the first begins."""
-    write_dataset(tmp_path / "raw", cases=3)
+    """Three cases, whose names end like channels, make three folds. What is trained is left as it is, and mistakes are
+    told before the first begins.
+    """
+    raw = write_dataset(tmp_path / "raw", cases=3)
+    for path in sorted(raw.rglob("case*")):
+        path.rename(path.with_name(path.name.replace("case", "scan_00")))
     plan_and_preprocess.main(["--workspace", str(tmp_path), "--device", "cpu", "--workers", "1", "-d", "7"])
     folder = tmp_path / "results" / NAME / "diffatlas__default"
     assert "give 1 to" in refused(capsys, tmp_path, "7", "all-folds", "--num-cases", "9") and not folder.exists()
@@ -100,6 +105,8 @@ def test_all_folds_are_trained_and_averaged(tmp_path: Path, capsys: pytest.Captu
     command(tmp_path, "7", "all-folds", "--iterations", "2")
     said = capsys.readouterr().out
     assert (folder / "fold1" / WEIGHTS).stat().st_mtime_ns == kept
+    held_out = [pd.read_csv(folder / f"fold{n}" / "validation" / "cases.csv")["case"].unique() for n in range(3)]
+    assert sorted(case for cases in held_out for case in cases) == ["scan_0000", "scan_0001", "scan_0002"]
     dice = [json.loads((folder / f"fold{n}" / "validation" / "summary.json").read_text())["mean"]["dice"] for n in range(3)]
     assert f"Cross-validation: mean Dice {sum(dice) / 3:.3f} of 3 held-out cases (fold0 {dice[0]:.3f}, " in said
     assert said.splitlines()[-1].endswith(f"-m {folder} (it averages all folds)")
@@ -130,8 +137,12 @@ def test_a_killed_process_goes_on_to_the_same_model(
     deadline = time.monotonic() + 120
     while not (folder / LATEST).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(signal.SIGSTOP)  # meanwhile another one is not allowed
+    try:
+        assert f"running there already (process {process.pid}" in refused(capsys, planned, "007", "fold1")
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert (folder / LATEST).exists() and not (folder / WEIGHTS).exists(), "it was to be killed in the middle"
     capsys.readouterr()
     train.main([*options, "--workspace", str(planned)])

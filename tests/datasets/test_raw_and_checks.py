@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from diffatlas_pipeline.datasets.checks import check_dataset
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.errors import DatasetError
+from diffatlas_pipeline.volumes.io import read_volume
 from tests.planning.raw_data import ball_case, change_description, write_dataset, write_nifti
 
 EYE = np.eye(4)
@@ -169,5 +171,40 @@ def test_endings_in_capitals_count_and_other_files_are_named(tmp_path: Path, cap
     dataset = read_dataset(folder)
     assert [files.case for files in dataset.training] == ["case00", "case01", "case02"]
     assert dataset.left_out == ("imagesTr/extra.img", "labelsTr/notes.txt")
+    check_dataset(dataset, workers=1)
+    assert "2 file(s) are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "..", "a/b", "a\\b"])
+def test_a_case_is_not_named_like_a_place_elsewhere(tmp_path: Path, name: str) -> None:
+    folder = write_dataset(tmp_path, cases=1)
+    entry = {"images": ["imagesTr/case00_0000.nii.gz"], "label": "labelsTr/case00.nii.gz"}
+    change_description(folder, dataset={name: entry}, numTraining=1)
+    with pytest.raises(DatasetError, match="cannot be the name of a case"):
+        read_dataset(folder)
+
+
+def test_what_pads_images_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_dataset(tmp_path, cases=3, channels=("CT", "MRI"))
+    for case in ("case00", "case02"):
+        for channel in ("0000", "0001"):
+            path = folder / f"imagesTr/{case}_{channel}.nii.gz"
+            image = read_volume([path]).array[0]
+            image[:4] = -9999
+            write_nifti(path, image, EYE)
+    check_dataset(read_dataset(folder), workers=1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "channel MRI is padded with -9999, which is taken for no intensity: case00, case02" in said
+    assert "channel CT" not in said, "its contrast follows Hounsfield units"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are text there")
+def test_names_that_are_no_text_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_dataset(tmp_path, cases=2)
+    for place, ending in (("imagesTr", b"_0000.nii.gz"), ("labelsTr", b".nii.gz")):
+        source = folder / place / f"case01{ending.decode()}"
+        shutil.copy(source, os.fsdecode(os.fsencode(folder / place) + b"/M\xfcller" + ending))
+    dataset = read_dataset(folder)
+    assert [files.case for files in dataset.training] == ["case00", "case01"]
     check_dataset(dataset, workers=1)
     assert "2 file(s) are left out" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from diffatlas_pipeline import parallel
+from diffatlas_pipeline import parallel, processes
 from diffatlas_pipeline.datasets.description import LabelClass, LabelSet
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.evaluate import evaluate_folders, find_labels, read_labels_json
@@ -80,11 +80,13 @@ def test_a_lost_worker_is_named_with_its_case(
 ) -> None:
     """The first process to be started is lost: at least one case, and none is left running."""
     monkeypatch.setattr(parallel, "WORTH_WORKERS_S", 0.0)
-    monkeypatch.setattr(parallel, "LOOK_S", 0.1)
+    monkeypatch.setattr(processes, "LOOK_S", 0.1)
     hit = threading.Thread(target=_send_to_first_child, args=(sent,))
     hit.start()
     began = time.monotonic()
-    with pytest.raises(DatasetError, match=rf"^[bc]: .*{said}.* again\.|^[bc]: .*{said}.*fewer `workers`"):
+    with pytest.raises(
+        DatasetError, match=rf"^[bc], evaluating: .*{said}.* again\.|^[bc], evaluating: .*{said}.*fewer `workers`"
+    ):
         evaluate_folders(*folders, workers=2)
     hit.join()
     assert time.monotonic() - began < 60
@@ -215,3 +217,17 @@ def test_a_tolerance_far_beyond_the_voxels_gives_no_nsd(tmp_path: Path) -> None:
     assert found.cases["nsd"].isna().all() and found.cases["dice"].notna().all()
     assert "NSD is not given for 1 of 1 cases" in found.warnings[0] and "`tolerance_mm`" in found.warnings[0]
     assert evaluate_folders(tmp_path / "p", tmp_path / "r", tolerance_mm=0.0003).cases["nsd"].notna().all()
+
+
+def test_on_a_sheared_grid_distances_are_those_of_space(tmp_path: Path) -> None:
+    """Two voxels, 8.01 mm apart by a tilted gantry; 10.50 mm by the lengths of the axes."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[1, 2] = 2 * math.tan(math.radians(30))
+    for folder, place in (("p", (16, 20, 10)), ("r", (16, 15, 14))):
+        array = np.zeros((32, 32, 24), np.uint8)
+        array[place] = 1
+        write_labels(tmp_path / folder / "a.nii.gz", array, Grid.of(array.shape, affine))
+    evaluation = evaluate_folders(tmp_path / "p", tmp_path / "r")
+    (row,) = pd.read_csv(evaluation.write(tmp_path / "out")[1]).to_dict("records")
+    assert row["hd95_mm"] == pytest.approx(8.01, abs=0.005)
+    assert row["volume_prediction_ml"] == row["volume_reference_ml"] == pytest.approx(0.002)

@@ -59,10 +59,10 @@ def test_killed_while_preprocessing(workspace: Path, prepared: float, tmp_path: 
     words = ("-d", 7, "--device", "cpu", "--workers", 1, "--workspace", tmp_path)
     kill_at_random(prepared, "plan_and_preprocess", *words)
     plan_and_preprocess.main([str(word) for word in words])
-    expected, found = (bytes_below(place / "preprocessed" / "Dataset007_Balls" / "cases") for place in (workspace, tmp_path))
+    expected, found = (bytes_below(place / "preprocessed" / "Dataset007_Balls") for place in (workspace, tmp_path))
     assert expected.keys() == found.keys()
-    arrays = [name for name in expected if name.endswith(".b2nd")]
-    assert arrays and all(expected[name] == found[name] for name in arrays)
+    same = [name for name in expected if name != "measured.json"]  # it says when
+    assert len(same) > 12 and not [name for name in same if expected[name] != found[name]]
 
 
 @pytest.mark.slow

@@ -6,6 +6,8 @@ import hashlib
 import json
 import pickle
 import shutil
+import stat
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.files import read_json
 from diffatlas_pipeline.methods.registry import check_plan
+from diffatlas_pipeline.models import archive
 from diffatlas_pipeline.models.archive import UnpackedModel
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.planning.plan import Plan
@@ -125,6 +128,9 @@ def test_a_stored_case_of_absurd_size_is_refused_before_it_is_unpacked(tmp_path:
         ('"patch_size": [\n    16,', '"patch_size": [\n    0,'),
         ('"file_ending": ".nii.gz"', '"file_ending": "/../../../x.nii.gz"'),
         ('"training_steps": 20', '"training_steps": 100000000000000000000'),
+        ('"blocks": [\n      1,', '"blocks": [\n      1000000,'),
+        ('"why": {}', '"why": "as it is"'),
+        ('"kernels": [\n      [\n        3,\n        3,\n        3\n      ],', '"kernels": ['),
     ],
 )
 def test_a_plan_that_asks_for_the_absurd_is_refused(tmp_path: Path, before: str, after: str) -> None:
@@ -134,3 +140,28 @@ def test_a_plan_that_asks_for_the_absurd_is_refused(tmp_path: Path, before: str,
     path.write_text(text.replace(before, after, 1), encoding="utf-8")
     with pytest.raises(UserError, match=r"plans\.json"):
         check_plan(read_json(Plan, path), str(path))
+    with pytest.raises(UserError, match=r"plans\.json: .*(not allowed|not hold a valid Plan|no such ending)"):
+        ModelFolder(path.parent).load("fold0")
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros: a thousandth of what they unpack to."""
+    folder = model(tmp_path / "packed")
+    (folder / "fold0" / "zeros").write_bytes(bytes(20 << 20))
+    path = Path(shutil.make_archive(str(tmp_path / "model"), "zip", tmp_path / "packed"))
+    assert path.stat().st_size < 1 << 20
+    monkeypatch.setattr(archive, "MOST_BYTES", 10 << 20)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(UserError, match=r"unpacks to more than .* Do not use it"):
+        UnpackedModel(path)
+
+
+def test_a_link_in_an_archive_is_refused(tmp_path: Path) -> None:
+    folder = model(tmp_path / "packed")
+    path = Path(shutil.make_archive(str(tmp_path / "model"), "zip", folder.parent))
+    link = zipfile.ZipInfo("diffatlas__default/fold1")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "a") as packed:
+        packed.writestr(link, str(tmp_path))
+    with pytest.raises(UserError, match="fold1' leads out of the model's folder"):
+        UnpackedModel(path)

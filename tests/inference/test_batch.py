@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.atlases.segmenter import Segmenter
+from diffatlas_pipeline.inference import batch
 from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_cases, timing_table
 from diffatlas_pipeline.inference.earlier import digest_of_file, digest_of_scan
 from diffatlas_pipeline.inference.export import Destination
@@ -70,7 +71,7 @@ def test_each_outcome_is_told_when_it_is_there(tmp_path: Path) -> None:
         assert outcome.output == digest_of_file(tmp_path / "out" / f"{outcome.case}.nii.gz")
 
 
-@pytest.mark.parametrize("stage", ["prepare", "segment", "familiarity", "restore"])
+@pytest.mark.parametrize("stage", ["read", "prepare", "segment", "familiarity", "restore", "volume_errors", "write"])
 @pytest.mark.parametrize(
     ("fault", "said"),
     [(RuntimeError("a bug"), "a fault of this program (RuntimeError: a bug)"), (MemoryError("134 GiB"), "not enough memory")],
@@ -81,7 +82,10 @@ def test_one_case_never_ends_the_others(
     """Whatever goes wrong, and where; of a fault of ours the traceback is shown."""
     write_scans(tmp_path / "in", "a.nii.gz", "b.nii.gz", "c.nii.gz")
     predictor, calls = ready(), []
-    whole = getattr(predictor, stage)
+    segmenter = Segmenter(predictor)
+    elsewhere = {"read": (batch, "read_volume"), "write": (batch, "write_result"), "volume_errors": (segmenter, stage)}
+    place, name = elsewhere.get(stage, (predictor, stage))
+    whole = getattr(place, name)
 
     def broken(*arguments: object) -> object:
         calls.append(stage)
@@ -89,8 +93,8 @@ def test_one_case_never_ends_the_others(
             raise fault
         return whole(*arguments)
 
-    monkeypatch.setattr(predictor, stage, broken)
-    outcomes = predict_cases(Segmenter(predictor), find_scans([tmp_path / "in"], 1).cases, Wanted(out(tmp_path)), quiet=True)
+    monkeypatch.setattr(place, name, broken)
+    outcomes = predict_cases(segmenter, find_scans([tmp_path / "in"], 1).cases, Wanted(out(tmp_path)), quiet=True)
     assert [outcome.status for outcome in outcomes] == ["segmented", "failed", "segmented"]
     assert said in outcomes[1].message and not (tmp_path / "out" / "b.nii.gz").exists()
     assert ("Traceback" in capsys.readouterr().err) == isinstance(fault, RuntimeError)

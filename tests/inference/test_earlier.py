@@ -76,3 +76,18 @@ def test_the_digest_of_a_scan_is_of_all_its_files(tmp_path: Path) -> None:
         part.write_bytes(part.read_bytes() + b"x")
         assert digest_of_scan(files) != before
     assert digest_of_scan(CaseFiles("a", (folder,), None, missing=(1,))) != digest_of_scan(CaseFiles("a", (folder,), None))
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
+def test_a_segmentation_with_a_flipped_bit_is_made_again(tmp_path: Path, ending: str) -> None:
+    write_scalars(tmp_path / "scan.nii.gz", np.zeros(GRID.shape), GRID)
+    files, path = CaseFiles("scan", (tmp_path / "scan.nii.gz",), None), tmp_path / f"out{ending}"
+    grid = Grid.of((20, 18, 16), np.eye(4))
+    write_labels(path, np.random.default_rng(1).integers(0, 200, grid.shape), grid)
+    known = {"input": digest_of_scan(files), "output": digest_of_file(path)}
+    assert decide(files, path, known).is_kept
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    found = decide(files, path, known)
+    assert not found.is_kept and "could not be read" in found.warning

@@ -231,6 +231,7 @@ def test_options_that_do_not_go_together(options: dict[str, Any], said: str) -> 
         ("training", {"ema_fraction": -0.5}, "training.ema_fraction -0.5; 0 to 1"),
         ("distance", {"scale": -1.0}, "distance.scale -1; must be above 0"),
         ("distance", {"tau_mm": 0.0}, "distance.tau_mm 0; must be above 0"),
+        ("distance", {"tau_mm": float("nan")}, "distance.tau_mm nan; must be above 0"),
         ("diffusion", {"schedule": "linear"}, "diffusion.schedule 'linear'; must be one of cosine"),
         ("diffusion", {"training_steps": 0}, "diffusion.training_steps 0"),
         ("augmentation", {"zoom": (0.5, 1.2)}, "augmentation: zoom 0.5 to 1.2; 0.667"),
@@ -261,6 +262,28 @@ def test_parts_of_the_plan_fit_together() -> None:
     channel = replace(plan().channels[0], scheme="z-score")
     with pytest.raises(UserError, match=r"channels\[0\].scheme 'z-score'; must be one of ct, fixed, percentile"):
         check_plan(replace(plan(), channels=(channel,)), "plans.json")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        (
+            {"scheme": "ct", "lower": 300.0, "upper": 300.0},
+            r"channels\[0\]: lower 300, upper 300; the upper one must be larger",
+        ),
+        ({"scheme": "fixed", "lower": 1.0, "upper": -1.0}, "the upper one must be larger"),
+        ({"scheme": "percentile", "lower": -0.5, "upper": 99.5}, "percentiles are 0 to 100"),
+        ({"scheme": "ct", "lower": float("nan"), "upper": 1.0}, r"channels\[0\].lower nan; must be a finite number"),
+    ],
+)
+def test_bounds_of_a_channel_that_would_make_all_alike(bounds: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_plan(replace(plan(), channels=(replace(plan().channels[0], **bounds),)), "plans.json")
+
+
+def test_spacing_is_positive() -> None:
+    with pytest.raises(UserError, match="spacing_mm -5; must be above 0"):
+        check_plan(replace(plan(), spacing_mm=(1.0, -5.0, 1.0)), "plans.json")
 
 
 def test_all_that_is_wrong_is_listed_at_once() -> None:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.planning.plan import ChannelPlan
-from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, is_out_of_domain, normalise, padding_value
+from diffatlas_pipeline.preprocessing.normalisation import beyond_bounds, is_out_of_domain, normalise
+from diffatlas_pipeline.volumes.padding import padding_value
 
 CT = ChannelPlan("CT", "ct", -200.0, 300.0)
 MRI = ChannelPlan("MRI", "percentile", 0.5, 99.5)
@@ -79,7 +80,7 @@ def test_foreign_is_what_the_plan_would_scale_otherwise() -> None:
 def test_subsampled_percentiles_are_close(monkeypatch: pytest.MonkeyPatch) -> None:
     image = scan(shape=(40, 40, 40))
     exact = normalise(image, [MRI])
-    monkeypatch.setattr("diffatlas_pipeline.preprocessing.normalisation._SAMPLED_VOXELS", 4000)
+    monkeypatch.setattr("diffatlas_pipeline.volumes.padding._SAMPLED_VOXELS", 4000)
     sampled = normalise(image, [MRI])
     assert 0 < np.abs(sampled - exact).max() < 0.1
 

@@ -80,7 +80,7 @@ def test_only_what_must_be_redone_is_redone(tmp_path: Path) -> None:
 
     damaged = out / "cases" / "case_1.image.b2nd"
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    (out / "cases" / "case_2.json").write_text("{")
+    (out / "cases" / "case_2.json").write_bytes(b"\xff\xfe{")
     preprocess(plan, overwrite=False)
     second = written_at(out)
     assert changed(first, second) == {"case_1", "case_2"} and all(open_case(out, c).verify() for c in list_stored(out))
@@ -133,7 +133,9 @@ def test_killed_worker_is_named_with_its_case_and_memory_in_bounded_time(tmp_pat
     killer = threading.Thread(target=kill_the_other, daemon=True)
     started = time.monotonic()
     killer.start()
-    with pytest.raises(DatasetError, match=r"^case_1: .*killed.* 0\.2 GB \(18 x 21 x 16 voxels\)\. Finished cases are kept"):
+    with pytest.raises(
+        DatasetError, match=r"^case_1, preprocessing: .*killed.* 0\.2 GB \(18 x 21 x 16 voxels\)\. Finished cases are kept"
+    ):
         preprocess_dataset(replace(dataset, training=cases), plan, out, workers=2, overwrite=False)
     assert time.monotonic() - started < 60
     assert list_stored(out) == ["case_0"]

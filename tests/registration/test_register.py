@@ -271,3 +271,10 @@ def test_what_is_unknown_is_refused() -> None:
         segment(one.image, [one], replace(SETTINGS, registration="magic"))
     with pytest.raises(RegistrationFailed, match="constant"):
         align(np.zeros((4, 4, 4)), np.ones((4, 4, 4)), SPACING_MM)
+
+
+def test_two_slices_are_told_to_be_too_few() -> None:
+    shape = (*SHAPE[:2], 2)
+    target = scan(voxel_grid(shape), shape)[0]
+    with pytest.raises(UserError, match=r"a: none of 2 .* too few voxels .*2 along z.*use a method that learns"):
+        segment(target, [atlas("one", shape=shape), atlas("two", shape=shape)])

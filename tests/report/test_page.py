@@ -139,6 +139,25 @@ def test_hostile_names_are_shown_as_they_are(tmp_path: Path) -> None:
     assert all("alert(1)" not in code for name, code in made.blocks.items() if name != "viewer-data")
 
 
+def test_hostile_names_of_all_else_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Of labels, data set, model, recipe and fold, also in what went wrong."""
+    dataset, predictions = write_dataset(tmp_path / "raw", ["a"]), write_predictions(tmp_path / "predictions", ["a"])
+    labels = {"background": 0, HOSTILE[0]: 1, HOSTILE[1]: 2}
+    record = json.loads((predictions / "prediction.json").read_text())
+    record |= {"dataset": HOSTILE[0], "labels": labels, "model": HOSTILE[1], "method": HOSTILE[0], "recipe": HOSTILE[1]}
+    record |= {"folds": [HOSTILE[0]], "modality": HOSTILE[1]}
+    record["cases"]["a"]["warnings"] = [HOSTILE[0], HOSTILE[1]]
+    (predictions / "prediction.json").write_text(json.dumps(record))
+    (dataset / "dataset.json").write_text(json.dumps({"labels": labels}))
+    evaluation = evaluate_folders(predictions, dataset / "labelsTs")
+    write_page(prediction_source(predictions, evaluation, evaluation.labels, None), tmp_path / "r.html")
+    made = Page(tmp_path / "r.html")
+    assert_self_contained(made)
+    assert not made.handlers and all(name in made.text for name in HOSTILE[:2])
+    assert made.tags.count("script") == len(made.blocks)
+    assert all("alert(1)" not in code for name, code in made.blocks.items() if name != "viewer-data")
+
+
 def test_without_references(tmp_path: Path) -> None:
     names = ["a", "b", "c", "d"]
     write_dataset(tmp_path / "raw", names)

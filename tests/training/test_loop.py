@@ -15,7 +15,7 @@ import torch
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.methods.diffatlas import DiffAtlas
 from diffatlas_pipeline.networks.plan import NetworkPlan
-from diffatlas_pipeline.training.checkpoints import LATEST
+from diffatlas_pipeline.training.checkpoints import LATEST, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.training.loop import Run, train
 from diffatlas_pipeline.training.schedule import Duration
@@ -77,6 +77,16 @@ def test_it_goes_on_from_the_previous_checkpoint_when_the_latest_is_damaged(tmp_
     (tmp_path / "b" / LATEST).write_bytes(b"half a file")
     resumed = train(method(), run(tmp_path / "b"), batches, None).weights
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_a_whole_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(method(), run(tmp_path), lambda first: batches(first, stop=5), None)
+    tensors, status, _ = load_checkpoint(tmp_path) or pytest.fail("no checkpoint")
+    for lacking in ("generator", next(name for name in tensors if name.startswith("network."))):
+        save_checkpoint(tmp_path, {name: tensor for name, tensor in tensors.items() if name != lacking}, status)
+        with pytest.raises(UserError, match=r"checkpoint does not fit this training .*`overwrite`"):
+            train(method(), run(tmp_path), batches, None)
 
 
 def test_other_settings_are_refused_on_resuming(tmp_path: Path) -> None:

@@ -9,16 +9,21 @@ import pytest
 
 from diffatlas_pipeline.errors import ImageError
 from diffatlas_pipeline.volumes.grids import Grid
-from diffatlas_pipeline.volumes.io import read_labels, read_volume, write_labels
+from diffatlas_pipeline.volumes.io import read_labels, read_volume, write_labels, write_scalars
 from tests.volumes.examples import SHAPE, labels
 
 
+@pytest.mark.parametrize("kind", ["labels", "scan"])
 @pytest.mark.parametrize("ending", [".mha", ".nrrd", ".mhd", ".nii.gz"])
-def test_one_flipped_bit_is_found_or_changes_nothing(tmp_path, ending):
+def test_one_flipped_bit_is_found_or_changes_nothing(tmp_path, ending, kind):
     """MetaImage's own checksum is Adler-32, which a few changes of small numbers can leave as it is."""
-    array = np.random.default_rng(1).integers(0, 4, (20, 18, 16))
-    path = tmp_path / f"a{ending}"
-    write_labels(path, array, Grid.of(array.shape, np.eye(4)))
+    path, shape, is_scan = tmp_path / f"a{ending}", (20, 18, 16), kind == "scan"
+    if is_scan:
+        array = np.random.default_rng(1).integers(0, 400, shape).astype(np.float32)
+        write_scalars(path, array, Grid.of(shape, np.eye(4)))
+    else:
+        array = np.random.default_rng(1).integers(0, 4, shape)
+        write_labels(path, array, Grid.of(shape, np.eye(4)))
     voxels = tmp_path / "a.zraw" if ending == ".mhd" else path
     good, found, missed = voxels.read_bytes(), 0, 0
     rng = np.random.default_rng(0)
@@ -27,11 +32,11 @@ def test_one_flipped_bit_is_found_or_changes_nothing(tmp_path, ending):
         content[place] ^= 1 << rng.integers(8)
         voxels.write_bytes(bytes(content))
         try:
-            got = read_labels(path)
+            got = read_volume([path]).array[0] if is_scan else read_labels(path).array
         except ImageError:
             found += 1
             continue
-        missed += not np.array_equal(got.array, array)
+        missed += not np.array_equal(got, array)
     assert found > 50
     assert missed <= (1 if ending in (".mha", ".mhd") else 0)
     voxels.write_bytes(good[:-7])
