@@ -1,8 +1,8 @@
 """Real hippocampus scans as other sequences might show them: raw data sets for the settings zero-shot-unadapted:41 etc.
 
-Data sets 41 to 44 hold the protocol's test cases. 50 to 54 hold its validation cases, 50 as they are: what is chosen is
-chosen on those, by a model of the setting 144-shot, which trains on none of them. A comparison writes what it is asked
-for; this command writes all of one kind, to look at.
+Data sets 41 to 44 hold the protocol's test cases, 61 to 64 its training cases, to be learnt in that contrast. 50 to 54
+hold its validation cases, 50 as they are: what is chosen is chosen on those, by a model of the setting 144-shot, which
+trains on none of them. A comparison writes what it is asked for; this command writes all of one kind, to look at.
 """
 
 from __future__ import annotations
@@ -90,6 +90,7 @@ VALIDATION = {
     50: "HippocampusValidation",
     **{51 + index: f"HippocampusValidation{name}" for index, name in enumerate(CONTRASTS)},
 }
+LEARNT = {61 + index: f"Hippocampus{name}Learnt" for index, name in enumerate(CONTRASTS)}
 """Numbers and names of the data sets."""
 
 
@@ -117,15 +118,17 @@ def write_contrast(number: int, hippocampus: Path, seed: int = 0) -> Path:
 
     What is there already is left as it is. Returns its folder.
     """
-    lists, name = read_protocol(lists_of(HIPPOCAMPUS)), (TEST | VALIDATION)[number]
+    lists, name = read_protocol(lists_of(HIPPOCAMPUS)), (TEST | VALIDATION | LEARNT)[number]
     part, cases = ("Ts", lists["test"]) if number in TEST else ("Tr", validation_cases(lists))
+    if number in LEARNT:
+        cases = lists["full"]
     folder = dataset_folder(hippocampus.parent, number, name)
     described = json.loads((hippocampus / "dataset.json").read_text(encoding="utf-8"))
     described |= {"name": name, "numTraining": len(cases), "simulated_with_seed": seed}
     file, text = folder / "dataset.json", json.dumps(described, indent=2) + "\n"
     if file.is_file() and file.read_text(encoding="utf-8") == text:
         return folder
-    contrast = CONTRASTS.get(name.removeprefix("Hippocampus").removeprefix("Validation"), as_it_is)
+    contrast = CONTRASTS.get(name.removeprefix("Hippocampus").removeprefix("Validation").removesuffix("Learnt"), as_it_is)
     make_folders(folder, ("imagesTr", "labelsTr"))
     for case in cases:
         files = {"images": image_name(case, 0, ".nii.gz"), "labels": f"{case}.nii.gz"}

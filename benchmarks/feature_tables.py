@@ -38,6 +38,16 @@ def fine_tuning_table(table: pd.DataFrame) -> str:
     return markdown(header, rows)
 
 
+def seen_contrasts_table(table: pd.DataFrame) -> str:
+    """One row per run: Dice of a contrast that was learnt."""
+    header = ["contrast", "cases", "each training", "iterations", "Dice, learnt in that contrast"]
+    rows = [
+        [row["contrast"], str(row["training_cases"]), row["max_time"], f"{row['iterations']:,}", number(row["dice_seen"], 3)]
+        for _, row in table.iterrows()
+    ]
+    return markdown(header, rows)
+
+
 def given_slices_table(table: pd.DataFrame) -> str:
     """Three rows per run: Dice of the voxels not drawn over the number of given slices; the model alone is scored on
     the same voxels.

@@ -114,10 +114,12 @@ def check_time(model: ModelFolder, fold: str, max_time: str) -> None:
         )
 
 
-def tested(raw: Path, model: Path, fold: str, output: Path) -> dict[str, Any]:
-    """What evaluation says of the model's segmentations of the test cases of the data set ``raw``."""
-    do("predict", ["-i", str(raw / "imagesTs"), "-o", str(output), "-m", str(model), "-f", fold, "--overwrite"])
-    do("evaluate", ["-p", str(output), "-r", str(raw / "labelsTs")])
+def tested(raw: Path, model: Path, fold: str, output: Path, part: str = "Ts") -> dict[str, Any]:
+    """What evaluation says of the model's segmentations of the test cases (or of ``part`` "Tr") of the data set
+    ``raw``.
+    """
+    do("predict", ["-i", str(raw / f"images{part}"), "-o", str(output), "-m", str(model), "-f", fold, "--overwrite"])
+    do("evaluate", ["-p", str(output), "-r", str(raw / f"labels{part}")])
     return dict(json.loads((output / "evaluation" / "summary.json").read_text(encoding="utf-8")))
 
 

@@ -27,6 +27,7 @@ def test_every_results_file_is_shown_and_says_how_it_was_made() -> None:
     there = {path.name for path in RESULTS.iterdir()}
     of_gpu = {file for file in files if file.startswith("gpu_")}
     by_hours = {"fine_tuning.csv", "nnunet.csv", "given_slices.csv", "missing_channel.csv", "uncertainty.csv"}
+    by_hours |= {"seen_contrasts.csv"}
     assert there <= files | {REGISTRATION.name} and files - there <= by_hours | of_gpu, "these need hours, or a GPU"
     for file in files & there:
         assert {"date", "cpu", "cores", "torch", "commit"} <= {*read_rows(RESULTS / file)}
