@@ -47,7 +47,7 @@ REPEATS = 15  # of a timed step
 PRODUCT = 8192  # rows of the matrices whose product tells what the device can do
 CHECKED_CASES, CHECKED_STEPS, CHECKED_ITERATIONS = 4, 4, 60
 LIMITS = {"float32": 0.005, "bfloat16": 0.01}  # share of the foreground's voxels that may have other labels
-TOY_CASES, TOY_TRAINING, TOY_ITERATIONS = 3, 0.25, 10  # of each list, share of the time, of the trainer's check
+TOY_CASES, TOY_TRAINING, TOY_ITERATIONS = 3, 0.05, 10  # of each list, share of the time, of the trainer's check
 TRAINER_LIMIT = 0.01  # errors of rounding grow while training goes on
 
 

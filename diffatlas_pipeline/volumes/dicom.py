@@ -106,6 +106,9 @@ def _slices(folder: Path) -> tuple[list[str], Grid]:
             )
     row, column = np.reshape(numbers(headers[0], ORIENTATION), (2, 3))
     positions = np.array([numbers(header, POSITION) for header in headers])
+    if not np.isfinite(positions).all():
+        name = names[int(np.argmin(np.isfinite(positions).all(axis=1)))]
+        raise ImageError(f"{name}: its position is no number: the header is damaged. Export the series again.")
     order = np.argsort(positions @ np.cross(row, column), kind="stable")
     positions = positions[order]
     affine = first.matrix

@@ -49,7 +49,7 @@ def test_no_parameters_change_nothing() -> None:
     np.testing.assert_array_equal(same_maps, np.clip(maps, -1, 1))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(parameters=spatial, spacing=spacings)
 def test_image_and_distances_move_together(parameters: AugmentationParameters, spacing: TripleMm) -> None:
     """A case whose image is its own distance map stays one, but for the length scale."""
@@ -60,7 +60,7 @@ def test_image_and_distances_move_together(parameters: AugmentationParameters, s
     np.testing.assert_allclose(distances, np.clip(image * STORED_LIMIT * parameters.zoom, -1, 1), atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(zoom=zooms, angles_degrees=angles, spacing=st.sampled_from([(1.0, 1.0, 1.0), (0.8, 1.0, 1.6)]))
 def test_zoomed_distances_are_those_of_the_zoomed_mask(zoom: float, angles_degrees: TripleMm, spacing: TripleMm) -> None:
     """A ball is a ball however it is turned; its radius grows with the zoom; distances are clipped at exactly tau."""
@@ -84,7 +84,7 @@ def test_quarter_turn_has_the_right_direction() -> None:
     np.testing.assert_allclose(turned, np.clip(np.rot90(maps, 1, axes=(2, 1)), -1, 1), atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(parameters=spatial, spacing=spacings)
 def test_source_is_large_enough(parameters: AugmentationParameters, spacing: TripleMm) -> None:
     """A linear image stays linear up to the corners, so nothing was made up at the border of the source."""
@@ -162,7 +162,7 @@ def test_shrinking_beyond_the_stored_distances_is_refused() -> None:
         Augmentation(AugmentationPlan((0.0, 0.0, 0.0), (0.5, 1.5), (), intensity=False), PATCH)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), strength=st.floats(0.05, 0.22), mirror=st.sampled_from([(), (0, 2)]))
 def test_deformed_distances_are_nearly_those_of_the_deformed_mask(seed: int, strength: float, mirror: tuple[int, ...]) -> None:
     """The deformed surface is the zero of the deformed map; around it, distances change by a few per cent of tau

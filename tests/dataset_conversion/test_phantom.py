@@ -28,7 +28,7 @@ def cases() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     return [generate_case(0, index, SIZE, "CT") for index in range(12)]
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 2**31), st.integers(0, 10**7), st.sampled_from(["CT", "MRI"]))
 def test_any_seed_gives_a_whole_heart_and_gives_it_again(seed: int, index: int, modality: str) -> None:
     image, labels, affine = generate_case(seed, index, (32, 36, 40), modality)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffatlas_pipeline.diffusion.denoiser import INPUT_SCALINGS, PREDICTIONS, Denoiser, JointObjective, Objective
@@ -52,7 +52,6 @@ def test_scaled_input_hides_pure_noise_and_shows_clean_data(scaling: str) -> Non
         assert torch.equal(seen, noisy)
 
 
-@settings(deadline=None)
 @given(
     level=st.floats(0.3, 0.7),
     prediction=st.sampled_from(PREDICTIONS),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffatlas_pipeline.atlases.policy import AtlasUse
@@ -42,7 +42,6 @@ def large_scan() -> Volume:
     return Volume(image[None], Grid.of(image.shape, np.eye(4)))
 
 
-@settings(deadline=None)
 @given(
     st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.integers(1, 60)] * 3), st.tuples(*[st.integers(1, 32)] * 3), st.data()
 )

@@ -31,7 +31,7 @@ def rasterised(polygons: list[np.ndarray], shape: tuple[int, int], union: bool) 
     return (np.asarray(count) > 0 if union else np.asarray(count) % 2 == 1).reshape(shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**30), st.floats(0.1, 0.95))
 def test_any_mask_comes_back(seed: int, density: float) -> None:
     mask = np.random.default_rng(seed).random((9, 12)) < density

@@ -25,7 +25,7 @@ def pointwise(windows: Tensor) -> Tensor:
 triples = st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(triples, st.tuples(*[st.integers(1, 8)] * 3), st.integers(1, 5), st.sampled_from([0.0, 0.5, 0.75]))
 def test_pointwise_function_stitched_equals_the_whole_volume(shape: tuple, patch: tuple, batch: int, overlap: float) -> None:
     volume = torch.randn(2, *shape, generator=torch.Generator().manual_seed(sum(shape)))

@@ -78,7 +78,7 @@ def test_it_runs_with_what_the_folder_brings_and_keeps_no_toy(
     assert {"SimpleITK", "matplotlib", "pandas", "blosc2", "batchgenerators"} <= hidden and not {"torch", "skimage"} & hidden
     path = os.pathsep.join([str(tmp_path), str(tables.ROOT)])
     environment = os.environ | {"PYTHONPATH": path, "HIDDEN": ",".join(hidden), "BROUGHT": str(folder / SITE)}
-    words = ["run", str(folder), "--tiny", "--device", "cpu", "--minutes", "0.7", "--output", str(tmp_path)]
+    words = ["run", str(folder), "--tiny", "--device", "cpu", "--minutes", "3.5", "--output", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", *words], env=environment, capture_output=True, text=True)
     assert (tmp_path / "gpu.json").is_file(), done.stderr
     told = json.loads((tmp_path / "gpu.json").read_text())

@@ -59,7 +59,7 @@ def test_without_labels_there_is_no_measure_of_what_may_be_lost() -> None:
     assert coarser_spacing(CPU, cases((500, 500, 900), spacing_mm), [], spacing_mm) == (spacing_mm, "")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(*[st.integers(8, 500)] * 3),
     spacing=st.tuples(*[st.floats(0.3, 6)] * 3),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from diffatlas_pipeline.planning.spectrum import power_spectrum, radial_power
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=st.tuples(*[st.integers(2, 12)] * 2, st.integers(1, 12)), seed=st.integers(0, 1000))
 def test_power_sums_to_the_variance(shape: tuple[int, int, int], seed: int) -> None:
     array = np.random.default_rng(seed).normal(3, 2, shape).astype(np.float32)

@@ -17,7 +17,7 @@ from tests.planning.raw_data import parameters, simple_bytes
 CPU, GPU8 = Budget(8, "cpu", "cpu"), Budget(8, "cuda", "gpu8")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     preset=st.sampled_from(sorted(PRESETS)),
     dimensions=st.sampled_from([2, 3]),

@@ -14,7 +14,7 @@ CLASSES = (LabelClass("a", 3), LabelClass("b", 250), LabelClass("c", -1))
 VALUES = [label.value for label in CLASSES]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     labels=arrays(np.int16, (6, 5, 4), elements=st.sampled_from([0, *VALUES])),
     spacing=st.tuples(*[st.floats(0.3, 5)] * 3),

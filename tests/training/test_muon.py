@@ -12,7 +12,7 @@ from diffatlas_pipeline.training.muon import COEFFICIENTS, ITERATIONS, MuonWithA
 OPTIONS = {"lr": 1e-2, "weight_decay": 0.0}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.integers(2, 40), columns=st.integers(2, 60), scale=st.floats(1e-6, 1e6), seed=st.integers(0, 100))
 def test_all_directions_become_about_as_long(rows: int, columns: int, scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -36,7 +36,7 @@ def test_padding_on_one_side_only_is_removed():
     assert content_box(array) == ((0, 0, 0), (4, 7, 8))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data(), seed=st.integers(0, 1000))
 def test_box_is_tight_and_uncrop_inverts_crop(data, seed):
     shape = tuple(data.draw(st.integers(2, 9)) for _ in range(3))

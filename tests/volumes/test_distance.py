@@ -26,7 +26,7 @@ def reference(mask: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     return np.where(mask, -distance_to_voxels(~mask, spacing), distance_to_voxels(mask, spacing))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 8), st.integers(1, 8), st.integers(1, 8)),
     spacing=st.tuples(*[st.sampled_from([0.3, 0.7, 1.0, 5.0])] * 3),

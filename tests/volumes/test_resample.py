@@ -12,7 +12,7 @@ from diffatlas_pipeline.volumes.resample import resample, resample_part, resampl
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIZES, SIZES, st.sampled_from([0, 1, 3]), st.integers(0, 1000))
 def test_equals_scipy_zoom(shape, new_shape, order, seed):
     array = np.random.default_rng(seed).normal(size=(2, *shape)).astype(np.float32)
@@ -89,7 +89,7 @@ def test_resampled_shape_keeps_the_field_of_view():
     st.tuples(*[st.integers(1, 20)] * 3),
     st.tuples(*[st.tuples(st.integers(0, 19), st.integers(1, 20))] * 3),
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_a_part_is_that_of_the_whole(shape, new_shape, edges):
     array = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
     part = tuple(
