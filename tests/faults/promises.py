@@ -145,8 +145,7 @@ PROMISES = (
             "test_a_scan_does_not_depend_on_the_others_but_on_seed_and_content",
             "bfloat16 instead of float32: a Dice of 0.98 and more between the two": "inference/test_precisions::"
             "test_precisions_agree",
-            "several windows at a time: one voxel of ten thousand may differ": "inference/test_precisions::"
-            "test_windows_at_a_time_do_not_matter",
+            "several windows at a time": "inference/test_precisions::test_windows_at_a_time_do_not_matter",
             "fifty scans in one process": "faults/test_growth::test_memory_does_not_grow_with_the_scans",
             "seven times as many cases": "faults/test_growth::"
             "test_memory_of_planning_and_preprocessing_does_not_grow_with_the_cases",

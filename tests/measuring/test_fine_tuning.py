@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fine_tuning, tables
+from benchmarks import fine_tuning, generated, tables
 from benchmarks.raw_data import TASK
 from benchmarks.record import read_rows
 from diffatlas_pipeline.api.preparation import plan_and_preprocess
@@ -18,7 +18,7 @@ from tests.planning.raw_data import write_dataset
 @pytest.mark.slow
 def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    run_here(monkeypatch, fine_tuning)
+    run_here(monkeypatch, fine_tuning, generated)
     write_dataset(tmp_path / "raw", cases=3)
     plan_and_preprocess(7, workspace=tmp_path, device="cpu", workers=1)
     model = train(7, "all", iterations=2, device="cpu", workers=0, workspace=tmp_path)

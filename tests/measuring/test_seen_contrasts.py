@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import seen_contrasts, tables
+from benchmarks import generated, seen_contrasts, tables
 from benchmarks.raw_data import TASK
 from benchmarks.record import read_rows
 from tests.measuring.small_task import run_here, use_lists, write_task
@@ -15,8 +15,6 @@ from tests.measuring.small_task import run_here, use_lists, write_task
 @pytest.mark.slow
 def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    from benchmarks import generated
-
     run_here(monkeypatch, seen_contrasts, generated)
     use_lists(monkeypatch, write_task(tmp_path / TASK) / "protocol.json")
     results = tmp_path / "seen_contrasts.csv"
