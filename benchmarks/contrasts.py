@@ -119,9 +119,8 @@ def write_contrast(number: int, hippocampus: Path, seed: int = 0) -> Path:
     What is there already is left as it is. Returns its folder.
     """
     lists, name = read_protocol(lists_of(HIPPOCAMPUS)), (TEST | VALIDATION | LEARNT)[number]
-    part, cases = ("Ts", lists["test"]) if number in TEST else ("Tr", validation_cases(lists))
-    if number in LEARNT:
-        cases = lists["full"]
+    part = "Ts" if number in TEST else "Tr"
+    cases = lists["test"] if number in TEST else lists["full"] if number in LEARNT else validation_cases(lists)
     folder = dataset_folder(hippocampus.parent, number, name)
     described = json.loads((hippocampus / "dataset.json").read_text(encoding="utf-8"))
     described |= {"name": name, "numTraining": len(cases), "simulated_with_seed": seed}

@@ -45,9 +45,9 @@ def parser() -> argparse.ArgumentParser:
 def run(contrasts: Sequence[str], max_time: str, seed: int, workspace: Path, data: Path | None, results: Path) -> None:
     """Train, test, keep a row, for one contrast after the other. UserError or CommandFailed if something is wrong."""
     hippocampus, folders = place_hippocampus(data, workspace), Workspace.resolve(workspace)
-    fold = fold_of(SPLIT, seed)
+    fold, numbers = fold_of(SPLIT, seed), dict(zip(CONTRASTS, zip(LEARNT, TEST, strict=True), strict=True))
     for contrast in contrasts:
-        learnt, shown = (_number(sets, contrast) for sets in (LEARNT, TEST))
+        learnt, shown = numbers[contrast]
         raw = write_contrast(learnt, hippocampus)
         do("plan_and_preprocess", ["-d", str(learnt), "--workspace", str(workspace)])
         words = [str(learnt), SPLIT, "--method", METHOD, "--max-time", max_time, "--seed", str(seed), "--no-validation"]
@@ -61,11 +61,6 @@ def run(contrasts: Sequence[str], max_time: str, seed: int, workspace: Path, dat
         append_row(results, {**machine(), **about, "iterations": model.metadata(fold)["iterations"], **found})
         print(f"{contrast}: Dice {found['dice_seen']:.3f}")
     print(f"Added to {results}")
-
-
-def _number(sets: dict[int, str], contrast: str) -> int:
-    """The number of the data set of ``contrast`` among ``sets``."""
-    return next(number for number, name in sets.items() if name.removesuffix("Learnt").endswith(contrast))
 
 
 if __name__ == "__main__":

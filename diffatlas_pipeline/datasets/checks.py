@@ -22,7 +22,7 @@ from diffatlas_pipeline.volumes.padding import padding_value
 
 ALL = "all cases"
 Row = tuple[str, str]  # of a table: a case, and what is told of it
-_FIXED_BOUNDS = ("ct", "nonorm", "rgb_to_0_1")  # channels of these names do not go by each image's own intensities
+FIXED_BOUNDS = ("ct", "nonorm", "rgb_to_0_1")  # channels of these names do not go by each image's own intensities
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _notes_on_padding(dataset: RawDataset, findings: Sequence[_Finding]) -> Iter
                 padded[channel, value].append(finding.case)
     for (channel, value), cases in sorted(padded.items()):
         name = dataset.description.channels[channel]
-        if name.lower() not in _FIXED_BOUNDS:
+        if name.lower() not in FIXED_BOUNDS:
             yield ALL, f"channel {name} is padded with {value:g}, which is taken for no intensity: {listed(cases)}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from diffatlas_pipeline.datasets.checks import FIXED_BOUNDS
 from diffatlas_pipeline.planning.fingerprint import CaseShape, IntensityStatistics, LabelStatistics
 from diffatlas_pipeline.planning.rules import (
     in_plane_axes,
@@ -116,3 +117,11 @@ def test_rounding_keeps_what_is_small(value: float, decimals: int, expected: flo
 def test_tau_of_tiny_voxels_is_not_nothing() -> None:
     distance, _ = plan_distance([label(0.0009)], (0.0003, 0.0003, 0.0003), 3)
     assert distance.tau_mm == pytest.approx(0.0009)
+
+
+def test_checks_know_which_channels_go_by_their_own_intensities() -> None:
+    """What pads the others is taken for no intensity, and told."""
+    names = [*FIXED_BOUNDS, "MRI", "PET", "zscore", "rescale_to_0_1"]
+    statistics = IntensityStatistics(40.0, 60.0, 45.0, -900.0, 1200.0, -100.0, 300.0, -1000.0, 2000.0)
+    channels, _ = plan_channels(names, [statistics] * len(names))
+    assert [channel.name for channel in channels if channel.scheme != "percentile"] == [*FIXED_BOUNDS]
