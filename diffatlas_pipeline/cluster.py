@@ -150,12 +150,25 @@ def _connected(address: str) -> Iterator[Client]:
         ) from error
     for name in ("distributed", "distributed.client"):  # they would tell of what is lost in their own words
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+    class Connection(Client):
+        """One that failed is closed at once: the garbage collection may do it while another one begins, and would wait
+        for ever for what that one holds.
+        """
+
+        def start(self, **words: Any) -> None:
+            try:
+                super().start(**words)
+            except BaseException:
+                self.close()
+                raise
+
     where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
     try:
         try:
-            client = Client(**where, timeout=CONNECT_S, set_as_default=False)
+            client = Connection(**where, timeout=CONNECT_S, set_as_default=False)
         except AssertionError:  # of distributed, on a machine that stood still: its thread has not begun in ten seconds
-            client = Client(**where, timeout=CONNECT_S, set_as_default=False)
+            client = Connection(**where, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"`scheduler` {address}: cannot be reached ({str(error) or type(error).__name__}). Give the address that `dask "

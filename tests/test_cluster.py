@@ -4,6 +4,7 @@ named.
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
 import threading
@@ -128,17 +129,34 @@ def test_a_cluster_that_cannot_be_used_is_said(tmp_path: Path, monkeypatch: pyte
         empty.close()
 
 
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere.json"])
+def test_a_connection_that_fails_is_closed_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The garbage collection would wait for ever, if it closed it where another one is just beginning."""
+    from distributed import Client
+
+    monkeypatch.setattr(cluster, "CONNECT_S", 1)
+    gc.collect()
+    gc.disable()
+    try:
+        with cluster.on(address), pytest.raises(UserError, match="cannot be reached"):
+            run_cases(cluster_work.here, [1], ["one"], 1, "Working")
+        clients = [each for each in gc.get_objects() if issubclass(type(each), Client)]
+        assert clients and all(client.status == "closed" for client in clients)
+    finally:
+        gc.enable()
+
+
 def test_a_connection_is_tried_again_where_the_machine_stood_still(dask: Dask, monkeypatch: pytest.MonkeyPatch) -> None:
-    import distributed
+    from distributed.utils import LoopRunner
 
-    real, tries = distributed.Client, list[int]()
+    real, tries = LoopRunner.start, list[int]()
 
-    def client(**words: object) -> distributed.Client:
+    def start(runner: LoopRunner) -> None:
         tries.append(1)
         assert len(tries) > 1  # as distributed says that its thread has not begun
-        return real(**words)
+        real(runner)
 
-    monkeypatch.setattr(distributed, "Client", client)
+    monkeypatch.setattr(LoopRunner, "start", start)
     with cluster.on(str(dask.file)):
         assert run_cases(cluster_work.here, [1], ["one"], 1, "Working") and len(tries) == 2
 
