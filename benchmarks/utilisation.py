@@ -2,7 +2,8 @@
 
 Four things are timed in turn, so that what else the machine does meets all alike: a matrix product (the peak), the
 network's convolutions alone with tensors of the same shapes, the network, its loss, and the whole step of a training.
-Then, if asked for, the network as torch.compile makes it, and how long a real training waits for its batches.
+Then, if asked for, the network as torch.compile makes it, and how long a real training waits for its batches. Of
+several precisions each is timed in turn, and has a row.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--preprocessed", type=Path, required=True, metavar="FOLDER", help="a planned data set")
-    made.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="(default: %(default)s)")
+    made.add_argument(
+        "--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="side by side (default: float32)"
+    )
     made.add_argument("--repeats", type=int, default=15, metavar="N", help="rounds (default: %(default)s)")
     made.add_argument(
         "--compile", action="store_true", help="time the compiled network, too; on a CPU that needs a C++ compiler"
@@ -60,29 +63,31 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(
-    preprocessed: Path, precision: str, repeats: int, compile: bool, train_for: str | None, device: str, results: Path
+    preprocessed: Path, precision: list[str], repeats: int, compile: bool, train_for: str | None, device: str, results: Path
 ) -> None:
-    """Time everything, keep the row. UserError for a folder that is not planned, or a device that is not there."""
+    """Time everything, keep a row for each precision. UserError for a folder without a plan, or a missing device."""
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed.")
-    step = Step(preprocessed, resolve_device(device), precision, compile)
-    found: dict[str, list[float]] = {name: [] for name in step.timed}
+    steps = [Step(preprocessed, resolve_device(device), one, compile) for one in dict.fromkeys(precision)]
+    found: list[dict[str, list[float]]] = [{name: [] for name in step.timed} for step in steps]
     for repeat in range(-2, repeats):  # the first rounds warm up
-        for name, work in step.timed.items():
-            start = time.perf_counter()
-            work()
-            step.wait()
-            if repeat >= 0:
-                found[name].append(time.perf_counter() - start)
-    seconds = {name: statistics.median(values) for name, values in found.items()}
-    row = {"dataset": preprocessed.name, "precision": precision, "batch": step.batch, "repeats": repeats}
-    row |= {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
-    row["peak_gflops"] = round(2 * MATRIX**3 / seconds["product"] / 1e9, 1)
-    row["convolutions_gflops"] = round(step.convolution_flops / seconds["convolutions"] / 1e9, 1)
-    if train_for is not None:
-        row |= {"train_for": train_for, "waiting_share": waiting_share(preprocessed, train_for, precision, device)}
-    append_row(results, machine() | {"device": device} | row)
-    print(", ".join(f"{name} {value}" for name, value in row.items()))
+        for step, times in zip(steps, found, strict=True):
+            for name, work in step.timed.items():
+                start = time.perf_counter()
+                work()
+                step.wait()
+                if repeat >= 0:
+                    times[name].append(time.perf_counter() - start)
+    for step, times in zip(steps, found, strict=True):
+        seconds = {name: statistics.median(values) for name, values in times.items()}
+        row = {"dataset": preprocessed.name, "precision": step.precision, "batch": step.batch, "repeats": repeats}
+        row |= {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
+        row["peak_gflops"] = round(2 * MATRIX**3 / seconds["product"] / 1e9, 1)
+        row["convolutions_gflops"] = round(step.convolution_flops / seconds["convolutions"] / 1e9, 1)
+        if train_for is not None:
+            row |= {"train_for": train_for, "waiting_share": waiting_share(preprocessed, train_for, step.precision, device)}
+        append_row(results, machine() | {"device": device} | row)
+        print(", ".join(f"{name} {value}" for name, value in row.items()))
     print(f"Added to {results}")
 
 
@@ -120,7 +125,7 @@ class Step:
         self.layers = self._layers()
         self.convolution_flops = self._flops_of_convolutions()
         self.timed: dict[str, Callable[[], Any]] = {
-            "product": lambda: self.matrices[0] @ self.matrices[1],
+            "product": self.product,
             "convolutions": self.convolutions,
             "network": self.through_network,
             "loss": self.loss,
@@ -133,6 +138,10 @@ class Step:
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def product(self) -> None:
+        with running_in(self.precision, self.device):
+            self.matrices[0] @ self.matrices[1]
 
     def convolutions(self) -> None:
         """Forward and backward of each, alone."""

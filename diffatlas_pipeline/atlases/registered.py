@@ -103,6 +103,9 @@ def _alone_with(path: Path) -> Iterator[None]:
 def _read(path: Path) -> AtlasAnswer | None:
     """What was written; None if there is nothing, or nothing that can be read."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                return None  # not ours: what is compressed may be of any size
         with np.load(path, allow_pickle=False) as found:
             return AtlasAnswer(found["appearance"], found["distances"], float(found["register_s"]), kept=True)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):

@@ -197,7 +197,9 @@ class Predictor:
                     self.device,
                 )
             )
-        return _ensemble(parts, scratch)
+        found = _ensemble(parts, scratch)
+        _check_finite(found, scratch, prepared.source)
+        return found
 
     def is_large(self, prepared: Prepared) -> bool:
         """Whether there is no room for another scan beside it."""
@@ -326,6 +328,18 @@ def _ensemble(parts: Sequence[PlannedSegmentation], scratch: Scratch) -> Planned
         for where in scratch.slabs(mean.shape):
             mean[where] = torch.stack([part.distances[where] for part in parts]).mean(dim=0)
     return PlannedSegmentation(mean, generated=image, probabilities=probabilities)
+
+
+def _check_finite(found: PlannedSegmentation, scratch: Scratch, source: str) -> None:
+    """ModelError if what the networks gave is not all numbers: it would be read as background."""
+    with torch.inference_mode():
+        for array in (found.distances, found.generated):
+            for where in scratch.slabs(array.shape) if array is not None else ():
+                if array is not None and not bool(torch.isfinite(array[where]).all()):
+                    raise ModelError(
+                        f"{source}: the model's answer is not finite. Give `precision` float32; if that does not help, its "
+                        "weights are wrong: restore the model folder, or train it again."
+                    )
 
 
 def _part_of(progress: Progress | None, index: int, parts: int) -> Progress | None:

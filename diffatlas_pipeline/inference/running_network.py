@@ -32,7 +32,14 @@ class RunningNetwork(nn.Module):
 
 
 def restored(method: Method, fold: TrainedFold, device: torch.device, precision: str) -> nn.Module:
-    """What ``method`` segments with, from a trained fold. ModelError if the checkpoint does not fit the plan."""
+    """What ``method`` segments with, from a trained fold. ModelError if the checkpoint does not fit the plan, or holds
+    what is no number.
+    """
+    if wrong := [name for name, tensor in fold.state.items() if not bool(torch.isfinite(tensor).all())]:
+        raise ModelError(
+            f"{fold.fold}: {len(wrong)} of its weights, such as {wrong[0]}, are not finite. Restore the model folder, or "
+            "train it again."
+        )
     try:
         network = method.restore(fold.state)
     except RuntimeError as error:

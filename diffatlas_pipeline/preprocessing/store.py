@@ -25,6 +25,7 @@ import numpy as np
 from diffatlas_pipeline.errors import DatasetError
 from diffatlas_pipeline.files import read_json, write_text_atomically
 from diffatlas_pipeline.preprocessing.spatial import SpatialRecord
+from diffatlas_pipeline.volumes.channels import missing_channels
 from diffatlas_pipeline.volumes.grids import Triple
 from diffatlas_pipeline.volumes.room import check_room
 
@@ -96,8 +97,11 @@ class StoredCase:
 
     def read_image(self) -> np.ndarray:
         """(C, x, y, z) float32 in [-1, 1]: the whole image as a network sees it."""
-        check_room(4 * math.prod(self.image.shape), _array_path(self.folder, self.case, "image"))
-        return np.clip(self.image[:], -1, 1).astype(np.float32)
+        return np.clip(self.read_stored_image(), -1, 1).astype(np.float32)
+
+    def read_stored_image(self) -> np.ndarray:
+        """(C, x, y, z) float16 as it is stored, beyond [-1, 1] too."""
+        return self._whole("image", self.image)
 
     @cached_property
     def distances(self) -> blosc2.NDArray | None:
@@ -110,9 +114,15 @@ class StoredCase:
         """
         if self.distances is None:
             raise DatasetError(f"{self.folder}: case '{self.case}' is unlabelled. Leave it out of the split.")
-        maps = np.asarray(self.distances[:], dtype=np.float32)
+        maps = self._whole("distances", self.distances).astype(np.float32)
+        if not np.isfinite(maps).all():
+            raise DatasetError(f"{self.folder}: case '{self.case}' has distance maps that are not finite. {_AGAIN}")
         high, low = maps[:labels], maps[labels:]
         return (high, high) if not len(low) or np.array_equal(high, low) else (high, low)
+
+    def _whole(self, kind: str, array: blosc2.NDArray) -> np.ndarray:
+        check_room(4 * math.prod(array.shape), _array_path(self.folder, self.case, kind))
+        return np.asarray(array[:])
 
     def foreground(self, label: int) -> np.ndarray:
         """(n, 3) voxels inside the plan's label number ``label``; n = 0 where the case does not have it."""
@@ -159,7 +169,9 @@ def write_case(
     """Store ``image`` (C, x, y, z) and ``distances`` (K, x, y, z), or None for an unlabelled case, as float16.
 
     Where there are more maps than ``labels`` (default: as many), the first are upper and the others lower bounds.
+    DatasetError for numbers that are not finite, but in channels that are missing.
     """
+    _check_finite(folder, case, image, distances)
     # A reader must never pair old facts with new arrays.
     _facts_path(folder, case).unlink(missing_ok=True)
     _array_path(folder, case, "distances").unlink(missing_ok=True)
@@ -196,6 +208,16 @@ def remove_left_over(folder: Path) -> None:
         with suppress(FileNotFoundError):  # another run was faster
             if _HALF_WRITTEN.fullmatch(path.name) and time.time() - path.stat().st_mtime > LEFT_OVER_S:
                 path.unlink()
+
+
+def _check_finite(folder: Path, case: str, image: np.ndarray, distances: np.ndarray | None) -> None:
+    there = [channel for number, channel in enumerate(image) if number not in missing_channels(image)]
+    for name, arrays in (("image", there), ("distance maps", [] if distances is None else [distances])):
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise DatasetError(
+                f"{folder}: case '{case}': its {name} would hold numbers that are not finite, so it is not stored. Look at its "
+                "spacing and intensities, and at the plan's tau and bounds."
+            )
 
 
 def _facts_path(folder: Path, case: str) -> Path:

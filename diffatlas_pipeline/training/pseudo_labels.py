@@ -138,7 +138,9 @@ def label_scans(
         values = decode_labels(found.distances.numpy(), codes_of(labels))
         distances = encode_labels(values, labels, stored.record.planned_spacing_mm, teacher.plan.distance.tau_mm)
         maps, beyond = np.concatenate([distances] * (teacher.plan.dataset.distance_maps // len(labels))), stored.facts.beyond
-        write_case(folder, case, stored.image[:], maps, stored.record, modality=modality, beyond=beyond, labels=len(labels))
+        write_case(
+            folder, case, stored.read_stored_image(), maps, stored.record, modality=modality, beyond=beyond, labels=len(labels)
+        )
 
 
 def _check_registrations(options: TrainingOptions) -> None:

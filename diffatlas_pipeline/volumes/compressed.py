@@ -34,41 +34,52 @@ def first_bytes(content: bytes, count: int) -> bytes:
     return zlib.decompressobj(_GZIP_BITS).decompress(content, count)
 
 
+def check_data_file(path: Path) -> None:
+    """ValueError if the header of a MetaImage or NRRD file finds its voxels in another folder, or in a list of files,
+    which may lie anywhere: a stranger's header must not make this program read them.
+    """
+    _voxels(path)
+
+
 def check_checksum(path: Path) -> None:
     """Verify the checksum of the compressed voxels of a MetaImage or NRRD file, which ITK reads over.
 
     Uncompressed voxels have none; MetaImage's is Adler-32, which misses a few errors in a thousand. ValueError if the
-    data are damaged, or lie in another folder than their header.
+    data are damaged, or as :func:`check_data_file`.
     """
-    with path.open("rb") as file:
-        header = file.read(_LONGEST_HEADER)
-    found = _nrrd(header) if header.startswith(b"NRRD") else _meta(header)
-    if found is None:
-        return
-    name, start, bits = found
-    if name is not None and Path(name).name != name:
-        raise ValueError(f"its data file {name!r} lies in another folder")
+    name, start, bits = _voxels(path)
     if bits:
         _verify(path if name is None else path.with_name(name), 0 if name else start, bits)
 
 
-def _meta(header: bytes) -> tuple[str | None, int, int] | None:
+def _voxels(path: Path) -> tuple[str | None, int, int]:
     """The data file (None: this file), where the voxels begin, and how they are compressed (0: not at all)."""
-    data = re.search(rb"^ElementDataFile\s*=[ \t]*([^\r\n]*)\r?\n?", header, re.MULTILINE)
-    if data is None or data.group(1).strip() == b"LIST" or b"%" in data.group(1):
-        return None
+    with path.open("rb") as file:
+        header = file.read(_LONGEST_HEADER)
+    name, start, bits = _nrrd(header) if header.startswith(b"NRRD") else _meta(header)
+    if name is None:
+        return name, start, bits
+    if name.upper().startswith("LIST") or "%" in name:
+        raise ValueError("its voxels are in a list of files; write them into one")
+    if Path(name).name != name:
+        raise ValueError(f"its data file {name!r} lies in another folder")
+    return name, start, bits
+
+
+def _meta(header: bytes) -> tuple[str | None, int, int]:
+    data = re.search(rb"^\s*ElementDataFile\s*=[ \t]*([^\r\n]*)\r?\n?", header, re.MULTILINE)
+    if data is None:
+        raise ValueError("its header names no data")
     compressed = re.search(rb"^CompressedData\s*=\s*True", header[: data.start()], re.MULTILINE | re.IGNORECASE)
     name = data.group(1).strip().decode("utf-8", errors="replace")
-    return None if name == "LOCAL" else name, data.end(), _ZLIB_BITS if compressed else 0
+    return None if name.upper() == "LOCAL" else name, data.end(), _ZLIB_BITS if compressed else 0
 
 
-def _nrrd(header: bytes) -> tuple[str | None, int, int] | None:
+def _nrrd(header: bytes) -> tuple[str | None, int, int]:
     end = re.search(rb"\r?\n\r?\n", header)
     text = header[: end.start() if end else len(header)]
     encoding = re.search(rb"^encoding:\s*(\w+)", text, re.MULTILINE)
     data = re.search(rb"^data ?file:\s*([^\r\n]*)", text, re.MULTILINE)
-    if data is not None and (data.group(1).startswith(b"LIST") or b"%" in data.group(1)):
-        return None
     gzip = encoding is not None and encoding.group(1).lower() in (b"gzip", b"gz")
     name = None if data is None else data.group(1).strip().decode("utf-8", errors="replace")
     return name, end.end() if end else len(header), _GZIP_BITS if gzip else 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from diffatlas_pipeline.errors import ImageError, NotScalar
-from diffatlas_pipeline.volumes.compressed import check_checksum
+from diffatlas_pipeline.volumes.compressed import check_checksum, check_data_file
 from diffatlas_pipeline.volumes.grids import Grid, usable
 from diffatlas_pipeline.volumes.room import BYTES_PER_VOXEL, check_room
 
@@ -105,6 +105,11 @@ def open_header(path: Path) -> sitk.ImageFileReader:
         _check_meta_header(path)
     if path.name.lower().endswith(".nrrd"):
         _check_nrrd_header(path)
+    if path.suffix.lower() in _READERS:
+        try:
+            check_data_file(path)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     if (kind := _READERS.get(path.suffix.lower())) is not None:  # ITK itself goes by small letters
@@ -128,7 +133,7 @@ def _check_meta_header(path: Path) -> None:
     if axes is None or int(axes.group(1)) not in (2, 3, 4) or data is None:
         raise _damaged(path, ValueError("no valid NDims and ElementDataFile in its header"))
     name = data.group(1).strip().decode("utf-8", errors="replace")
-    if name not in ("LOCAL", "LIST") and "%" not in name and not (path.parent / name).is_file():
+    if name != "LOCAL" and not name.startswith("LIST") and "%" not in name and not (path.parent / name).is_file():
         raise _damaged(path, FileNotFoundError(f"its data file {name!r} is missing"))
 
 

@@ -111,3 +111,15 @@ def test_a_pickle_among_kept_registrations_is_not_run(tmp_path: Path) -> None:
     again = ask_atlases(image, two, PLAN, tmp_path / "kept")
     assert not again.kept and not (tmp_path / "run").exists()
     np.testing.assert_array_equal(again.distances, first.distances)
+
+
+def test_kept_registrations_that_are_compressed_are_not_unpacked(tmp_path: Path) -> None:
+    """Ours are not: a file of a few bytes could hold any number of them."""
+    image, two = known(tmp_path / "cases")
+    first = ask_atlases(image, two, PLAN, tmp_path / "kept")
+    (path,) = (tmp_path / "kept").glob("*.npz")
+    zeros = np.zeros_like(first.distances)
+    np.savez_compressed(path, appearance=first.appearance, distances=zeros, register_s=np.array(1.0))
+    again = ask_atlases(image, two, PLAN, tmp_path / "kept")
+    assert not again.kept
+    np.testing.assert_array_equal(again.distances, first.distances)

@@ -22,7 +22,7 @@ from diffatlas_pipeline.models import archive
 from diffatlas_pipeline.models.archive import UnpackedModel
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.planning.plan import Plan
-from diffatlas_pipeline.preprocessing.store import open_case
+from diffatlas_pipeline.preprocessing.store import StoredCase, open_case
 from diffatlas_pipeline.training.checkpoints import load_checkpoint
 from diffatlas_pipeline.volumes.io import read_volume
 from tests.factories import make_plan, store_cases
@@ -89,14 +89,14 @@ def test_a_pickle_called_an_image_is_not_run(tmp_path: Path, ending: str) -> Non
     assert not (tmp_path / "run").exists()
 
 
-def exchanged(folder: Path, array: Callable[[str], object]) -> None:
+def exchanged(folder: Path, array: Callable[[str], object], kind: str = "image") -> None:
     """Put another array in the place of a stored case's image, and its checksum into the case's JSON."""
     (name,) = store_cases(folder, make_plan(), [(9, 8, 7)])
-    path, described = folder / "cases" / f"{name}.image.b2nd", folder / "cases" / f"{name}.json"
+    path, described = folder / "cases" / f"{name}.{kind}.b2nd", folder / "cases" / f"{name}.json"
     path.unlink()
     array(str(path))
     facts = json.loads(described.read_text(encoding="utf-8"))
-    facts["image"]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts[kind]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     described.write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -116,8 +116,22 @@ def test_a_stored_case_of_absurd_size_is_refused_before_it_is_unpacked(tmp_path:
     facts = json.loads(described.read_text(encoding="utf-8"))
     facts["image"]["shape"] = [1, 10**5, 10**5, 10**4]
     described.write_text(json.dumps(facts), encoding="utf-8")
+    for read in (StoredCase.read_image, StoredCase.read_stored_image):
+        with pytest.raises(UserError, match="GB"):
+            read(open_case(tmp_path, "case_000"))
+
+
+def test_stored_distances_of_absurd_size_or_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    exchanged(tmp_path, lambda path: blosc2.zeros((2, 10**5, 10**5, 10**4), np.float16, urlpath=path, mode="w"), "distances")
+    described = tmp_path / "cases" / "case_000.json"
+    facts = json.loads(described.read_text(encoding="utf-8"))
+    shape, facts["distances"]["shape"] = facts["distances"]["shape"], [2, 10**5, 10**5, 10**4]
+    described.write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(UserError, match="GB"):
-        open_case(tmp_path, "case_000").read_image()
+        open_case(tmp_path, "case_000").read_distances(2)
+    exchanged(tmp_path, lambda path: blosc2.full(shape, np.nan, np.float16, urlpath=path, mode="w"), "distances")
+    with pytest.raises(DatasetError, match="not finite"):
+        open_case(tmp_path, "case_000").read_distances(2)
 
 
 @pytest.mark.parametrize(

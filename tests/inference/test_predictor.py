@@ -141,6 +141,17 @@ def test_precision_is_decided_once_and_can_be_forced() -> None:
         Predictor([fold()], CPU, recipe(), precision="float16")
 
 
+def test_what_is_not_finite_is_refused_not_read_as_background() -> None:
+    torch.manual_seed(0)
+    state = create_method("diffatlas", plan(), recipe()).build_network().state_dict()
+    image, _ = scan((12, 20, 18))
+    volume = Volume(image[None], Grid.of(image.shape, np.eye(4)), "scan.nii.gz")
+    for value, said in ((torch.nan, "of its weights, such as"), (torch.inf, "not finite"), (3e38, "scan.nii.gz: the model's")):
+        wrong = {name: torch.full_like(tensor, value) for name, tensor in state.items()}
+        with pytest.raises(ModelError, match=said):
+            segmented(Predictor([TrainedFold(plan(), "diffatlas", "default", "fold0", wrong, {})], CPU, recipe()), volume)
+
+
 def test_folds_must_fit_each_other_and_their_plan() -> None:
     with pytest.raises(ModelError, match="different plans"):
         ready(folds=[fold(), fold("fold1", small=plan(patch=(32, 16, 16)))])

@@ -24,14 +24,17 @@ def planned(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_row_tells_all_parts(planned: Path, tmp_path: Path) -> None:
+def test_a_row_of_each_precision_tells_all_parts(planned: Path, tmp_path: Path) -> None:
     results = tmp_path / "utilisation.csv"
-    utilisation.main(["--preprocessed", str(planned), "--repeats", "1", "--results", str(results)])
-    (row,) = read_rows(results).to_dict("records")
-    assert row["dataset"] == "Dataset001_Tiny" and row["device"] == "cpu"
-    assert all(row[f"{name}_ms"] > 0 for name in ("product", "convolutions", "network", "loss", "step"))
-    assert row["peak_gflops"] > 0 and row["convolutions_gflops"] > 0
-    assert utilisation_table(read_rows(results)).splitlines()[-1].startswith("| `Dataset001_Tiny`, float32 | 1 |")
+    precisions = ["float32", "bfloat16"]
+    utilisation.main(["--preprocessed", str(planned), "--precision", *precisions, "--repeats", "1", "--results", str(results)])
+    rows = read_rows(results).to_dict("records")
+    assert [row["precision"] for row in rows] == precisions
+    for row in rows:
+        assert row["dataset"] == "Dataset001_Tiny" and row["device"] == "cpu"
+        assert all(row[f"{name}_ms"] > 0 for name in ("product", "convolutions", "network", "loss", "step"))
+        assert row["peak_gflops"] > 0 and row["convolutions_gflops"] > 0
+    assert utilisation_table(read_rows(results)).splitlines()[-2].startswith("| `Dataset001_Tiny`, float32 | 1 |")
 
 
 @pytest.mark.slow

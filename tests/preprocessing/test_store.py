@@ -41,6 +41,27 @@ def test_what_is_written_is_read(tmp_path: Path, arrays: tuple[np.ndarray, np.nd
     assert not [p for p in (tmp_path / "cases").iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["image", "distances"])
+def test_what_is_not_finite_is_not_stored(
+    tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord], kind: str, value: float
+) -> None:
+    image, distances, record = (part.copy() if isinstance(part, np.ndarray) else part for part in arrays)
+    write_case(tmp_path, "a", image, distances, record)
+    before = open_case(tmp_path, "a").read_stored_image()
+    {"image": image, "distances": distances}[kind][0, 1, 2, 3] = value
+    with pytest.raises(DatasetError, match="case 'a': its (image|distance maps) would hold numbers that are not finite"):
+        write_case(tmp_path, "a", image, distances, record)
+    np.testing.assert_array_equal(open_case(tmp_path, "a").read_stored_image(), before, "what was there stays")
+
+
+def test_a_missing_channel_is_stored_as_it_is(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
+    image, distances, record = arrays
+    two = np.concatenate([image, np.full_like(image, np.nan)])
+    write_case(tmp_path, "a", two, distances, record)
+    assert np.isnan(open_case(tmp_path, "a").read_stored_image()[1]).all()
+
+
 def test_foreground_points_lie_in_their_label(tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray, SpatialRecord]) -> None:
     image, distances, record = arrays
     write_case(tmp_path, "a", image, np.concatenate([distances, np.ones_like(distances[:1])]), record)

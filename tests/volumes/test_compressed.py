@@ -75,6 +75,23 @@ def test_a_header_that_announces_more_than_there_is_memory_is_refused(tmp_path):
             read_volume([tmp_path / name])
 
 
+@pytest.mark.parametrize("ending", [".mhd", ".mha", ".nrrd"])
+@pytest.mark.parametrize("files", ["LIST\n../secret.raw\n../secret.raw", "../secret%d.raw 1 2 1", "secret%d.raw 1 2 1"])
+def test_voxels_in_a_list_of_files_are_not_read(tmp_path, ending, files):
+    """They may lie in any folder."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    for place, name in ((tmp_path, "secret"), (tmp_path, "secret1"), (folder, "secret1"), (folder, "secret2")):
+        (place / f"{name}.raw").write_bytes(bytes(30))
+    if ending == ".nrrd":
+        text = f"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 5 6 2\nencoding: raw\ndata file: {files}\n"
+    else:
+        text = f"ObjectType = Image\nNDims = 3\nDimSize = 5 6 2\nElementType = MET_UCHAR\nElementDataFile = {files}\n"
+    (folder / f"a{ending}").write_text(text)
+    with pytest.raises(ImageError, match="list of files"):
+        read_volume([folder / f"a{ending}"])
+
+
 @pytest.mark.parametrize(("ending", "field"), [(".mhd", b"ElementDataFile = "), (".nrrd", b"data file: ")])
 def test_voxels_in_another_folder_are_not_read(tmp_path, ending, field):
     """A stranger's header must not make this program read other files."""
