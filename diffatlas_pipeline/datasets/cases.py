@@ -14,6 +14,7 @@ from diffatlas_pipeline.volumes.dicom_series import has_series
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, channels_in, ending_of, is_picture, is_text, name_without_ending
 
 _OVERLAY = re.compile("^(worst|median|best)_")  # of a case: drawn by an evaluation
+_BESIDE = (".csv", ".html", ".json", ".log", ".md", ".npy", ".npz", ".pkl", ".tsv", ".txt")  # what programs write there
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 Problem = tuple[str, str]  # a case, and what is wrong with it
 
@@ -144,6 +145,16 @@ def segmentation_files(folder: Path) -> dict[str, Path]:
     if doubled:
         raise ImageError("\n".join([f"{folder}: {len(doubled)} case(s) with several files; keep one of each:", *doubled]))
     return {case: paths[0] for case, paths in found.items()}
+
+
+def not_segmentations(folder: Path) -> tuple[str, ...]:
+    """What lies in ``folder`` and may be meant as segmentations, but :func:`segmentation_files` passes over: other
+    endings, and names that are no text.
+    """
+    if not folder.is_dir():
+        return ()
+    others = [path for path in folder.iterdir() if path.is_dir() or ending_of(path) or path.suffix.lower() in _BESIDE]
+    return left_out(folder, others)
 
 
 def _is_overlay(case: str, path: Path, names: set[str]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from diffatlas_pipeline import console
-from diffatlas_pipeline.datasets.cases import segmentation_files
+from diffatlas_pipeline.datasets.cases import not_segmentations, segmentation_files
 from diffatlas_pipeline.datasets.description import LabelClass, LabelSet
 from diffatlas_pipeline.datasets.label_entries import IGNORE, read_labels_entry
 from diffatlas_pipeline.datasets.raw import listed
@@ -173,6 +173,7 @@ def evaluate_folders(
             f"NSD is not given for {len(far)} of {len(pairs)} cases: a tolerance of {tolerance_mm:g} mm is over {_FAR:g} of "
             f"their voxels (of {min(far):.3g} mm). Give a smaller `tolerance_mm`."
         )
+    warnings += [*passed_over(predictions), *passed_over(references)]
     if unused:
         warnings.append(f"{len(unused)} predictions have no reference and were left out: {listed(unused)}")
     rows = [row for outcome in outcomes for row in outcome.rows]
@@ -181,6 +182,12 @@ def evaluate_folders(
     return Evaluation(
         frame, tuple(pairs), known.labels, tolerance_mm, tuple(absent), missing, tuple(warnings), known.ignore, unit
     )
+
+
+def passed_over(folder: Path) -> list[str]:
+    """What is no segmentation in a folder of them, as a sentence; nothing where all are."""
+    others = not_segmentations(folder)
+    return [f"{folder}: {len(others)} file(s) are no segmentations and were left out: {listed(others)}"] if others else []
 
 
 def pair_files(predictions: Path, references: Path, missing: str) -> tuple[list[CasePair], list[str], list[str]]:

@@ -14,7 +14,7 @@ from diffatlas_pipeline.datasets.cases import segmentation_files
 from diffatlas_pipeline.datasets.description import LabelClass
 from diffatlas_pipeline.datasets.label_entries import read_labels_entry
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.evaluation.evaluate import Evaluation, labels_in
+from diffatlas_pipeline.evaluation.evaluate import Evaluation, labels_in, passed_over
 from diffatlas_pipeline.evaluation.overlays import find_images, image_of
 from diffatlas_pipeline.evaluation.stored import read_evaluation
 from diffatlas_pipeline.inference.export import RECORD, UNCERTAINTY, read_record
@@ -87,7 +87,7 @@ def prediction_source(
         cases.append(CaseSource(case, case, *files))
     name, dataset = predictions.resolve().name, record.get("dataset")
     run = ModelRun("all", name, str(record.get("method", "")), evaluation=evaluation, logs=_logs_of(record))
-    notes = [*(evaluation.warnings if evaluation else ()), *_record_notes(record)]
+    notes = [*(evaluation.warnings if evaluation else passed_over(predictions)), *_record_notes(record)]
     if evaluation and evaluation.missing:
         meaning = "scored as empty" if evaluation.missing_rule == "empty" else "left out"
         notes.append(f"{len(evaluation.missing)} references without prediction were {meaning}: {', '.join(evaluation.missing)}")

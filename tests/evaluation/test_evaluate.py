@@ -118,6 +118,20 @@ def test_missed_and_invented_structures_never_help(folders: tuple[Path, Path]) -
     assert worst["hd95_mm"].tolist() == pytest.approx([math.hypot(12, 20, 4)] * 2)
 
 
+def test_what_is_passed_over_is_said(folders: tuple[Path, Path]) -> None:
+    predictions, references = folders
+    assert evaluate_folders(*folders).warnings == ()
+    for name in ("prediction.json", "log.txt", "a.npz", ".hidden"):
+        (predictions / name).touch()
+    (predictions / "evaluation").mkdir()
+    assert evaluate_folders(*folders).warnings == ()
+    (predictions / "e.img").touch()
+    Path(os.fsdecode(os.fsencode(references) + b"/M\xfcller.nii.gz")).touch()
+    first, second = evaluate_folders(*folders).warnings
+    assert first == f"{predictions}: 1 file(s) are no segmentations and were left out: e.img"
+    assert second.endswith("M\\udcfcller.nii.gz") or second.endswith("M\\xfcller.nii.gz")
+
+
 def test_a_label_that_is_in_neither_does_not_count(folders: tuple[Path, Path], tmp_path: Path) -> None:
     predictions, references = folders
     for folder in folders:

@@ -50,7 +50,7 @@ def test_what_is_not_finite_is_not_stored(
     write_case(tmp_path, "a", image, distances, record)
     before = open_case(tmp_path, "a").read_stored_image()
     {"image": image, "distances": distances}[kind][0, 1, 2, 3] = value
-    with pytest.raises(DatasetError, match="case 'a': its (image|distance maps) would hold numbers that are not finite"):
+    with pytest.raises(DatasetError, match=r"case 'a': its (image|distance maps) would hold numbers that are not finite"):
         write_case(tmp_path, "a", image, distances, record)
     np.testing.assert_array_equal(open_case(tmp_path, "a").read_stored_image(), before, "what was there stays")
 
