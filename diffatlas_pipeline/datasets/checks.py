@@ -22,6 +22,8 @@ from diffatlas_pipeline.volumes.padding import padding_value
 
 ALL = "all cases"
 Row = tuple[str, str]  # of a table: a case, and what is told of it
+USUAL_MM = (0.01, 30.0)  # edges of voxels: beyond, the units of a header may be wrong
+FAR_FROM_OTHERS = 5.0  # times the edge of the median voxel, likewise
 FIXED_BOUNDS = ("ct", "nonorm", "rgb_to_0_1")  # channels of these names do not go by each image's own intensities
 
 
@@ -47,7 +49,9 @@ class _Finding:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     digest: int | None = None  # of its voxels
+    label_digest: int | None = None
     padding: tuple[float | None, ...] = ()  # what pads each channel
+    spacing_mm: tuple[float, ...] = ()
 
 
 def check_dataset(dataset: RawDataset, workers: int, of_files: Sequence[Problem] = ()) -> None:
@@ -68,7 +72,7 @@ def inspect_dataset(dataset: RawDataset, workers: int, of_files: Sequence[Proble
     Problems are: files that cannot be read, NaN, channels on different grids, constant images, a label grid that is not
     the image's, label values that ``dataset.json`` does not name, two- and three-dimensional cases mixed, no foreground
     at all. Notes are: files that are left out, axes that are not perpendicular, labels in no case, one image twice,
-    values that pad images.
+    values that pad images, voxels of a size that is unusual or far from the others'.
     """
     description = dataset.description
     values = description.label_values + (() if description.ignore is None else (description.ignore,))
@@ -129,13 +133,17 @@ def _notes_on_all(dataset: RawDataset, findings: Sequence[_Finding], seen: set[i
     if absent := [label.name for label in dataset.description.labels if not seen & {*label.values}]:
         yield ALL, f"no case has label {', '.join(absent)}: it is learnt as absent"
     yield from _notes_on_padding(dataset, findings)
-    same: dict[int, list[str]] = defaultdict(list)
+    yield from _notes_on_spacing(findings)
+    same: dict[int, list[_Finding]] = defaultdict(list)
     for finding in findings:
         if finding.digest is not None:
-            same[finding.digest].append(finding.case)
+            same[finding.digest].append(finding)
     for first, *others in same.values():
         if others:
-            yield first, f"the same image as {listed(others)}: in different folds, validation would be too good"
+            which = listed([other.case for other in others])
+            labels = {one.label_digest for one in (first, *others)} - {None}
+            differ = ", with other labels" if len(labels) > 1 else ""
+            yield first.case, f"the same image as {which}{differ}: in different folds, validation would be too good"
 
 
 def _notes_on_padding(dataset: RawDataset, findings: Sequence[_Finding]) -> Iterator[Row]:
@@ -151,6 +159,21 @@ def _notes_on_padding(dataset: RawDataset, findings: Sequence[_Finding]) -> Iter
             yield ALL, f"channel {name} is padded with {value:g}, which is taken for no intensity: {listed(cases)}"
 
 
+def _notes_on_spacing(findings: Sequence[_Finding]) -> Iterator[Row]:
+    """Voxels whose size makes one doubt the units of the header."""
+    sized = [finding for finding in findings if finding.spacing_mm]
+    edges = {finding.case: float(np.prod(finding.spacing_mm)) ** (1 / len(finding.spacing_mm)) for finding in sized}
+    median = float(np.median([*edges.values()])) if edges else 1.0
+    for finding in sized:
+        size = " x ".join(f"{edge:.3g}" for edge in finding.spacing_mm)
+        ratio = edges[finding.case] / median
+        if not (USUAL_MM[0] <= min(finding.spacing_mm) and max(finding.spacing_mm) <= USUAL_MM[1]):
+            yield finding.case, f"its voxels are {size} mm, which is unusual: look at the units of its header"
+        elif not 1 / FAR_FROM_OTHERS <= ratio <= FAR_FROM_OTHERS:
+            others = f"{ratio:.3g} times as long as the median's edges"
+            yield finding.case, f"its voxels are {size} mm, {others}: look at the units of its header"
+
+
 def _look_at(task: _Task) -> _Finding:
     files, problems, notes = task.files, [], []
     try:
@@ -160,15 +183,19 @@ def _look_at(task: _Task) -> _Finding:
     problems += [f"channel {index} is constant" for index, channel in enumerate(volume.array) if np.ptp(channel) == 0]
     grid, digest = volume.grid, zlib.crc32(np.ascontiguousarray(volume.array).data)
     padding = tuple(padding_value(channel) for channel in volume.array)
+    spacing_mm = grid.spacing_mm[: grid.dimensions]
     if grid.is_sheared:
         notes.append("its axes are not perpendicular, as with a tilted gantry: it is resampled so that they are")
     del volume
     values: tuple[int, ...] = ()
+    drawn: int | None = None
     if files.label is not None:
         try:
             labels = read_labels(files.label)
         except ImageError as error:
-            return _Finding(files.case, grid.dimensions, (), (*problems, str(error)), tuple(notes), digest, padding)
+            problems.append(str(error))
+            return _Finding(files.case, grid.dimensions, (), tuple(problems), tuple(notes), digest, None, padding, spacing_mm)
+        drawn = zlib.crc32(np.ascontiguousarray(labels.array).data)
         difference = grid_difference(grid, labels.grid)
         if difference:
             same_shape = " (DiffAtlas_check can mend it in a copy)" if grid.shape == labels.grid.shape else ""
@@ -178,4 +205,4 @@ def _look_at(task: _Task) -> _Finding:
         if foreign:
             shown = ", ".join(map(str, foreign[:5])) + (", ..." if len(foreign) > 5 else "")
             problems.append(f"label value(s) {shown} not in dataset.json (allowed: {', '.join(map(str, sorted(task.values)))})")
-    return _Finding(files.case, grid.dimensions, values, tuple(problems), tuple(notes), digest, padding)
+    return _Finding(files.case, grid.dimensions, values, tuple(problems), tuple(notes), digest, drawn, padding, spacing_mm)

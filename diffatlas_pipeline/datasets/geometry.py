@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffatlas_pipeline.datasets.description import CaseFiles, RawDataset
@@ -17,19 +17,32 @@ def copy_with_fixed_geometry(dataset: RawDataset, folder: Path) -> tuple[str, ..
     but another place, spacing or direction, it gets those of the first channel.
 
     Which of the two is right no file tells: look at the copies. Returns the names of the files that were changed.
-    UserError if ``folder`` is not new, or cannot be written.
+    UserError if ``folder`` is not new, or cannot be written, or if the data set has files elsewhere, which a copy would
+    not have.
     """
+    cases = (*dataset.training, *dataset.test, *dataset.unlabelled)
+    _check_inside(cases, dataset.folder)
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"`fix_geometry` {folder}: is not empty. Give a new folder.")
     changed: list[str] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy2(dataset.folder / "dataset.json", folder)
-        for files in (*dataset.training, *dataset.test, *dataset.unlabelled):
+        for files in cases:
             changed += _copied(files, dataset.folder, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error}). Give another `fix_geometry`.") from error
     return tuple(changed)
+
+
+def _check_inside(cases: Sequence[CaseFiles], source: Path) -> None:
+    for files in cases:
+        for path in (*files.images, *([] if files.label is None else [files.label])):
+            if not path.is_relative_to(source) or ".." in path.relative_to(source).parts:
+                raise UserError(
+                    f"{path}: lies outside {source}, so a copy would lack it. Put the files that dataset.json names into the "
+                    "data set's own folders first."
+                )
 
 
 def _copied(files: CaseFiles, source: Path, folder: Path) -> list[str]:

@@ -105,6 +105,46 @@ def test_a_channel_elsewhere_is_mended_in_a_copy(tmp_path: Path, capsys: pytest.
     assert "no problem in 2 cases" in capsys.readouterr().out
 
 
+def test_a_label_file_of_several_channels_and_one_image_with_two_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = write_dataset(tmp_path / "raw", cases=4)
+    image = read_volume([raw / "imagesTr" / "case01_0000.nii.gz"]).array[0]
+    labels = read_labels(raw / "labelsTr" / "case01.nii.gz").array.astype(np.uint8)
+    write_nifti(raw / "imagesTr" / "case02_0000.nii.gz", image, np.eye(4))
+    write_nifti(raw / "labelsTr" / "case02.nii.gz", np.where(labels == 7, 3, labels).astype(np.uint8), np.eye(4))
+    check(raw)
+    assert "the same image as case02, with other labels" in " ".join(capsys.readouterr().out.split())
+    write_nifti(raw / "labelsTr" / "case00.nii.gz", np.stack([labels, labels], axis=-1), np.eye(4))
+    _, error = refused(raw, capsys)
+    assert "1 of 4 cases cannot be used" in error and "case00" in error
+
+
+def test_voxels_of_an_unusual_size_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A header in metres or centimetres that does not say so."""
+    raw = write_dataset(tmp_path / "raw", cases=4)
+    for case, edge in (("case01", 0.001), ("case02", 0.1)):
+        for path in (raw / "imagesTr" / f"{case}_0000.nii.gz", raw / "labelsTr" / f"{case}.nii.gz"):
+            array = read_volume([path]).array[0]
+            write_nifti(path, array.astype(np.uint8 if "labelsTr" in str(path) else np.float32), np.diag([edge] * 3 + [1]))
+    check(raw)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "case01 its voxels are 0.001 x 0.001 x 0.001 mm, which is unusual: look at the units of its header" in said
+    assert "case02 its voxels are 0.1 x 0.1 x 0.1 mm, 0.182 times as long" in said
+    assert "case00 its voxels" not in said
+
+
+def test_files_elsewhere_are_not_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write_dataset(tmp_path / "raw", cases=2)
+    for name in ("imagesTr/case00_0000.nii.gz", "labelsTr/case00.nii.gz"):
+        (tmp_path / Path(name).name).write_bytes((raw / name).read_bytes())
+    for image in ("../../case00_0000.nii.gz", str(tmp_path / "case00_0000.nii.gz")):
+        entry = {"images": [image], "label": "../../case00.nii.gz"}
+        change_description(raw, dataset={"one": entry}, numTraining=1)
+        _, error = refused(raw, capsys, "--fix-geometry", str(tmp_path / "new" / "Dataset007_Balls"))
+        assert "so a copy would lack it" in error and not (tmp_path / "new").exists()
+
+
 def test_a_label_in_no_case_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = write_dataset(tmp_path / "raw", cases=2)
     change_description(raw, labels={"background": 0, "large": 3, "small": 7, "rare": 9})
