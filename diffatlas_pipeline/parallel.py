@@ -57,10 +57,17 @@ def run_cases(
 
 
 def run_short_cases(
-    function: Callable[[Item], Result], items: Sequence[Item], names: Sequence[str], workers: int, title: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    names: Sequence[str],
+    workers: int,
+    title: str,
+    memory: Callable[[Item], str] | None = None,
+    item_bytes: int = 0,
 ) -> list[Result]:
     """:func:`run_cases`, but in this process where starting others would take longer than the work itself."""
-    return _collected(_each_short(_Guarded(function), items, workers), items, names, workers, title)
+    fitting = _affordable(workers, item_bytes)
+    return _collected(_each_short(_Guarded(function), items, fitting), items, names, fitting, title, memory)
 
 
 def _affordable(workers: int, item_bytes: int) -> int:

@@ -16,9 +16,10 @@ import pandas as pd
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.datasets.cases import not_segmentations, segmentation_files
-from diffatlas_pipeline.datasets.description import LabelClass, LabelSet
+from diffatlas_pipeline.datasets.description import CaseFiles, LabelClass, LabelSet
 from diffatlas_pipeline.datasets.label_entries import IGNORE, read_labels_entry
 from diffatlas_pipeline.datasets.raw import listed
+from diffatlas_pipeline.datasets.sizes import case_bytes, largest_bytes, memory_note
 from diffatlas_pipeline.errors import DatasetError, ImageError, UserError
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE, score
 from diffatlas_pipeline.files import write_text_atomically
@@ -31,6 +32,7 @@ MISSING = ("error", "empty", "skip")
 SIZES = ("volume_prediction_ml", "volume_reference_ml")
 METRICS = ("dice", "nsd", "hd95_mm", *SIZES)
 ROLES = ("worst", "median", "best")  # cases that are shown
+SCORING_BYTES = 12.0  # per voxel; measured: 10
 _LISTED = 20
 _FAR = 20.0  # voxel edges: within so far of a surface almost everything lies, so NSD would say nothing
 
@@ -42,6 +44,10 @@ class CasePair:
     case: str
     prediction: Path | None
     reference: Path
+
+    @property
+    def files(self) -> CaseFiles:
+        return CaseFiles(self.case, (self.reference,), self.prediction)
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,15 @@ def evaluate_folders(
     pairs, absent, unused = pair_files(predictions, references, missing)
     known = _known_labels(labels, references, pairs, workers)
     score_one = partial(_score_case, known=known, tolerance_mm=tolerance_mm)
-    outcomes = run_short_cases(score_one, pairs, [pair.case for pair in pairs], workers, "Evaluating")
+    outcomes = run_short_cases(
+        score_one,
+        pairs,
+        [pair.case for pair in pairs],
+        workers,
+        "Evaluating",
+        memory=lambda pair: memory_note(pair.files, SCORING_BYTES),
+        item_bytes=largest_bytes([pair.files for pair in pairs], partial(case_bytes, bytes_per_voxel=SCORING_BYTES)),
+    )
     problems = [outcome.problem for outcome in outcomes if outcome.problem]
     if problems:
         raise ImageError(f"{len(problems)} of {len(pairs)} cases cannot be scored:\n" + _listing(problems))

@@ -15,6 +15,8 @@ from markupsafe import Markup
 
 from diffatlas_pipeline.benchmark.record import FAILED, WAITING, Benchmark
 from diffatlas_pipeline.datasets.colours import ERRORS
+from diffatlas_pipeline.datasets.description import CaseFiles
+from diffatlas_pipeline.datasets.sizes import case_bytes, largest_bytes, memory_note
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.evaluation.evaluate import Evaluation
 from diffatlas_pipeline.evaluation.metrics import EMPTY_RULE
@@ -30,6 +32,7 @@ from diffatlas_pipeline.report.verdict import verdict_of
 from diffatlas_pipeline.report.viewer import EmbeddedCase
 
 PICTURE_SHARE = 0.4  # of the size limit, at most, for pictures
+VIEWER_BYTES = 24.0  # per voxel
 _LISTED = 20
 Scores = dict[str, dict[str, list[float | None]]]  # case -> run -> Dice per label
 
@@ -93,7 +96,8 @@ def _described(source: Source, workers: int) -> Content:
 def _volumes(source: Source, content: Content, workers: int) -> dict[str, dict[str, float]]:
     """Show the volumes of the labels of each case in the source's unit; returns them: case -> label -> volume."""
     measure, names = partial(panels.measure_volumes, labels=source.labels), [case.case for case in source.cases]
-    measured = dict(zip(names, run_short_cases(measure, source.cases, names, workers, "Measuring volumes"), strict=True))
+    found = run_short_cases(measure, source.cases, names, workers, "Measuring volumes", **_memory(source.cases))
+    measured = dict(zip(names, found, strict=True))
     content.notes += [found for found in measured.values() if isinstance(found, str)]
     unit = source.unit
     volumes = {
@@ -180,6 +184,17 @@ def _add_viewer(source: Source, content: Content, max_bytes: float, workers: int
     content.rules.append("The viewer shows the surroundings of the labels only, and images in 256 grey values.")
 
 
+def _memory(cases: Sequence[CaseSource]) -> dict[str, Any]:
+    """What a case takes of the memory, as :func:`run_short_cases` is told it."""
+
+    def files(case: CaseSource) -> CaseFiles:
+        paths = (case.image, case.reference, *(path for _, path in case.segmentations))
+        return CaseFiles(case.case, tuple(path for path in paths if path is not None), None)
+
+    most = largest_bytes([files(case) for case in cases], partial(case_bytes, bytes_per_voxel=VIEWER_BYTES))
+    return {"memory": lambda case: memory_note(files(case), VIEWER_BYTES), "item_bytes": most}
+
+
 def _embed(source: Source, ranking: Sequence[CaseSource], room: float, workers: int) -> tuple[list[EmbeddedCase], list[str]]:
     """Cases that fit into ``room`` bytes, the most telling first, in the order of ``ranking``; and those left out."""
     kept: dict[str, EmbeddedCase] = {}
@@ -193,7 +208,7 @@ def _embed(source: Source, ranking: Sequence[CaseSource], room: float, workers: 
             continue
         embed = partial(viewer.embed_case, labels=source.labels, ignore=_ignored(source))
         names = [case.title for case in part]
-        for embedded in run_short_cases(embed, part, names, workers, "Preparing the viewer"):
+        for embedded in run_short_cases(embed, part, names, workers, "Preparing the viewer", **_memory(part)):
             notes += embedded.problems
             if embedded.image and embedded.size > room:
                 left_out.append(embedded.source)

@@ -85,12 +85,21 @@ def test_a_lost_worker_is_named_with_its_case(
     hit.start()
     began = time.monotonic()
     with pytest.raises(
-        DatasetError, match=rf"^[bc], evaluating: .*{said}.* again\.|^[bc], evaluating: .*{said}.*fewer `workers`"
+        DatasetError,
+        match=rf"^[bc], evaluating: .*{said}.* again\.|^[bc], evaluating: .*{said}.*It needs about 0\.2 GB.*fewer `workers`",
     ):
         evaluate_folders(*folders, workers=2)
     hit.join()
     assert time.monotonic() - began < 60
     assert not multiprocessing.active_children()
+
+
+def test_as_many_work_at_a_time_as_memory_has_room_for(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parallel, "available_bytes", lambda: int(250e6))
+    assert evaluate_folders(*folders, workers=2).mean()["dice"] == pytest.approx(0.75)
+    assert "1 of 2 workers: a case takes up to 0.2 GB of memory" in capsys.readouterr().out
 
 
 def _send_to_first_child(sent: signal.Signals) -> None:
