@@ -144,7 +144,7 @@ def _segmentations(pipeline: Path, wanted: Mapping[str, str], given: Mapping[str
     if not maps and not masks:
         raise DatasetError(
             f"{pipeline}: holds no ..._dseg.nii.gz and no ..._label-name_mask.nii.gz"
-            f"{' with the entities in `labels_with`. Correct it.' if wanted else '. Give another folder with `derivatives`.'}"
+            f"{' with the entities in `labels_with`; correct it' if wanted else ''}. Or give another folder with `derivatives`."
         )
     by_case: dict[str, list[BidsFile]] = defaultdict(list)
     for file in maps or masks:

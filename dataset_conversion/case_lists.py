@@ -21,11 +21,11 @@ def cases_from_json(text: str | None, parameter: str) -> list[str] | None:
     try:
         content = json.loads(Path(file).expanduser().read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise UserError(f"`{parameter}`: {file} cannot be read as JSON ({error}).") from error
+        raise UserError(f"`{parameter}`: {file} cannot be read as JSON ({error}). Correct or replace the file.") from error
     if not isinstance(content, dict) or key not in content:
         keys = ", ".join(content) if isinstance(content, dict) else "none"
-        raise UserError(f"`{parameter}`: {file} has no list '{key}' (found: {keys}).")
+        raise UserError(f"`{parameter}`: {file} has no list '{key}' (found: {keys}). Name one of these.")
     cases = content[key]
     if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
-        raise UserError(f"`{parameter}`: '{key}' in {file} is not a list of case names.")
+        raise UserError(f'`{parameter}`: \'{key}\' in {file} is no list of case names. Write them as ["case_1", "case_2"].')
     return cases

@@ -85,7 +85,7 @@ def _ending(name: str, path: Path) -> str:
     for ending in _ENDINGS:
         if name.endswith(ending):
             return ending
-    raise DatasetError(f"{path}: '{name}' ends in neither {' nor '.join(_ENDINGS)}.")
+    raise DatasetError(f"{path}: '{name}' ends in neither {' nor '.join(_ENDINGS)}. Export it so, or mend the name.")
 
 
 def _case(name: str, ending: str) -> str:
@@ -198,9 +198,12 @@ def _choose(source: Source, training: Sequence[str] | None, test: Sequence[str] 
         unknown = [case for case in cases if case not in known]
         if unknown:
             some = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-            raise DatasetError(f"{source.folder / 'dataset.json'}: {len(unknown)} {what} not in its lists: {some}.")
+            raise DatasetError(
+                f"{source.folder / 'dataset.json'}: {len(unknown)} {what} not in its lists: {some}. Correct the names that you "
+                "gave, or its lists."
+            )
         if len(set(cases)) != len(cases):
-            raise DatasetError(f"The list of {what} names a case twice.")
+            raise DatasetError(f"The list of {what} names a case twice. Take one of them out.")
     both = sorted(set(chosen) & set(chosen_test))
     if both:
         raise DatasetError(

@@ -13,17 +13,16 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from diffatlas_pipeline import console
 from diffatlas_pipeline.errors import DatasetError, UserError
 from diffatlas_pipeline.files import write_text_atomically
+from diffatlas_pipeline.parallel import TIMEOUT_S
+from diffatlas_pipeline.processes import Lost, Pools
 
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -180,29 +179,36 @@ def for_each_case(
     tried.
 
     Only UserError and OSError count as a case's fault; any other exception is a bug and is raised. ``work`` must be a
-    top-level function; what it returns is put into ``results`` under the case's name. A worker killed by the system is
-    reported with the cases that were under way.
+    top-level function; what it returns is put into ``results`` under the case's name. A worker that is killed, stopped
+    or does not end costs its case alone.
     """
     bad: dict[str, str] = {}
     done: dict[str, Any] = {} if results is None else results
-    if workers <= 1 or len(jobs) <= 1:
-        for job in console.each(jobs, title, len(jobs), "cases"):
-            _collect(bad, done, job[0], partial(work, *job))
-        return bad
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        running: dict[Future[Any], str] = {pool.submit(work, *job): job[0] for job in jobs}
-        for future in console.each(as_completed(running), title, len(running), "cases"):
-            _collect(bad, done, running[future], future.result)
+    tried = partial(_tried, work)
+    found: Iterable[tuple[int, Any]] = ((index, tried(job)) for index, job in enumerate(jobs))
+    if workers > 1 and len(jobs) > 1:
+        found = Pools(tried, jobs, min(workers, len(jobs)), TIMEOUT_S).finished()
+    for index, result in console.each(found, title, len(jobs), "cases"):
+        case = str(jobs[index][0])
+        if isinstance(result, Lost):
+            bad[case] = f"{result.reason} Use fewer `workers`."
+        elif isinstance(result, _Fault):
+            bad[case] = result.problem
+        else:
+            done[case] = result
     return bad
 
 
-def _collect(bad: dict[str, str], done: dict[str, Any], case: str, finish: Callable[[], Any]) -> None:
+@dataclass(frozen=True)
+class _Fault:
+    problem: str
+
+
+def _tried(work: Callable[..., Any], job: tuple[Any, ...]) -> Any:
     try:
-        done[case] = finish()
-    except BrokenProcessPool:
-        bad[case] = "its worker process was killed, most likely for want of memory; use fewer `workers`"
+        return work(*job)
     except (UserError, OSError) as error:
-        bad[case] = str(error)
+        return _Fault(str(error))
 
 
 LEAVE_OUT = "Mend these cases, or leave them out of the source's list, then run the same command again."

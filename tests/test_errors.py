@@ -11,7 +11,8 @@ import pytest
 
 from diffatlas_pipeline import errors
 
-PACKAGE = Path(errors.__file__).parent
+ROOT = Path(errors.__file__).parents[1]
+PACKAGES = ("diffatlas_pipeline", "dataset_conversion")
 KINDS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.UserError)}
 ALLOWED = re.compile(
     r"\b(must|needed|needs|allowed|choose|choose one|write|give|known|known are|use one of|keep one|go with|tell their own|"
@@ -23,6 +24,13 @@ PARTS = {
     "api/best_configuration.py": 1,
     "api/labelled_images.py": 2,
     "benchmark/job.py": 2,
+    "commands/check.py": 1,
+    "dataset_conversion/bids_files.py": 1,
+    "dataset_conversion/case_files.py": 1,
+    "dataset_conversion/heart.py": 2,
+    "dataset_conversion/mmwhs.py": 1,
+    "dataset_conversion/source_cases.py": 9,
+    "dataset_conversion/totalsegmentator.py": 3,
     "datasets/cases.py": 2,
     "datasets/checks.py": 1,
     "datasets/raw.py": 3,
@@ -58,11 +66,11 @@ def text_of(node: ast.expr) -> str:
 
 
 def raised() -> Iterator[tuple[str, int, str]]:
-    """File, line and message of every error of the user that the package makes."""
-    for path in sorted(PACKAGE.rglob("*.py")):
+    """File, line and message of every error of the user that is made here."""
+    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args:
-                yield path.relative_to(PACKAGE).as_posix(), node.lineno, text_of(node.args[0])
+                yield path.relative_to(ROOT).as_posix().removeprefix("diffatlas_pipeline/"), node.lineno, text_of(node.args[0])
 
 
 def says_what_to_do(message: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from diffatlas_pipeline.commands._common import (
@@ -40,6 +39,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from diffatlas_pipeline.datasets.checks import inspect_dataset, problem_table, table
     from diffatlas_pipeline.datasets.geometry import copy_with_fixed_geometry
     from diffatlas_pipeline.datasets.raw import read_dataset
+    from diffatlas_pipeline.errors import DatasetError
 
     raw = workspace_of(arguments).raw_dataset(arguments.dataset)
     of_files: list[tuple[str, str]] = []
@@ -56,8 +56,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if found.notes:
         print(table(("case", "note"), found.notes, most=len(found.notes)))
     if found.problems:
-        print(f"Error: {problem_table(dataset, found.problems, most=len(found.problems))}", file=sys.stderr)
-        sys.exit(2)
+        raise DatasetError(problem_table(dataset, found.problems, most=len(found.problems)))
     print(f"{raw}: no problem in {cases} cases.")
     print(f"Next: DiffAtlas_plan_and_preprocess -d {arguments.dataset}{same_workspace(arguments)}")
 

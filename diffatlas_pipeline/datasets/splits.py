@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from diffatlas_pipeline.datasets.cases import is_case_name
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import write_text_atomically
 
@@ -97,6 +98,8 @@ def load_splits(path: Path, cases: Sequence[str]) -> dict[str, Split]:
 
 
 def _split(path: Path, name: str, entry: Any, known: set[str]) -> Split:
+    if not is_case_name(name):  # a folder of the model is named so
+        raise UserError(f"{path}: '{name}' cannot be the name of a split: it holds a separator of folders. Give another.")
     if not isinstance(entry, Mapping) or "train" not in entry:
         raise UserError(f"{path}: split '{name}' has no list 'train'. Write {{\"train\": [...], \"validation\": [...]}}.")
     sides = (entry["train"], entry.get("validation", entry.get("val", [])))

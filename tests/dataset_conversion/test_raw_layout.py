@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,15 @@ from dataset_conversion.raw_layout import (
     with_temporary,
     write_description,
 )
+from diffatlas_pipeline import processes
 from diffatlas_pipeline.errors import DatasetError
 
 
 def _fails_on_odd(case: str, number: int) -> None:
     if number == 13:
         os._exit(1)  # as when the system kills a process
+    if number == 14:
+        os.kill(os.getpid(), signal.SIGSTOP)
     if number % 2:
         raise DatasetError(f"{number} is odd")
 
@@ -131,6 +136,11 @@ def test_every_bad_case_is_reported(tmp_path: Path, workers: int) -> None:
     raise_bad_cases({}, tmp_path)
 
 
-def test_a_killed_worker_is_reported_instead_of_waited_for() -> None:
-    bad = for_each_case(_fails_on_odd, [("killed", 13), ("other", 2)], 2, "Testing")
-    assert "memory" in bad["killed"]
+@pytest.mark.parametrize(("number", "said"), [(13, "memory"), (14, "stopped from outside")])
+def test_a_lost_worker_costs_its_case_alone(number: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if number == 14 and not sys.platform.startswith("linux"):
+        pytest.skip("only Linux tells that a process is stopped")
+    monkeypatch.setattr(processes, "LOOK_S", 0.1)
+    done: dict[str, object] = {}
+    bad = for_each_case(_fails_on_odd, [("lost", number), *((f"other{n}", 2) for n in range(3))], 2, "Testing", done)
+    assert [*bad] == ["lost"] and said in bad["lost"] and sorted(done) == ["other0", "other1", "other2"]

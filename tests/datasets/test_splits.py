@@ -71,6 +71,8 @@ def test_the_list_layout_of_nnunet_is_read(tmp_path: Path) -> None:
         ("{", "not valid JSON"),
         ("{}", "no split"),
         ('{"mine": {"validation": []}}', "no list 'train'"),
+        ('{"../../mine": {"train": ["a"]}}', r"'\.\./\.\./mine' cannot be the name of a split"),
+        ('{"": {"train": ["a"]}}', "'' cannot be the name of a split"),
         ('{"mine": {"train": [1], "validation": []}}', "as text"),
         ('{"mine": {"train": ["a", "zz"], "validation": []}}', "names zz"),
         ('{"mine": {"train": [], "validation": ["a"]}}', "no training case"),
