@@ -27,5 +27,5 @@ def cases_from_json(text: str | None, parameter: str) -> list[str] | None:
         raise UserError(f"`{parameter}`: {file} has no list '{key}' (found: {keys}). Name one of these.")
     cases = content[key]
     if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
-        raise UserError(f'`{parameter}`: \'{key}\' in {file} is no list of case names. Write them as ["case_1", "case_2"].')
+        raise UserError(f"`{parameter}`: '{key}' in {file} is not a list of case names. Write them as text, in brackets.")
     return cases
