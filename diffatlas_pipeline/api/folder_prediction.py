@@ -20,7 +20,7 @@ from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_case
 from diffatlas_pipeline.inference.dicom_inputs import FoundSeries
 from diffatlas_pipeline.inference.dicom_output import DicomOutput
 from diffatlas_pipeline.inference.dicom_seg import Author
-from diffatlas_pipeline.inference.earlier import Decision, decide
+from diffatlas_pipeline.inference.earlier import Decision, decide, differ
 from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
 from diffatlas_pipeline.inference.for_viewers import (
     ITKSNAP,
@@ -42,8 +42,8 @@ SHARE_FOR_RECORDS = 0.05  # of the time, at most, is spent on writing the record
 
 @dataclass(frozen=True)
 class FolderResult:
-    """What became of each case, where that is recorded, and whether kept segmentations were made with other
-    settings.
+    """What became of each case, where that is recorded, and whether kept segmentations were made otherwise: edited
+    ones, or in another precision.
     """
 
     outcomes: tuple[CaseOutcome, ...]
@@ -116,9 +116,11 @@ class FolderPrediction:
     def _run(self) -> FolderResult:
         before = read_record(self.destination.record)
         self._check_kept(before)
-        old = self._entries(before)
+        old, made_with = self._entries(before), _as_json(self._made_with())
         start = next_record = time.perf_counter()
-        decisions = {files.case: self._decision(files, old.get(files.case)) for files in self.cases}
+        decisions = {files.case: self._decision(files, old.get(files.case), made_with) for files in self.cases}
+        if otherwise := sum(decision.made_otherwise for decision in decisions.values()):
+            console.say(f"{otherwise} case(s) were made with another model or other settings: they are segmented again.")
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
         kept = [files for files in self.cases if decisions[files.case].is_kept]
         todo = [files for files in self.cases if not decisions[files.case].is_kept]
@@ -146,9 +148,8 @@ class FolderPrediction:
             write()
         with finishing(self.destination.folder, self.part):
             self._write_for_others()
-        made_with = _as_json(self._made_with())
-        differ = any(_differ(old[files.case]["made_with"], made_with) for files in kept if files.case in old)
-        return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, differ)
+        other = any(differ(old[files.case]["made_with"], made_with) for files in kept if files.case in old)
+        return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, other)
 
     def _kept(self, files: CaseFiles, dicom: DicomOutput, warnings: tuple[str, ...]) -> CaseOutcome:
         """The outcome of a case whose segmentation is kept: DICOM objects that it lacks are made from that."""
@@ -177,8 +178,8 @@ class FolderPrediction:
             volumes = volumes_table(read_record(destination.record).get("cases") or {})
             write_beside({destination.volumes: volumes})
 
-    def _decision(self, files: CaseFiles, known: Mapping[str, Any] | None) -> Decision:
-        return Decision(False) if self._overwrite else decide(files, self.destination.labels(files), known)
+    def _decision(self, files: CaseFiles, known: Mapping[str, Any] | None, made_with: Mapping[str, Any]) -> Decision:
+        return Decision(False) if self._overwrite else decide(files, self.destination.labels(files), known, made_with)
 
     def _entries(self, before: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """What the record says by case; of one scan, or a part, whatever else was there."""
@@ -255,11 +256,6 @@ def _of_today(entry: dict[str, Any]) -> dict[str, Any]:
         return entry
     added = {"postprocessing": {}, "low_resolution": False}
     return {**entry, "made_with": made_with | {name: made_with.get(name) or before for name, before in added.items()}}
-
-
-def _differ(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
-    """Whether a segmentation was made otherwise than now; what an earlier release did not tell is no difference."""
-    return before is None or any(before.get(name, value) != value for name, value in now.items())
 
 
 def _as_json(value: Any) -> Any:

@@ -295,7 +295,7 @@ def _report(result: FolderResult, prediction: FolderPrediction) -> None:
     if kept:
         print(f"{len(kept)} case(s) were there already and were kept (--overwrite segments them again).")
     if result.kept_differ:
-        print("Warning: the kept ones were made with another model or other settings.")
+        print("Warning: kept ones were made with another model, other settings or another precision.")
     if failed:
         print(f"Error: {len(failed)} of {len(result.outcomes)} case(s) failed:", file=sys.stderr)
         for outcome in failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,28 @@ from diffatlas_pipeline.volumes.dicom import files_of
 from diffatlas_pipeline.volumes.io import is_series, read_labels
 
 _BLOCK_BYTES = 1 << 22
+_OF_THE_MACHINE = ("precision",)  # parts may be made on several
+_CHANGED = "its scan has changed since"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a segmentation ``is_kept``, and what the user should know of it ("": nothing)."""
+    """Whether a segmentation ``is_kept``, and what the user should know of it ("": nothing); ``made_otherwise``: it is
+    made again for no other reason than that.
+    """
 
     is_kept: bool
     warning: str = ""
+    made_otherwise: bool = False
 
 
-def decide(files: CaseFiles, path: Path, known: Mapping[str, Any] | None) -> Decision:
-    """What becomes of the file ``path`` that is there for a case, of which the record says ``known``.
+def decide(files: CaseFiles, path: Path, known: Mapping[str, Any] | None, made_with: Mapping[str, Any]) -> Decision:
+    """What becomes of the file ``path`` that is there for a case, of which the record says ``known``; ``made_with`` is
+    what it would be made with now.
 
-    A segmentation of the present scan is kept, edited or not. One of a scan that has changed since is made again,
-    unless it was edited: then it is kept, with a warning, since the work in it would be lost. So is one that no record
-    tells of. What cannot be read is made again.
+    A segmentation of the present scan that was made so is kept, edited or not. One of a scan that has changed since, or
+    of another model or other settings, is made again, unless it was edited: then it is kept, with a warning, since the
+    work in it would be lost. So is one that no record tells of. What cannot be read is made again.
     """
     if not path.exists():
         return Decision(False)
@@ -41,13 +47,21 @@ def decide(files: CaseFiles, path: Path, known: Mapping[str, Any] | None) -> Dec
         return Decision(
             True, "its segmentation was kept, but no record tells what it was made from. `overwrite` makes it again"
         )
-    if "input" not in known or known["input"] in (digest_of_scan(files), digest_of_scan(files, all_beside=True)):
-        return Decision(True)  # earlier releases wrote no digests, or counted what else lies beside slices
+    # Earlier releases wrote no digests, or counted what else lies beside slices.
+    same = "input" not in known or known["input"] in (digest_of_scan(files), digest_of_scan(files, all_beside=True))
+    otherwise = differ(known.get("made_with"), made_with, but=_OF_THE_MACHINE)
+    if same and not otherwise:
+        return Decision(True)
     if known.get("output") == digest_of_file(path):
-        return Decision(False, "its scan has changed since, so it was segmented again")
-    return Decision(
-        True, "its segmentation was kept, since it was edited, but its scan has changed since. `overwrite` segments it again"
-    )
+        return Decision(False, made_otherwise=True) if same else Decision(False, f"{_CHANGED}, so it was segmented again")
+    reason = "it was made with another model or other settings" if same else _CHANGED
+    why = "since it was edited, but" if "output" in known else "but"
+    return Decision(True, f"its segmentation was kept, {why} {reason}. `overwrite` segments it again")
+
+
+def differ(before: Mapping[str, Any] | None, now: Mapping[str, Any], but: Collection[str] = ()) -> bool:
+    """Whether a segmentation was made otherwise than now; what an earlier release did not tell is no difference."""
+    return before is None or any(before.get(name, value) != value for name, value in now.items() if name not in but)
 
 
 def digest_of_scan(files: CaseFiles, all_beside: bool = False) -> str:

@@ -84,8 +84,9 @@ def test_structures_are_found_at_low_resolution_and_segmented_where_they_are(
     whole = segment(workspace, tmp_path / "whole", "--no-low-resolution")
     assert "Structures are found" not in capsys.readouterr().out
     assert not np.array_equal(whole, coarse_to_fine)
-    segment(workspace, tmp_path / "fine", "--no-low-resolution")
-    assert "made with another model or other settings" in capsys.readouterr().out, "it was kept, and said"
+    again = segment(workspace, tmp_path / "fine", "--no-low-resolution")
+    assert "made with another model or other settings: they are segmented again" in capsys.readouterr().out
+    np.testing.assert_array_equal(again, whole)
 
 
 def test_a_packed_model_has_both(workspace: Path, trained: Path, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_model_of_before_does_nothing(workspace: Path, tmp_path: Path, capsys:
         for path, text in kept.items():
             path.write_text(text)
     segment(workspace, tmp_path)
-    assert "Warning: the kept ones were made with another model or other settings." in capsys.readouterr().out
+    assert "made with another model or other settings: they are segmented again" in capsys.readouterr().out
 
 
 def test_it_travels_with_the_model_and_a_hostile_one_is_refused(workspace: Path, tmp_path: Path) -> None:
