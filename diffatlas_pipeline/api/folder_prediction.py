@@ -20,7 +20,7 @@ from diffatlas_pipeline.inference.batch import CaseOutcome, Wanted, predict_case
 from diffatlas_pipeline.inference.dicom_inputs import FoundSeries
 from diffatlas_pipeline.inference.dicom_output import DicomOutput
 from diffatlas_pipeline.inference.dicom_seg import Author
-from diffatlas_pipeline.inference.earlier import Decision, decide, differ
+from diffatlas_pipeline.inference.earlier import Decision, decide, differ, digest_of_file
 from diffatlas_pipeline.inference.export import Destination, check_output, read_record, write_record
 from diffatlas_pipeline.inference.for_viewers import (
     ITKSNAP,
@@ -116,9 +116,9 @@ class FolderPrediction:
     def _run(self) -> FolderResult:
         before = read_record(self.destination.record)
         self._check_kept(before)
-        old, made_with = self._entries(before), _as_json(self._made_with())
-        start = next_record = time.perf_counter()
-        decisions = {files.case: self._decision(files, old.get(files.case), made_with) for files in self.cases}
+        old, start = self._entries(before), time.perf_counter()
+        next_record, made_with = start, {files.case: _as_json(self._made_with(files.case)) for files in self.cases}
+        decisions = {files.case: self._decision(files, old.get(files.case), made_with[files.case]) for files in self.cases}
         if otherwise := sum(decision.made_otherwise for decision in decisions.values()):
             console.say(f"{otherwise} case(s) were made with another model or other settings: they are segmented again.")
         warned = {case: (decision.warning,) if decision.warning else () for case, decision in decisions.items()}
@@ -148,7 +148,7 @@ class FolderPrediction:
             write()
         with finishing(self.destination.folder, self.part):
             self._write_for_others()
-        other = any(differ(old[files.case]["made_with"], made_with) for files in kept if files.case in old)
+        other = any(differ(old[files.case]["made_with"], made_with[files.case]) for files in kept if files.case in old)
         return FolderResult(tuple(outcomes[files.case] for files in self.cases), self.destination.record, other)
 
     def _kept(self, files: CaseFiles, dicom: DicomOutput, warnings: tuple[str, ...]) -> CaseOutcome:
@@ -188,10 +188,12 @@ class FolderPrediction:
         found = entries_of(before, list(self._made_with()))
         return {case: _of_today(entry) for case, entry in found.items() if only is None or case in only}
 
-    def _made_with(self) -> dict[str, Any]:
-        """What a segmentation depends on beside its scan."""
+    def _made_with(self, case: str | None = None) -> dict[str, Any]:
+        """What a segmentation depends on beside its scan; of one ``case`` also what is drawn of it."""
         predictor, use = self.segmenter.predictor, self.segmenter.use
+        drawing = {} if case is None else {"drawing": digest_of_file(self.drawings[case]) if case in self.drawings else ""}
         return {
+            **drawing,
             "model": str(self._model.named),
             "folds": list(predictor.folds),
             "settings": asdict(predictor.recipe),
@@ -229,7 +231,7 @@ class FolderPrediction:
         for outcome in outcomes:
             entry = {key: value for key, value in asdict(outcome).items() if key != "case"}
             if outcome.case not in kept:
-                made[outcome.case] = entry | {"made_with": made_with}
+                made[outcome.case] = entry | {"made_with": self._made_with(outcome.case)}
                 continue
             known = old.get(outcome.case, entry | {"made_with": None})
             now = "failed" in (outcome.status, known.get("status"))  # then, or by its DICOM objects now
@@ -250,12 +252,14 @@ class FolderPrediction:
 
 
 def _of_today(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of the record; segmentations of earlier releases were not post-processed, and made as a whole."""
+    """An entry of the record; segmentations of earlier releases were not post-processed, and made as a whole, and of
+    what was drawn nothing is known.
+    """
     made_with = entry["made_with"]
     if made_with is None:
         return entry
-    added = {"postprocessing": {}, "low_resolution": False}
-    return {**entry, "made_with": made_with | {name: made_with.get(name) or before for name, before in added.items()}}
+    added = {"postprocessing": {}, "low_resolution": False, "drawing": "unknown" if made_with.get("given_labels") else ""}
+    return {**entry, "made_with": made_with | {name: before for name, before in added.items() if made_with.get(name) is None}}
 
 
 def _as_json(value: Any) -> Any:

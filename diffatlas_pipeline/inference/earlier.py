@@ -14,7 +14,7 @@ from diffatlas_pipeline.volumes.dicom import files_of
 from diffatlas_pipeline.volumes.io import is_series, read_labels
 
 _BLOCK_BYTES = 1 << 22
-_OF_THE_MACHINE = ("precision",)  # parts may be made on several
+_BESIDE = ("precision", "given_labels")  # parts may be made on several machines; what is drawn of a case counts, not where
 _CHANGED = "its scan has changed since"
 
 
@@ -49,7 +49,7 @@ def decide(files: CaseFiles, path: Path, known: Mapping[str, Any] | None, made_w
         )
     # Earlier releases wrote no digests, or counted what else lies beside slices.
     same = "input" not in known or known["input"] in (digest_of_scan(files), digest_of_scan(files, all_beside=True))
-    otherwise = differ(known.get("made_with"), made_with, but=_OF_THE_MACHINE)
+    otherwise = differ(known.get("made_with"), made_with, but=_BESIDE)
     if same and not otherwise:
         return Decision(True)
     if known.get("output") == digest_of_file(path):

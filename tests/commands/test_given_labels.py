@@ -127,6 +127,26 @@ def test_a_model_that_has_not_learnt_drawings_follows_slices(
         assert wrong < before if follows else wrong == before, (case, wrong, before)
 
 
+def test_a_drawing_that_was_corrected_is_completed_again(
+    workspace: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial, out = tmp_path / "partial", tmp_path / "out"
+    for case in ("case00", "case01"):
+        draw(workspace, partial, case, (slice(None), slice(None), slice(9, 12, 2)))
+    for said in ("", "4 case(s) were there already and were kept"):
+        capsys.readouterr()
+        completed(workspace, scans, out, partial, model="mean__default")
+        printed = capsys.readouterr().out
+        assert said in printed, printed
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+    drawn = draw(workspace, partial, "case01", (slice(None), slice(None), slice(7, 14, 2)))
+    completed(workspace, scans, out, partial, model="mean__default")
+    changed = [path.name for path in out.glob("*.nii.gz") if before[path.name] != path.stat().st_mtime_ns]
+    assert changed == ["case01.nii.gz"] and "3 case(s) were there already" in capsys.readouterr().out
+    found = read_labels(out / "case01.nii.gz").array
+    np.testing.assert_array_equal(found[drawn != UNKNOWN], drawn[drawn != UNKNOWN])
+
+
 def test_what_is_wrong_is_said(workspace: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given, out = tmp_path / "given", tmp_path / "out"
     draw(workspace, given, "case00", (slice(10),))

@@ -74,6 +74,10 @@ def test_killed_while_predicting(workspace: Path, prepared: float, tmp_path: Pat
     start = time.monotonic()
     assert run("predict", *words, "-o", tmp_path / "whole").returncode == 0
     kill_at_random(time.monotonic() - start, "predict", *words, "-o", tmp_path / "killed")
+    there = {path.name.removesuffix(".nii.gz") for path in (tmp_path / "killed").glob("[!.]*.nii.gz")}
+    record = tmp_path / "killed" / "prediction.json"
+    known = json.loads(record.read_text(encoding="utf-8"))["cases"] if record.is_file() else {}
+    assert {*known} <= there and len(there - {*known}) <= 2, "the record follows each case, or few"
     last = run("predict", *words, "-o", tmp_path / "killed")
     assert last.returncode == 0, last.stderr
     expected, found = (bytes_below(tmp_path / name) for name in ("whole", "killed"))
