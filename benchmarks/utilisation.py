@@ -2,6 +2,8 @@
 
 Four things are timed in turn, so that what else the machine does meets all alike: a matrix product (the peak), the
 network's convolutions alone with tensors of the same shapes, the network, its loss, and the whole step of a training.
+``GOMP_SPINCOUNT`` says how long torch's threads wait in place; commands set it to 1000, this does not.
+
 Then, if asked for, the network as torch.compile makes it, and how long a real training waits for its batches. Of
 several precisions each is timed in turn, and has a row.
 """
@@ -9,10 +11,14 @@ several precisions each is timed in turn, and has a row.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--precision", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="side by side (default: float32)"
     )
+    made.add_argument("--busy", type=int, default=0, metavar="N", help="beside N processes that never rest (default: 0)")
     made.add_argument("--repeats", type=int, default=15, metavar="N", help="rounds (default: %(default)s)")
     made.add_argument(
         "--compile", action="store_true", help="time the compiled network, too; on a CPU that needs a C++ compiler"
@@ -63,24 +70,33 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(
-    preprocessed: Path, precision: list[str], repeats: int, compile: bool, train_for: str | None, device: str, results: Path
+    preprocessed: Path,
+    precision: list[str],
+    busy: int,
+    repeats: int,
+    compile: bool,
+    train_for: str | None,
+    device: str,
+    results: Path,
 ) -> None:
     """Time everything, keep a row for each precision. UserError for a folder without a plan, or a missing device."""
     if repeats < 1:
         raise UserError(f"--repeats {repeats}: at least 1 is needed.")
     steps = [Step(preprocessed, resolve_device(device), one, compile) for one in dict.fromkeys(precision)]
     found: list[dict[str, list[float]]] = [{name: [] for name in step.timed} for step in steps]
-    for repeat in range(-2, repeats):  # the first rounds warm up
-        for step, times in zip(steps, found, strict=True):
-            for name, work in step.timed.items():
-                start = time.perf_counter()
-                work()
-                step.wait()
-                if repeat >= 0:
-                    times[name].append(time.perf_counter() - start)
+    with beside(busy):
+        for repeat in range(-2, repeats):  # the first rounds warm up
+            for step, times in zip(steps, found, strict=True):
+                for name, work in step.timed.items():
+                    start = time.perf_counter()
+                    work()
+                    step.wait()
+                    if repeat >= 0:
+                        times[name].append(time.perf_counter() - start)
     for step, times in zip(steps, found, strict=True):
         seconds = {name: statistics.median(values) for name, values in times.items()}
         row = {"dataset": preprocessed.name, "precision": step.precision, "batch": step.batch, "repeats": repeats}
+        row |= {"busy": busy, "spins": os.environ.get("GOMP_SPINCOUNT", "")}
         row |= {f"{name}_ms": round(1000 * value, 2) for name, value in seconds.items()}
         row["peak_gflops"] = round(2 * MATRIX**3 / seconds["product"] / 1e9, 1)
         row["convolutions_gflops"] = round(step.convolution_flops / seconds["convolutions"] / 1e9, 1)
@@ -89,6 +105,18 @@ def run(
         append_row(results, machine() | {"device": device} | row)
         print(", ".join(f"{name} {value}" for name, value in row.items()))
     print(f"Added to {results}")
+
+
+@contextmanager
+def beside(busy: int) -> Iterator[None]:
+    """In here so many other processes never rest."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def waiting_share(preprocessed: Path, train_for: str, precision: str, device: str) -> float:

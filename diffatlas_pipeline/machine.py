@@ -16,6 +16,7 @@ WORKER_BYTES = 2 * 10**9  # a CT of 512 x 512 x 150 voxels with a few labels
 # File names of limit, use and the line of memory.stat with cached files, which the system gives back: versions 2 and 1.
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+SPINS = "1000"  # turns in which a thread waits, a few microseconds
 _limit: int | None = None
 
 
@@ -38,6 +39,16 @@ def rank_here() -> tuple[int, int]:
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wait_briefly() -> None:
+    """Threads that compute together give up their core soon where one of them is late, as beside other work.
+
+    GNU's OpenMP, with which torch computes on Linux, lets them turn in place for milliseconds otherwise, and keep the
+    late one from its core. What the user's environment says goes first. It counts from the import of torch on.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def is_stopped(process: int, proc: Path = PROC) -> bool:

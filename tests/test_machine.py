@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from diffatlas_pipeline import machine as _machine
-from diffatlas_pipeline.machine import available_bytes, folder_for_sockets
+from diffatlas_pipeline.machine import SPINS, available_bytes, folder_for_sockets, wait_briefly
 
 GB = 10**9
 
@@ -25,6 +28,33 @@ def limit(group: Path, most: str, use: int, cached: int, names: tuple[str, str, 
     for name, text in zip(names, (f"{most}\n", f"{use}\n"), strict=False):
         (group / name).write_text(text)
     (group / "memory.stat").write_text(f"anon 5\n{names[2]} {cached}\nactive_file 7\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_wait_briefly_unless_the_user_says_how(
+    given: dict[str, str], found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == found
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+
+
+def test_a_command_says_so_before_torch_is_imported() -> None:
+    lines = [
+        "import sys",
+        "from diffatlas_pipeline.commands import _common, train",
+        "_common.wait_briefly = lambda: print('torch' in sys.modules)",
+        "train.main(['999', 'fold0'])",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("False") and "999" in done.stderr
 
 
 def test_memory_without_a_limit_is_what_the_system_says(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from diffatlas_pipeline.commands._help import HelpFormatter
 from diffatlas_pipeline.datasets.workspace import Workspace
 from diffatlas_pipeline.errors import Stopped, UserError
 from diffatlas_pipeline.files import drive_fault
-from diffatlas_pipeline.machine import default_workers
+from diffatlas_pipeline.machine import default_workers, wait_briefly
 
 TERMINATED = 128 + signal.SIGTERM
 SCRIPTS = {
@@ -38,6 +38,7 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
         _kept.append(parser)
         return
     arguments = parser.parse_args(argv)
+    wait_briefly()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be in any encoding
             stream.reconfigure(errors="backslashreplace")
