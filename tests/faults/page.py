@@ -22,6 +22,7 @@ from tests.faults.test_kills import KILLS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "documentation" / "explanation" / "reliability.md"
+FUZZED = "## Random damage, by kind of file"
 BEGIN, END = "<!-- written by python -m tests.faults.page -->", "<!-- end -->"
 
 
@@ -37,15 +38,18 @@ class Outcomes:
             self.counts[f"{file.removeprefix('tests/').removesuffix('.py')}::{function}"][report.outcome] += 1
 
 
-def lines(counts: dict[str, Counter[str]], fuzzed: list[str]) -> Iterator[str]:
-    """The page's lines between its marks."""
+def head() -> str:
     today = datetime.datetime.now(tz=datetime.UTC).date()
-    yield f"Run on {today}, {platform.system()}, Python {platform.python_version()}; each command killed {KILLS} times."
+    return f"Run on {today}, {platform.system()}, Python {platform.python_version()}; each command killed {KILLS} times."
+
+
+def lines(first: str, rows: dict[str, str], fuzzed: list[str]) -> Iterator[str]:
+    """The page's lines between its marks; ``rows`` by fault."""
+    yield first
     for promise in PROMISES:
         yield from ("", f"## {promise.name}", "", promise.text, "", "| fault | test | result |", "|---|---|---|")
-        for fault, test in promise.faults.items():
-            yield row(fault, test, counts)
-    yield from ("", "## Random damage, by kind of file", "")
+        yield from (rows[fault] for fault in promise.faults)
+    yield from ("", FUZZED, "")
     yield from ("| kind | damaged | refused in words | read | failed |", "|---|---|---|---|---|")
     yield from fuzzed
 
@@ -80,15 +84,14 @@ def main() -> int:
     )
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     written, _, after = rest.partition(END)
+    rows = {fault: row(fault, test, outcomes.counts) for fault, test in faults.items()}
     if asked.only:
-        for fault, test in faults.items():
-            if test in wanted:
-                now = row(fault, test, outcomes.counts)
-                start = now.removesuffix(" |").rpartition(" | ")[0]
-                written = "\n".join(now if line.startswith(start) else line for line in written.splitlines())
-        written = written.strip()
+        of_before = {line.split(" | ")[0].removeprefix("| "): line for line in written.splitlines()}
+        rows = {fault: now if faults[fault] in wanted else of_before.get(fault, now) for fault, now in rows.items()}
+        fuzzed = [line for line in written.partition(FUZZED)[2].splitlines() if line.startswith("|")][2:]
+        written = "\n".join(lines(written.split("\n\n")[1], rows, fuzzed))
     else:
-        written = "\n".join(lines(outcomes.counts, list(fuzz_lines(asked.fuzz))))
+        written = "\n".join(lines(head(), rows, list(fuzz_lines(asked.fuzz))))
     PAGE.write_text(f"{before}{BEGIN}\n\n{written}\n\n{END}{after}", encoding="utf-8")
     print(f"Written to {PAGE}")
     return int(failed)

@@ -25,6 +25,10 @@ PROMISES = (
             "headers in metres or microns": "volumes/test_headers::test_units_of_the_header_count",
             "endings in capitals, and files that are no scans": "datasets/test_raw_and_checks::"
             "test_endings_in_capitals_count_and_other_files_are_named",
+            "voxels of a doubtful size": "commands/test_check::test_voxels_of_an_unusual_size_are_told",
+            "labels of several channels, one image with two labels": "commands/test_check::"
+            "test_a_label_file_of_several_channels_and_one_image_with_two_labels",
+            "labels on another grid, mended in a copy": "commands/test_check::test_geometry_is_mended_in_a_copy",
         },
     ),
     Promise(
@@ -36,9 +40,14 @@ PROMISES = (
             "a scan that is damaged": "commands/test_predict::test_a_corrupt_scan_is_named_and_the_others_are_done",
             "a damaged case while preprocessing": "preprocessing/test_run::"
             "test_bad_cases_are_listed_together_and_the_others_done",
+            "an exception of this program in one case": "test_parallel::test_a_crash_costs_its_own_case",
+            "too little memory for all workers": "test_parallel::test_no_more_workers_than_the_memory_has_room_for",
+            "the same while evaluating": "evaluation/test_evaluate::test_as_many_work_at_a_time_as_memory_has_room_for",
             "a worker process is killed": "test_parallel::test_cases_after_a_killed_one_are_done",
             "a worker process is stopped (SIGSTOP)": "test_parallel::test_a_stopped_worker_is_named_and_ended",
             "one is stopped or killed while evaluating": "evaluation/test_evaluate::test_a_lost_worker_is_named_with_its_case",
+            "one is stopped or killed while converting": "dataset_conversion/test_raw_layout::"
+            "test_a_lost_worker_costs_its_case_alone",
             "the scheduler of a cluster is killed": "test_cluster::test_a_killed_scheduler_is_told",
             "a worker process does not end": "test_parallel::test_a_slow_worker_is_named_and_ended_and_others_go_on",
         },
@@ -47,10 +56,19 @@ PROMISES = (
         "A record tells the truth",
         "`prediction.json` says what each segmentation was made from and with. A rerun does what is missing or changed.",
         {
-            "the scan, or an option, was changed since": "inference/test_earlier::test_kept_or_made_again",
+            "the scan was changed since": "inference/test_earlier::test_kept_or_made_again",
+            "the scan was changed, through the command": "commands/test_prediction_record::"
+            "test_a_changed_scan_is_segmented_again",
+            "another model, or other settings": "inference/test_earlier::test_what_was_made_otherwise_is_made_again",
+            "other settings, or weights trained anew, through the command": "commands/test_prediction_record::"
+            "test_what_was_made_otherwise_is_made_again_but_edited_work_is_kept",
+            "the drawing that it completes was corrected": "commands/test_given_labels::"
+            "test_a_drawing_that_was_corrected_is_completed_again",
+            "one bit of a kept one is flipped": "inference/test_earlier::test_a_segmentation_with_a_flipped_bit_is_made_again",
             "half a file, or an empty one, is there": "inference/test_earlier::test_half_a_file_is_made_again",
             "a segmentation that no record knows": "inference/test_earlier::"
             "test_a_file_that_no_record_tells_of_is_kept_and_told",
+            "other files among segmentations": "evaluation/test_evaluate::test_what_is_passed_over_is_said",
         },
     ),
     Promise(
@@ -67,6 +85,7 @@ PROMISES = (
             "the last checkpoint is damaged": "training/test_checkpoints::test_a_damaged_checkpoint_gives_way_to_the_previous",
             "all checkpoints are damaged": "training/test_checkpoints::"
             "test_two_damaged_checkpoints_are_an_error_not_a_fresh_start",
+            "a whole checkpoint lacks a tensor": "training/test_loop::test_a_whole_checkpoint_that_lacks_a_tensor_is_refused",
             "any single bit of a checkpoint is flipped": "training/test_checkpoints::"
             "test_any_changed_bit_is_noticed_or_without_meaning",
             "the training log is damaged": "training/test_loop::test_a_damaged_log_does_not_end_a_resumed_training",
@@ -82,6 +101,7 @@ PROMISES = (
             "it is stopped (SIGSTOP)": "data/test_loader::test_a_stopped_worker_is_an_error_and_not_a_wait",
             "the first process is killed: the others end": "test_parallel::test_processes_end_with_the_one_that_started_them",
             "every process dies at once": "test_parallel::test_where_no_process_lives_the_others_are_not_tried",
+            "a cluster cannot be reached": "test_cluster::test_a_connection_that_fails_is_closed_at_once",
             "a second run in the same folder": "test_alone::test_the_second_is_refused_and_told_who_the_first_is",
         },
     ),
@@ -127,11 +147,25 @@ PROMISES = (
             "an expression in a stored case": "faults/test_strangers::test_an_expression_in_a_stored_case_is_not_evaluated",
             "a stored case of petabytes": "faults/test_strangers::"
             "test_a_stored_case_of_absurd_size_is_refused_before_it_is_unpacked",
+            "stored distances of petabytes, or that are no numbers": "faults/test_strangers::"
+            "test_stored_distances_of_absurd_size_or_that_are_no_numbers_are_refused",
+            "a pickle among kept registrations": "atlases/test_registered::test_a_pickle_among_kept_registrations_is_not_run",
+            "kept registrations that unpack to any size": "atlases/test_registered::"
+            "test_kept_registrations_that_are_compressed_are_not_unpacked",
+            "a zip file that unpacks to too much": "faults/test_strangers::"
+            "test_an_archive_that_unpacks_to_too_much_is_refused_before",
+            "a link in a zip file": "faults/test_strangers::test_a_link_in_an_archive_is_refused",
+            "a name of a case that leads elsewhere": "datasets/test_raw_and_checks::"
+            "test_a_case_is_not_named_like_a_place_elsewhere",
+            "a name of a split that leads elsewhere": "datasets/test_splits::test_wrong_files_are_explained",
+            "a data set whose files lie elsewhere": "commands/test_check::test_files_elsewhere_are_not_copied",
+            "HTML in names": "report/test_page::test_hostile_names_of_all_else_are_shown_as_they_are",
             "a plan that asks for the absurd": "faults/test_strangers::test_a_plan_that_asks_for_the_absurd_is_refused",
             "an element of gigabytes in a DICOM file": "volumes/test_dicom_elements::"
             "test_a_length_beyond_the_end_is_refused_within_sequences_too",
             "a gzip bomb": "volumes/test_compressed::test_a_bomb_is_refused_before_it_is_unpacked",
             "voxels in another folder": "volumes/test_compressed::test_voxels_in_another_folder_are_not_read",
+            "voxels in a list of files": "volumes/test_compressed::test_voxels_in_a_list_of_files_are_not_read",
         },
     ),
     Promise(
@@ -141,8 +175,12 @@ PROMISES = (
             "a batch without a finite gradient": "training/test_loop::"
             "test_a_batch_without_a_finite_gradient_is_skipped_counted_and_said",
             "a training that diverges": "training/test_loop::test_divergence_is_an_error_not_a_silent_nan",
-            "other scans before it, another name": "inference/test_predictor::"
+            "weights, or an answer, that are not finite": "inference/test_predictor::"
+            "test_what_is_not_finite_is_refused_not_read_as_background",
+            "distances or intensities that are not finite": "preprocessing/test_store::test_what_is_not_finite_is_not_stored",
+            "other scans before it": "inference/test_predictor::"
             "test_a_scan_does_not_depend_on_the_others_but_on_seed_and_content",
+            "another name, an array, another type": "api/test_model::test_every_way_to_give_a_scan_equals_the_command",
             "bfloat16 instead of float32: a Dice of 0.98 and more between the two": "inference/test_precisions::"
             "test_precisions_agree",
             "several windows at a time": "inference/test_precisions::test_windows_at_a_time_do_not_matter",
