@@ -79,12 +79,21 @@ class PatchLoader(data_loader.DataLoader):
         images, distances, parameters = map(list, zip(*samples, strict=True))
         return {"image": images, "distances": distances, "parameters": parameters}
 
-    def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, AugmentationParameters]:
+    def cases_of(self, iteration: int) -> list[str]:
+        """The cases that batch number ``iteration`` is made of."""
+        drawn = (self._draw(iteration, position) for position in range(self.batch_size))
+        return [source.draw_case(rng).case for rng, _, source in drawn]
+
+    def _draw(self, iteration: int, position: int) -> tuple[np.random.Generator, AugmentationParameters, PatchSource]:
         rng = np.random.default_rng((self.seed, iteration, position))
         parameters = self.augmentation.draw(rng)
         source = self._data
         if self.unlabelled is not None and rng.random() < self.fraction:
             source = self.unlabelled
+        return rng, parameters, source
+
+    def _sample(self, iteration: int, position: int) -> tuple[np.ndarray, np.ndarray, AugmentationParameters]:
+        rng, parameters, source = self._draw(iteration, position)
         image, distances = source.sample(
             rng, self.augmentation.source_extent(parameters), beyond=parameters.contrast_seed is not None
         )
@@ -130,25 +139,30 @@ class BatchStream(IterableDataset):
         """An error of the user's ends the stream as its last entry: it crosses processes better as a value than
         raised.
         """
-        plan, worker = self.plan, get_worker_info()
+        worker = get_worker_info()
         part, parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        part, parts = self.part + self.parts * part, self.parts * parts
-        codes = codes_of(plan.dataset.labels)
-        augmentation = Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm, self.any_contrast, codes)
         try:
-            source = PatchSource(self.folder, self.cases, plan)  # opened by the process that reads
-            more = self.unlabelled.source(self.folder, plan) if self.unlabelled else None
-            loader = PatchLoader(
-                source,
-                augmentation,
-                plan.training.batch_size,
-                self.seed,
-                self.numbers,
-                part,
-                parts,
-                more,
-                self.unlabelled.fraction,
-            )
-            yield from SingleThreadedAugmenter(loader, AugmentPatches(augmentation))
+            loader = self._loader(part, parts)
+            yield from SingleThreadedAugmenter(loader, AugmentPatches(loader.augmentation))
         except UserError as error:
             yield error
+
+    def cases_after(self, batches: int, count: int) -> list[str]:
+        """The cases that the next ``count`` batches are made of, when so many ``batches`` are there."""
+        loader, numbers = self._loader(0, 1), self.numbers[self.part :: self.parts]
+        return sorted({case for number in numbers[batches : batches + count] for case in loader.cases_of(number)})
+
+    def _loader(self, part: int, parts: int) -> PatchLoader:
+        plan = self.plan
+        codes = codes_of(plan.dataset.labels)
+        return PatchLoader(
+            PatchSource(self.folder, self.cases, plan),  # opened by the process that reads
+            Augmentation(plan.augmentation, plan.patch_size, plan.spacing_mm, self.any_contrast, codes),
+            plan.training.batch_size,
+            self.seed,
+            self.numbers,
+            self.part + self.parts * part,
+            self.parts * parts,
+            self.unlabelled.source(self.folder, plan) if self.unlabelled else None,
+            self.unlabelled.fraction,
+        )

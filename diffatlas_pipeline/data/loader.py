@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from diffatlas_pipeline import console
 from diffatlas_pipeline.data.batches import Batch, BatchStream, Unlabelled
 from diffatlas_pipeline.data.patches import PatchSource
+from diffatlas_pipeline.datasets.raw import listed
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.machine import SHARED, folder_for_sockets, shared_memory_bytes
 from diffatlas_pipeline.planning.plan import Plan
@@ -49,7 +50,7 @@ class TrainingBatches:
                 "worker_init_fn": _start_worker,
             }
         loader = DataLoader(stream, batch_size=None, num_workers=workers, **options)  # type: ignore[arg-type]
-        self._workers = workers
+        self._workers, self._stream, self._made = workers, stream, 0
         with _deaf_children():
             self._batches: Iterator[Batch | UserError] | None = iter(loader)
         self._watch = _Watch(getattr(self._batches, "_workers", ()))
@@ -82,6 +83,7 @@ class TrainingBatches:
         if isinstance(batch, UserError):
             self.close()
             raise batch
+        self._made += 1
         return batch
 
     def _lost(self, error: Exception) -> UserError:
@@ -96,9 +98,18 @@ class TrainingBatches:
             advice = "Most often the system killed it for lack of memory: run again with fewer `workers`."
         script = unguarded_script()
         return UserError(
-            f"A process that makes training batches died or no longer answers ({error or type(error).__name__}). {advice} Run "
-            f"the same command again: the training goes on from its last checkpoint.{' ' * bool(script)}{script}"
+            f"A process that makes training batches died or no longer answers ({error or type(error).__name__}). "
+            f"{self._in_the_making()}{advice} Run the same command again: the training goes on from its last checkpoint."
+            f"{' ' * bool(script)}{script}"
         )
+
+    def _in_the_making(self) -> str:
+        """Which cases the lost worker may have been at, and how large a batch is, as sentences."""
+        with suppress(Exception):  # a case may be what is wrong
+            cases = self._stream.cases_after(self._made, self._workers * PREFETCHED)
+            size = f"a batch takes {bytes_of_batch(self._stream.plan) / 1e6:.3g} MB"
+            return f"In the making were batches of {listed(cases)}; {size}. "
+        return ""
 
     def close(self) -> None:
         """Stop the workers; safe to call again."""
@@ -182,8 +193,7 @@ def _workers_with_room(workers: int, plan: Plan) -> int:
             "itself, which is slower. Set TMPDIR to a folder with a short name that can be written."
         )
         return 0
-    voxels = plan.training.batch_size * math.prod(plan.patch_size) * (len(plan.channels) + plan.dataset.distance_maps)
-    needed, free = 4 * voxels * workers * (PREFETCHED + 1), shared_memory_bytes()
+    needed, free = bytes_of_batch(plan) * workers * (PREFETCHED + 1), shared_memory_bytes()
     if free is None or needed <= free:
         return workers
     console.warn(
@@ -191,6 +201,12 @@ def _workers_with_room(workers: int, plan: Plan) -> int:
         "made by the training itself, which is slower. Give the container more, such as 1 GB."
     )
     return 0
+
+
+def bytes_of_batch(plan: Plan) -> int:
+    """Images and distance maps of a batch."""
+    voxels = plan.training.batch_size * math.prod(plan.patch_size)
+    return 4 * voxels * (len(plan.channels) + plan.dataset.distance_maps)
 
 
 def is_lost_worker(error: Exception) -> bool:

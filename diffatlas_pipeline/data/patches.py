@@ -46,7 +46,7 @@ class PatchSource:
         it on axes where the volume is smaller. ``extent`` (default: the patch) asks for a larger or smaller box about
         the same centre, for augmentation to turn and zoom in. What lies outside the volume is padded.
         """
-        case = self._cases[int(rng.integers(len(self._cases)))]
+        case = self.draw_case(rng)
         start = self._place(case, rng)
         extent = extent or self.patch
         start = [s - (e - p) // 2 for s, e, p in zip(start, extent, self.patch, strict=True)]
@@ -59,6 +59,10 @@ class PatchSource:
             return image, np.full((self._maps, *extent), np.nan, dtype=np.float32)
         assert case.distances is not None  # checked when the case was opened
         return image, _read_padded(case.distances, start, extent, DISTANCE_PADDING)
+
+    def draw_case(self, rng: np.random.Generator) -> StoredCase:
+        """The case of the next :meth:`sample`."""
+        return self._cases[int(rng.integers(len(self._cases)))]
 
     def _place(self, case: StoredCase, rng: np.random.Generator) -> list[int]:
         """First voxel of the patch, negative where it begins before the volume."""

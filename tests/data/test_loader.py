@@ -7,13 +7,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from diffatlas_pipeline.data import loader
-from diffatlas_pipeline.data.batches import Batch, Unlabelled
+from diffatlas_pipeline.data.batches import Batch, BatchStream, Unlabelled
 from diffatlas_pipeline.data.loader import is_lost_worker, training_batches
+from diffatlas_pipeline.data.patches import PatchSource
 from diffatlas_pipeline.errors import DatasetError, UserError
+from diffatlas_pipeline.preprocessing.store import StoredCase
 from tests.factories import make_plan, store_cases
 
 PLAN = make_plan(patch_size=(16, 24, 16))
@@ -138,11 +141,32 @@ def test_killed_worker_is_an_error_and_not_a_wait(stored: tuple[Path, list[str]]
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
         start = time.monotonic()
-        with pytest.raises(UserError, match="fewer `workers`"):
+        with pytest.raises(UserError, match=r"In the making were batches of case_00\d.*; a batch takes .* MB.*fewer `workers`"):
             for _ in made:
                 assert time.monotonic() - start < 30
         assert time.monotonic() - start < 30
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("part", "parts"), [(0, 1), (1, 3)])
+def test_the_cases_of_a_batch_are_told_as_they_are_drawn(
+    stored: tuple[Path, list[str]], part: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    whole = PatchSource.draw_case
+
+    def draw_case(self: PatchSource, rng: np.random.Generator) -> StoredCase:
+        case = whole(self, rng)
+        drawn.append(case.case)
+        return case
+
+    stream = BatchStream(*stored, PLAN, 7, range(3, 40), Unlabelled(), 0.5, part, parts)
+    told = [stream.cases_after(number, 1) for number in range(5)]
+    monkeypatch.setattr(PatchSource, "draw_case", draw_case)
+    size = PLAN.training.batch_size
+    for _ in zip(range(5), stream, strict=False):
+        pass
+    assert told == [sorted(set(drawn[size * number : size * (number + 1)])) for number in range(5)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells that a process is stopped")
