@@ -70,13 +70,29 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, recipe: s
     pd.testing.assert_frame_equal(logs[0], logs[1])
 
 
-def test_it_goes_on_from_the_previous_checkpoint_when_the_latest_is_damaged(tmp_path: Path) -> None:
+def test_it_goes_on_from_the_previous_checkpoint_when_the_latest_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     straight = train(method(), run(tmp_path / "a"), batches, None).weights
     with pytest.raises(KeyboardInterrupt):
         train(method(), run(tmp_path / "b"), lambda first: batches(first, stop=5), None)
     (tmp_path / "b" / LATEST).write_bytes(b"half a file")
     resumed = train(method(), run(tmp_path / "b"), batches, None).weights
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    said = capsys.readouterr()
+    assert f"{LATEST} is damaged" in " ".join((said.out + said.err).split())
+
+
+def test_it_does_not_start_over_when_all_checkpoints_are_damaged(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(method(), run(tmp_path), lambda first: batches(first, stop=9), None)
+    damaged = sorted(tmp_path.glob("checkpoint_*.safetensors"))
+    assert len(damaged) == 2
+    for path in damaged:
+        path.write_bytes(b"half a file")
+    with pytest.raises(UserError, match="damaged"):
+        train(method(), run(tmp_path), batches, None)
+    assert all(path.read_bytes() == b"half a file" for path in damaged)
 
 
 def test_a_whole_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from diffatlas_pipeline.volumes.grids import Triple
 from tests.data.test_augmentation import random_maps
 from tests.factories import make_plan, make_recipe
 
-SHORT = [(axis,) for axis in range(3)] + [(0, 2), (0, 1, 2)]
+SHORT = [(axis,) for axis in range(3)] + [(0, 1), (0, 2), (1, 2), (0, 1, 2)]
 
 
 # A single voxel is no image: it is constant, and refused as such.

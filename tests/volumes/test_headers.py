@@ -64,6 +64,16 @@ def test_labels_scaled_in_single_precision_are_whole(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "a.nii").array, stored // 255)
 
 
+@pytest.mark.parametrize(("value", "whole"), [(1.00009, True), (1.0002, False)])
+def test_whole_within_a_ten_thousandth_is_whole(tmp_path, value, whole):
+    nib.Nifti1Image(np.where(labels() > 0, np.float32(value), np.float32(0)), np.eye(4)).to_filename(tmp_path / "a.nii")
+    if whole:
+        assert set(np.unique(read_labels(tmp_path / "a.nii").array)) == {0, 1}
+    else:
+        with pytest.raises(ImageError, match="integers"):
+            read_labels(tmp_path / "a.nii")
+
+
 @pytest.mark.parametrize("ending", [".NII.GZ", ".Nii", ".MHA", ".NRRD", ".Mhd"])
 def test_endings_in_capitals(tmp_path, ending):
     array, grid = labels(), Grid.of(SHAPE, oblique_affine())
