@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from diffatlas_pipeline.errors import ModelError
+from diffatlas_pipeline.files import from_json
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 
 EDGES = np.arange(-12.0, 4.01, 0.25)  # of the bins, in logits of what is said: probabilities of 6e-6 to 0.98
@@ -23,6 +25,11 @@ class Curve:
 
     said: tuple[float, ...] = ()
     found: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        points = np.array([self.said, self.found]) if len(self.said) == len(self.found) else np.full((2, 1), np.nan)
+        if not ((points >= 0) & (points <= 1)).all() or (np.diff(points, axis=1) < 0).any():
+            raise ValueError("errors: expected as many probabilities found as said, both increasing")
 
     def calibrated(self, probability: np.ndarray) -> np.ndarray:
         """The ``probability`` of an error, of any shape, as it was found where the model said so: float32, linear in
@@ -48,6 +55,14 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.sharpness is not None and not 0 < self.sharpness < math.inf:
             raise ValueError(f"sharpness: expected a number above 0, found {self.sharpness}")
+
+
+def read_calibration(text: str, fold: str, labels: int) -> Calibration:
+    """The calibration of ``fold`` for a model of so many ``labels``. UserError if it is damaged, or not of such one."""
+    found = from_json(Calibration, text, f"calibration of {fold}")
+    if any(len(row) != labels for row in found.volumes.log_ratios):
+        raise ModelError(f"calibration of {fold}: it is not of the {labels} labels of the plan. Restore the model folder.")
+    return found
 
 
 def fitted_curve(cases: Iterable[tuple[np.ndarray, np.ndarray]]) -> Curve:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.scratch import release
 
 Description = dict[str, tuple[float | None, ...]]
@@ -33,6 +34,7 @@ WORDS = {
     "mask_error": "how badly the model restores the segmentation from noise",
 }
 FEWEST = 4  # cases, below which nothing can be said
+MOST = 1e6  # of any number
 NEAR = 0.7  # of tau: what surrounds the structures
 # The limit lies so far above the most unusual known case: few are known, and others are more unusual. A mean over fewer
 # aspects varies more, so it is higher for shapes alone and for scans that lack channels.
@@ -78,6 +80,11 @@ class KnownCases:
     described: tuple[dict[str, tuple[float | None, ...]], ...]
     version: int = 1
 
+    def __post_init__(self) -> None:
+        numbers = [number for one in self.described for row in one.values() for number in row if number is not None]
+        if len(self.cases) != len(self.described) or not all(abs(number) <= MOST for number in numbers):
+            raise ValueError(f"described: expected one entry for each case, with numbers from -{MOST:g} to {MOST:g}")
+
     def compare(self, found: Description, other_contrast: bool = False, lacks_channels: bool = False) -> Familiarity | None:
         """How far a scan lies from the known cases; by its shapes alone if it is of an ``other_contrast``, by what it
         has if it ``lacks_channels``.
@@ -89,6 +96,8 @@ class KnownCases:
         left_out = OF_CONTRAST if other_contrast else frozenset[str]()
         in_all = set(found).intersection(*known) - left_out
         aspects = [aspect for aspect in SMALLEST if aspect in in_all]
+        if any(len(one[aspect]) != len(found[aspect]) for one in known for aspect in aspects):
+            raise ModelError("known_cases.json is not of this model's channels and labels. Restore the model folder.")
         if len(self.described) < FEWEST or not aspects:
             return None
         among = [

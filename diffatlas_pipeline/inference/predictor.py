@@ -13,7 +13,7 @@ from torch import nn
 
 from diffatlas_pipeline.errors import ImageError, ModelError, UserError
 from diffatlas_pipeline.files import from_json
-from diffatlas_pipeline.inference.calibration import Calibration, mean_calibrated, mean_sharpness
+from diffatlas_pipeline.inference.calibration import mean_calibrated, mean_sharpness, read_calibration
 from diffatlas_pipeline.inference.familiarity import Description, Familiarity, KnownCases, described
 from diffatlas_pipeline.inference.memory import Need, need_of, scratch_for
 from diffatlas_pipeline.inference.padded import reconstructed_padded, segment_padded, unexplained_padded
@@ -104,7 +104,8 @@ class Predictor:
         self.learnt_modalities = frozenset.intersection(*(frozenset(f.metadata.get("learnt_modalities", ())) for f in folds))
         text = first.known_cases
         self.known = None if text is None else from_json(KnownCases, text, f"known cases of {first.fold}")
-        found = [from_json(Calibration, f.calibration, f"calibration of {f.fold}") for f in folds if f.calibration is not None]
+        labels = len(self.plan.dataset.labels)
+        found = [read_calibration(f.calibration, f.fold, labels) for f in folds if f.calibration is not None]
         self.error_curves = tuple(one.errors for one in found)
         self.postprocessing = common_steps([fold.postprocessing for fold in folds]) if postprocessing else {}
         # Volumes are as far off only if they are made as those of the held-out cases were.

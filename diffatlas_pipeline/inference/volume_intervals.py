@@ -15,6 +15,7 @@ from diffatlas_pipeline.volumes.size_unit import AREA
 
 COVERAGES = (0.5, 0.9)  # of the intervals that are written
 FEWEST = 4  # cases, below which an interval would be a guess
+MOST = 50.0  # of a logarithm: no label is so far off
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class VolumeErrors:
     cases: tuple[str, ...]
     log_ratios: tuple[tuple[float | None, ...], ...]
     version: int = 1
+
+    def __post_init__(self) -> None:
+        numbers = [number for row in self.log_ratios for number in row if number is not None]
+        if len(self.cases) != len(self.log_ratios) or len({len(row) for row in self.log_ratios}) > 1:
+            raise ValueError("volumes: expected a row for each case, and as many labels in each")
+        if any(not abs(number) <= MOST for number in numbers):
+            raise ValueError(f"volumes: expected logarithms of ratios, from -{MOST:g} to {MOST:g}")
 
     @staticmethod
     def of(volumes: Mapping[str, Sequence[tuple[float, float]]]) -> VolumeErrors:

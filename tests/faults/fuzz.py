@@ -23,14 +23,22 @@ from pathlib import Path
 
 import numpy as np
 
+from diffatlas_pipeline.atlases import registered
+from diffatlas_pipeline.atlases.registered import AtlasAnswer
 from diffatlas_pipeline.datasets.raw import read_dataset
 from diffatlas_pipeline.datasets.splits import load_splits
 from diffatlas_pipeline.errors import UserError
+from diffatlas_pipeline.files import from_json, to_json
+from diffatlas_pipeline.inference.calibration import Calibration, Curve, read_calibration
 from diffatlas_pipeline.inference.export import read_record
+from diffatlas_pipeline.inference.familiarity import KnownCases
+from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 from diffatlas_pipeline.models.archive import UnpackedModel
+from diffatlas_pipeline.models.atlas_file import write_atlases
 from diffatlas_pipeline.models.folder import ModelFolder
 from diffatlas_pipeline.models.postprocessing import Measured, Postprocessing
 from diffatlas_pipeline.preprocessing.store import list_stored, open_case
+from diffatlas_pipeline.registration.atlas import Atlas
 from diffatlas_pipeline.training.checkpoints import TrainingStatus, load_checkpoint, save_checkpoint
 from diffatlas_pipeline.training.log import TrainingLog
 from diffatlas_pipeline.volumes.grids import Grid
@@ -78,6 +86,34 @@ def _model(folder: Path) -> None:
     add_fold(folder / "diffatlas__default", "fold0")
     measured = Measured("small", "filled_holes", True, 4, 4, 0, 0.5, 0.75)
     ModelFolder(folder / "diffatlas__default").write_postprocessing("fold0", Postprocessing((measured,)))
+
+
+def _knowing(folder: Path) -> None:
+    """A model with all that is kept beside its weights."""
+    _model(folder)
+    model = ModelFolder(folder / "diffatlas__default")
+    maps = np.where(LABELS == 1, -0.5, 0.5).astype(np.float32)[None].repeat(2, axis=0)
+    write_atlases(model.path / "fold0", [Atlas("a", maps[:1], maps), Atlas("b", -maps[:1], maps)])
+    rng = np.random.default_rng(1)
+    cases = tuple("abcde")
+    numbers = tuple({aspect: tuple(map(float, rng.normal(size=3))) for aspect in ("sizes", "places")} for _ in cases)
+    model.write_known_cases("fold0", to_json(KnownCases(cases, True, numbers)))
+    volumes = VolumeErrors(cases, tuple(tuple(map(float, rng.normal(size=2))) for _ in cases))
+    model.write_calibration("fold0", to_json(Calibration(Curve((0.1, 0.5), (0.2, 0.6)), volumes, 3.0)))
+
+
+def _use(folder: Path) -> None:
+    fold = ModelFolder(folder / "diffatlas__default").load("fold0")
+    assert fold.known_cases is not None and fold.calibration is not None
+    known = from_json(KnownCases, fold.known_cases, "known cases")
+    known.compare({"sizes": (0.0,) * 3, "places": (0.0,) * 3})
+    calibration = read_calibration(fold.calibration, "fold0", 2)
+    calibration.errors.calibrated(np.linspace(0, 1, 5))
+    VolumeErrors.joined([calibration.volumes]).interval(1, 2.0, 0.9)
+
+
+def _registration(folder: Path) -> None:
+    registered._write(folder / "a.npz", AtlasAnswer(np.zeros((1, 3, 4, 5)), np.zeros((2, 3, 4, 5)), 1.0))
 
 
 def _packed(folder: Path) -> None:
@@ -134,6 +170,10 @@ KINDS: dict[str, Kind] = {
     "plans.json": Kind(_model, lambda folder: ModelFolder(folder / "diffatlas__default").plan(), "*/plans.json"),
     "model": Kind(_model, lambda folder: ModelFolder(folder / "diffatlas__default").load("fold0"), "*/fold0/*"),
     "model.zip": Kind(_packed, _read_packed),
+    "atlases.safetensors": Kind(_knowing, _use, "*/fold0/atlases.safetensors"),
+    "known_cases.json": Kind(_knowing, _use, "*/fold0/known_cases.json"),
+    "calibration.json": Kind(_knowing, _use, "*/fold0/calibration.json"),
+    "kept registration": Kind(_registration, lambda folder: registered._read(folder / "a.npz")),
     "checkpoint": Kind(_checkpoint, load_checkpoint, allowed=(ValueError,)),
     "stored case": Kind(_stored, _read_stored),
     "splits.json": Kind(_splits, lambda folder: load_splits(folder / "splits.json", ["a", "b", "c"])),

@@ -60,20 +60,25 @@ def row(fault: str, test: str, counts: dict[str, Counter[str]]) -> str:
     return f"| {fault} | `{function}` in `{file}` | {result} |"
 
 
-def fuzz_lines(count: int) -> Iterator[str]:
-    each, total = -(-count // len(KINDS)), Counter[str]()
+def fuzz_lines(count: int, known: dict[str, str]) -> Iterator[str]:
+    """A row for each kind; those that are ``known`` are kept."""
+    each, total = -(-count // len(KINDS)), [0] * 4
     for kind in KINDS:
-        found, failed, _ = fuzz(kind, range(each), seed=0)
-        total += Counter({"damaged": each, "failed": len(failed), **found})
-        yield f"| {kind} | {each} | {found['refused']} | {found['read']} | {len(failed)} |"
-        print(f"{kind}: {len(failed)} failed of {each}", *failed, sep="\n", flush=True)
-    yield f"| all | {total['damaged']} | {total['refused']} | {total['read']} | {total['failed']} |"
+        if kind not in known:
+            found, failed, _ = fuzz(kind, range(each), seed=0)
+            known[kind] = f"| {kind} | {each} | {found['refused']} | {found['read']} | {len(failed)} |"
+            print(f"{kind}: {len(failed)} failed of {each}", *failed, sep="\n", flush=True)
+        yield known[kind]
+        total = [a + int(b) for a, b in zip(total, known[kind].split("|")[2:-1], strict=True)]
+    yield f"| all | {' | '.join(map(str, total))} |"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--fuzz", type=int, default=1200, metavar="N", help="damaged files (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="TEST", help="run these of the tests alone, and put their rows in place")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TEST", help="run these tests alone, and kinds without a row; keep the rest"
+    )
     asked = parser.parse_args()
     os.chdir(ROOT)
     outcomes = Outcomes()
@@ -88,10 +93,10 @@ def main() -> int:
     if asked.only:
         of_before = {line.split(" | ")[0].removeprefix("| "): line for line in written.splitlines()}
         rows = {fault: now if faults[fault] in wanted else of_before.get(fault, now) for fault, now in rows.items()}
-        fuzzed = [line for line in written.partition(FUZZED)[2].splitlines() if line.startswith("|")][2:]
-        written = "\n".join(lines(written.split("\n\n")[1], rows, fuzzed))
+        fuzzed = {line.split(" | ")[0].removeprefix("| "): line for line in written.partition(FUZZED)[2].splitlines()}
+        written = "\n".join(lines(written.split("\n\n")[1], rows, list(fuzz_lines(asked.fuzz, fuzzed))))
     else:
-        written = "\n".join(lines(head(), rows, list(fuzz_lines(asked.fuzz))))
+        written = "\n".join(lines(head(), rows, list(fuzz_lines(asked.fuzz, {}))))
     PAGE.write_text(f"{before}{BEGIN}\n\n{written}\n\n{END}{after}", encoding="utf-8")
     print(f"Written to {PAGE}")
     return int(failed)

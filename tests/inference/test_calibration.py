@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.files import from_json, to_json
-from diffatlas_pipeline.inference.calibration import Calibration, Curve, fitted_curve, mean_calibrated
+from diffatlas_pipeline.inference.calibration import Calibration, Curve, fitted_curve, mean_calibrated, read_calibration
 from diffatlas_pipeline.inference.volume_intervals import VolumeErrors
 
 
@@ -62,3 +66,28 @@ def test_without_cases_nothing_is_changed_and_folds_are_averaged() -> None:
 def test_it_comes_back_from_its_file() -> None:
     kept = Calibration(Curve((0.1, 0.2), (0.2, 0.5)), VolumeErrors.of({"a": [(1.0, 2.0), (0.0, 1.0)]}))
     assert from_json(Calibration, to_json(kept), "file") == kept
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Curve((0.1, 0.2), (0.1,)),
+        lambda: Curve((0.2, 0.1), (0.1, 0.2)),
+        lambda: Curve((0.1, 0.2), (0.1, 1.2)),
+        lambda: Curve((0.1, math.nan), (0.1, 0.2)),
+        lambda: VolumeErrors(("a", "b"), ((0.1,),)),
+        lambda: VolumeErrors(("a", "b"), ((0.1,), (0.1, 0.2))),
+        lambda: VolumeErrors(("a",), ((1e300,),)),
+        lambda: VolumeErrors(("a",), ((math.nan,),)),
+    ],
+)
+def test_what_was_never_fitted_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        make()
+
+
+def test_a_calibration_of_other_labels_is_refused() -> None:
+    text = to_json(Calibration(Curve(), VolumeErrors(("a",), ((0.1, 0.2, 0.3),))))
+    assert read_calibration(text, "fold0", 3).volumes.cases == ("a",)
+    with pytest.raises(ModelError, match=r"calibration of fold0: it is not of the 2 labels"):
+        read_calibration(text, "fold0", 2)

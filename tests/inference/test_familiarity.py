@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffatlas_pipeline.datasets.description import LabelClass
+from diffatlas_pipeline.errors import ModelError
 from diffatlas_pipeline.files import from_json, to_json
 from diffatlas_pipeline.inference.familiarity import FEWEST, MARGIN, Description, KnownCases, described, distance
 from diffatlas_pipeline.preprocessing.distance_maps import encode_labels
@@ -117,3 +118,14 @@ def test_too_few_cases_tell_nothing() -> None:
 def test_known_cases_come_back_from_their_file() -> None:
     cases = known(4)
     assert from_json(KnownCases, to_json(cases)) == cases
+
+
+def test_known_cases_of_another_model_are_refused() -> None:
+    one = {"sizes": (1.0, 2.0)}
+    known = KnownCases(("a", "b", "c", "d"), True, (one,) * 4)
+    assert known.compare({"sizes": (1.0, 2.5)}) is not None
+    with pytest.raises(ModelError, match="not of this model's channels and labels"):
+        known.compare({"sizes": (1.0, 2.0, 3.0)})
+    for cases, numbers in ((("a",), (one, one)), (("a",), ({"sizes": (1e300,)},))):
+        with pytest.raises(ValueError, match="expected one entry for each case"):
+            KnownCases(cases, True, numbers)
