@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from diffatlas_pipeline import __version__
 from diffatlas_pipeline.children import line_of
 from diffatlas_pipeline.errors import UserError
-from diffatlas_pipeline.processes import Lost
+from diffatlas_pipeline.processes import LOOK_S, Lost
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -85,7 +85,7 @@ def finished(
         def alone(index: int) -> Result | Lost:
             future = submitted(index)
             try:
-                return future.result()  # type: ignore[no-any-return]
+                return _result(client, future)
             except KilledWorker:
                 return _LOST
             finally:
@@ -96,7 +96,7 @@ def finished(
             for future in as_completed(list(futures), loop=client.loop):
                 index = futures.pop(future)
                 try:
-                    yield index, future.result()
+                    yield index, _result(client, future)
                 except KilledWorker:
                     suspects.append(index)
                 future.release()
@@ -114,6 +114,20 @@ def finished(
         finally:
             if futures and client.status != "closed":
                 client.cancel(list(futures), force=True)
+
+
+def _result(client: Client, future: Future) -> Any:
+    """What came of it, once that is there; raises what was raised. RuntimeError if the connection is ended meanwhile:
+    then nothing would ever answer.
+    """
+    while True:
+        try:
+            return future.result(timeout=LOOK_S)
+        except TimeoutError:
+            if future.status == "error":  # the function's own
+                raise
+            if client.status == "closed":
+                raise RuntimeError("the connection was closed") from None
 
 
 def disconnect() -> None:

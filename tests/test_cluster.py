@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -159,6 +160,26 @@ def test_a_connection_is_tried_again_where_the_machine_stood_still(dask: Dask, m
     monkeypatch.setattr(LoopRunner, "start", start)
     with cluster.on(str(dask.file)):
         assert run_cases(cluster_work.here, [1], ["one"], 1, "Working") and len(tries) == 2
+
+
+def test_a_result_is_not_waited_for_where_the_connection_was_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may end between the news that a task is done and the asking for its result, which nothing answers then."""
+
+    class Silent:
+        status, looks = "finished", 0
+
+        def result(self, timeout: float) -> int:
+            self.looks += 1
+            client.status = "closed" if self.looks == 3 else "running"
+            raise TimeoutError
+
+    client = SimpleNamespace(status="running")
+    with pytest.raises(RuntimeError, match="closed"):
+        cluster._result(client, Silent())  # type: ignore[arg-type]
+    own = Silent()
+    own.status = "error"
+    with pytest.raises(TimeoutError):
+        cluster._result(client, own)  # type: ignore[arg-type]
 
 
 def test_a_connection_that_is_ended_here_ends_the_waiting(dask: Dask, tmp_path: Path) -> None:

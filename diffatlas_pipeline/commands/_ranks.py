@@ -21,6 +21,7 @@ from diffatlas_pipeline.processes import ENDING_S, LOOK_S, StoppedProcesses
 _POLL_S = 0.2
 _TOLD_S = 60.0  # for a training that was told to end: it finishes its step and writes a checkpoint
 _USER, _TERMINATED = 2, 143  # exit codes
+_KILL = 9  # the signal
 
 
 def are_started() -> bool:
@@ -96,7 +97,8 @@ def _first_to_fail(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, bo
     """Wait for all; the number of the one that failed, and whether it stood still and was killed; None if all went
     well.
 
-    When one is killed, the others soon fail, too: those that a signal ended come first, then the first process.
+    When one is killed, the others soon fail, too, some of them by a signal of their own: one that was killed comes
+    first, then those that another signal ended, then the first process.
     """
     stopped, look_at, still = StoppedProcesses(), time.monotonic() + LOOK_S, set[int]()
     while True:
@@ -107,7 +109,8 @@ def _first_to_fail(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, bo
             while children[0].poll() is None and time.monotonic() < deadline:  # it may be about to say what is wrong
                 time.sleep(_POLL_S)
             codes = [child.poll() for child in children]
-            first = min((number for number, code in enumerate(codes) if code), key=lambda number: (codes[number] or 0) >= 0)
+            ends = {number: code for number, code in enumerate(codes) if code}
+            first = min(ends, key=lambda number: (ends[number] != -_KILL, ends[number] > 0))
             return first, children[first].pid in still
         if all(code == 0 for code in codes):
             return None

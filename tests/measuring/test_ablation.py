@@ -11,6 +11,7 @@ from diffatlas_pipeline.datasets.splits import Split, write_splits
 from diffatlas_pipeline.errors import UserError
 from diffatlas_pipeline.files import to_json, write_text_atomically
 from diffatlas_pipeline.networks.plan import NetworkPlan
+from diffatlas_pipeline.training import loop
 from tests.factories import make_plan, make_recipe, make_recipes, store_cases, with_options
 
 NETWORK = NetworkPlan((8, 8), ((1, 1, 1), (2, 2, 2)), ((3, 3, 3),) * 2, (1, 1), (False, False), 16)
@@ -79,7 +80,8 @@ def test_it_trains_and_scores_validation_cases_only(tmp_path: Path) -> None:
     assert (named - rows["dice_mean"]).abs().max() < 1e-3
 
 
-def test_a_recipe_of_any_contrast_learns_from_synthetic_ones(tmp_path: Path) -> None:
+def test_a_recipe_of_any_contrast_learns_from_synthetic_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "faster_precision", lambda *_: "float32")  # a stopwatch chooses it otherwise
     names = store_cases(tmp_path, PLAN, [(18, 20, 16)] * 3)
     write_text_atomically(tmp_path / "plans.json", to_json(PLAN))
     write_splits(tmp_path / "splits.json", {"fold0": Split(tuple(names[:2]), (names[2],))})

@@ -18,7 +18,7 @@ def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     run_here(monkeypatch, generated)
     use_lists(monkeypatch, write_task(tmp_path / TASK) / "protocol.json")
     places = ["--workspace", str(tmp_path / "w"), "--data", str(tmp_path), "--results", str(tmp_path / "generated.csv")]
-    few = ["hippocampus", "--setting", "2-shot", "--pairs", "2", "--max-time", "2s"]
+    few = ["hippocampus", "--setting", "2-shot", "--pairs", "2", "--max-time", "4s"]
     generated.main([*few, *places])
     (row,) = read_rows(tmp_path / "generated.csv").to_dict("records")
     asked = [row[name] for name in ("protocol", "setting", "real_cases", "pairs", "steps")]
@@ -32,4 +32,4 @@ def test_a_tiny_run_makes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys.readouterr()
     with pytest.raises(SystemExit):
         generated.main([*few, *places, "--max-time", "9s"])
-    assert "was trained for 2.0 s, not for 9s" in capsys.readouterr().err
+    assert "was trained for 4.0 s, not for 9s" in capsys.readouterr().err

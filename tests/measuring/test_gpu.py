@@ -124,7 +124,8 @@ def test_side_by_side_each_scan_is_segmented_on_its_own(folder: Path) -> None:
     network = create_method(METHOD, plan, recipe).build_network()  # type: ignore[attr-defined]
     state = {name: tensor + 0.1 * torch.randn_like(tensor) for name, tensor in network.state_dict().items()}
     fold = TrainedFold(plan, METHOD, "default", "full", state, {})
-    alone, abreast = Predictor([fold], device, recipe), Predictor([fold], device, recipe, overlap=0.0, batch_size=4)
+    alone = Predictor([fold], device, recipe, precision="float32")
+    abreast = Predictor([fold], device, recipe, precision="float32", overlap=0.0, batch_size=4)
     scans = [bench.prepared(case) for case in packed.lists["full"][:3]]
     scans[1] = replace(scans[1], image=scans[1].image[:, :19, :27, :16])
     for scan, found in zip(scans, segmented(alone, abreast, scans), strict=True):

@@ -59,7 +59,8 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert list(logs[0].columns) == list(logs[1].columns)
     np.testing.assert_allclose(logs[0], logs[1], rtol=2e-3, atol=2e-4)
     for name, weights in alone.items():
-        torch.testing.assert_close(first[name], weights, rtol=1e-2, atol=2e-3, msg=name)
+        atol = 2e-2 if name.endswith("bias") else 2e-3  # the gradient of one before a normalisation is rounding alone
+        torch.testing.assert_close(first[name], weights, rtol=1e-2, atol=atol, msg=name)
     expected, *found = gradients(), *(load_file(tmp_path / f"gradients{rank}.safetensors") for rank in range(2))
     for name, gradient in expected.items():
         assert torch.equal(found[0][name], found[1][name])
