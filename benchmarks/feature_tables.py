@@ -107,7 +107,7 @@ def utilisation_table(table: pd.DataFrame) -> str:
         others = ["" if pd.isna(compiled) else f"{compiled / row['network_ms']:.2f} times as long"]
         others += ["" if pd.isna(waiting) else f"{waiting:.1%}".replace("%", " %")]
         spins = "" if pd.isna(row.get("spins")) else f", `GOMP_SPINCOUNT={int(row['spins'])}`"
-        busy = f", beside {int(row['busy'])} busy" if row.get("busy") else ""
+        busy = f", beside {int(row['busy'])} busy" if row.get("busy", 0) > 0 else ""  # earlier rows do not tell
         cells = [f"`{row['dataset']}`, {row['precision']}{busy}{spins}", str(row["batch"]), number(row["step_ms"], 0)]
         rows.append([*cells, *shares, *rates, *others])
     return markdown(header, rows)
