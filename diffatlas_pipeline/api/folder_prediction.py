@@ -131,7 +131,7 @@ class FolderPrediction:
 
         def write() -> None:
             so_far = [outcomes[files.case] for files in self.cases if files.case in outcomes]
-            write_record(record, self._record(so_far, names, old, time.perf_counter() - start))
+            write_record(record, self._record(so_far, names, old, made_with, time.perf_counter() - start))
 
         def told(outcome: CaseOutcome) -> None:
             nonlocal next_record
@@ -223,22 +223,29 @@ class FolderPrediction:
             raise UserError(f"{file}: is there, but not as the segmentation of '{case}'. Give `overwrite` to replace it.")
 
     def _record(
-        self, outcomes: Iterable[CaseOutcome], kept: Collection[str], old: Mapping[str, Any], wall_s: float
+        self,
+        outcomes: Iterable[CaseOutcome],
+        kept: Collection[str],
+        old: Mapping[str, Any],
+        made_with: Mapping[str, Mapping[str, Any]],
+        wall_s: float,
     ) -> dict[str, Any]:
-        """What prediction.json says; of ``kept`` segmentations what the earlier run said of them."""
-        predictor, made_with = self.segmenter.predictor, self._made_with()
+        """What prediction.json says: of ``kept`` segmentations what the earlier run said, of others what they were
+        ``made_with``.
+        """
+        predictor = self.segmenter.predictor
         made = {}
         for outcome in outcomes:
             entry = {key: value for key, value in asdict(outcome).items() if key != "case"}
             if outcome.case not in kept:
-                made[outcome.case] = entry | {"made_with": self._made_with(outcome.case)}
+                made[outcome.case] = entry | {"made_with": made_with[outcome.case]}
                 continue
             known = old.get(outcome.case, entry | {"made_with": None})
             now = "failed" in (outcome.status, known.get("status"))  # then, or by its DICOM objects now
             made[outcome.case] = {**known, **({"status": outcome.status, "message": outcome.message} if now else {})}
             made[outcome.case]["dicom"] = outcome.dicom
         return {
-            **made_with,
+            **self._made_with(),
             "dataset": predictor.plan.dataset.name,
             **labels_entry(predictor.plan.dataset),
             "method": predictor.method.name,

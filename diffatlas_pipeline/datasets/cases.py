@@ -14,19 +14,8 @@ from diffatlas_pipeline.volumes.dicom_series import has_series
 from diffatlas_pipeline.volumes.io import FILE_ENDINGS, channels_in, ending_of, is_picture, is_text, name_without_ending
 
 _OVERLAY = re.compile("^(worst|median|best)_")  # of a case: drawn by an evaluation
-_BESIDE = (
-    ".csv",
-    ".ctbl",
-    ".html",
-    ".json",
-    ".log",
-    ".md",
-    ".npy",
-    ".npz",
-    ".pkl",
-    ".tsv",
-    ".txt",
-)  # what programs write there
+# What programs write beside segmentations.
+_BESIDE = frozenset([".csv", ".ctbl", ".html", ".json", ".log", ".md", ".npy", ".npz", ".pkl", ".tsv", ".txt"])
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 Problem = tuple[str, str]  # a case, and what is wrong with it
 

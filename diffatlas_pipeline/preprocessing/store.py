@@ -211,7 +211,8 @@ def remove_left_over(folder: Path) -> None:
 
 
 def _check_finite(folder: Path, case: str, image: np.ndarray, distances: np.ndarray | None) -> None:
-    there = [channel for number, channel in enumerate(image) if number not in missing_channels(image)]
+    missing = missing_channels(image)
+    there = [channel for number, channel in enumerate(image) if number not in missing]
     for name, arrays in (("image", there), ("distance maps", [] if distances is None else [distances])):
         if not all(np.isfinite(array).all() for array in arrays):
             raise DatasetError(
